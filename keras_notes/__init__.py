@@ -1,0 +1,21 @@
+"""From a trained teacher to a verified model on a phone.
+
+teacher -> distillation -> compression -> conversion -> BUNDLE -> verification -> tflite/*/run
+           (uses losses, layers)                        (files)                   (on the device)
+"""
+
+from keras_notes import errors, losses
+from keras_notes.bundle import Bundle
+from keras_notes.conversion import convert
+from keras_notes.distillation import Distiller
+from keras_notes.verification import Report, verify
+
+__all__ = [
+    "Bundle",
+    "Distiller",
+    "Report",
+    "convert",
+    "errors",
+    "losses",
+    "verify",
+]

@@ -1,0 +1,45 @@
+"""Recipes: the number formats that a model can be converted to, and how far each may stray from the trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keras_notes._checks import check_choice
+from keras_notes.bundle import Tolerance
+
+__all__ = ["EDGES", "Recipe", "recipe_named"]
+
+EDGES = ("float32", "uint8", "int8")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A number format.
+
+    Attributes:
+        name: The name that `convert` takes.
+        is_integer: Whether weights and activations are integers, which needs calibration data.
+        tolerance: The largest error against the trained model, in the golden samples, that verification accepts.
+    """
+
+    name: str
+    is_integer: bool
+    tolerance: Tolerance
+
+
+# The one home of the thresholds; a bundle carries its own copy for the runners.
+#
+# float32: the same operations in another order. Deep nets lose a few units in the last place per layer.
+# static_int8: quantization after training moves single outputs by several steps; 24 of 255 is the most that a sound
+# conversion showed (a logit of a model whose top two differ by more), while the mean over all golden outputs stays
+# within half a step. The mean is what catches an output that is off by a constant, however small.
+_RECIPES = (
+    Recipe("float32", False, Tolerance(max_error=1e-4, max_error_lsb=None, mean_error_lsb=None)),
+    Recipe("static_int8", True, Tolerance(max_error=None, max_error_lsb=24.0, mean_error_lsb=1.0)),
+)
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name, or a ValueError that lists them all."""
+    recipes = {recipe.name: recipe for recipe in _RECIPES}
+    return recipes[check_choice("recipe", name, tuple(recipes))]

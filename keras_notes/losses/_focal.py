@@ -1,0 +1,265 @@
+"""Focal loss, computed from log-odds so that neither value nor gradient dies at any margin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_notes._checks import check_between, check_integer, check_non_negative, received
+from keras_notes.losses._labels import (
+    attach_mask,
+    check_same_shape,
+    classes_of,
+    expand_class_axis,
+    is_class_ids,
+    loss_dtype,
+    raise_if_ids_out_of_range,
+)
+
+__all__ = ["FocalLoss", "focal", "log_odds_against", "log_odds_against_ids"]
+
+# The least probability told from 0: its reciprocal, times a loss weight, must stay below float32's largest number.
+_LEAST_PROBABILITY = 1e-36
+
+
+def focal(log_odds, gamma: float):
+    """(1 - p)^gamma * -log(p), from the log-odds against the true class u = log((1 - p) / p).
+
+    In u both factors are exact at either end: -log(p) = softplus(u) and log(1 - p) = log_sigmoid(u). The power is
+    taken in the log domain, so gamma < 1 has no infinite gradient where 1 - p vanishes.
+    """
+    cross_entropy = ops.softplus(log_odds)
+    if gamma == 0.0:
+        return cross_entropy
+    return ops.exp(gamma * ops.log_sigmoid(log_odds)) * cross_entropy
+
+
+def _log_sum_exp_except(logits, is_left_out, axis: int):
+    return ops.logsumexp(ops.where(is_left_out, -math.inf, logits), axis=axis, keepdims=True)
+
+
+def log_odds_against_ids(logits, is_true, axis: int = -1):
+    """log((1 - p_t) / p_t) of the true class t of each sample; the class axis is kept with length 1.
+
+    log sum_{j != t} exp(z_j) - z_t: the sum leaves the true class out, so nothing cancels when p_t is almost 1.
+    """
+    true_logit = ops.sum(ops.where(is_true, logits, 0.0), axis=axis, keepdims=True)
+    return _log_sum_exp_except(logits, is_true, axis) - true_logit
+
+
+def log_odds_against(logits, axis: int = -1):
+    """log((1 - p_c) / p_c) of every class c, in O(classes).
+
+    Only the largest class can have p > 1/2; it gets the sum over the others. For the rest log1p(-p) is exact.
+    """
+    class_ids = ops.arange(logits.shape[axis], dtype="int32")
+    top = ops.cast(ops.expand_dims(ops.argmax(logits, axis=axis), axis), "int32")
+    is_top = ops.equal(_along_axis(class_ids, logits, axis), top)
+    log_p = ops.log_softmax(logits, axis=axis)
+    p_below_half = ops.where(is_top, 0.0, ops.exp(log_p))
+    return ops.where(
+        is_top,
+        _log_sum_exp_except(logits, is_top, axis) - logits,
+        ops.log1p(-p_below_half) - log_p,
+    )
+
+
+def _along_axis(values, like, axis: int):
+    """Reshapes a vector of one value per class so that it broadcasts along the class axis of `like`."""
+    shape = [1] * len(like.shape)
+    shape[axis] = -1
+    return ops.reshape(values, shape)
+
+
+def _log(p):
+    return ops.log(ops.maximum(p, _LEAST_PROBABILITY))
+
+
+@keras.saving.register_keras_serializable(package="keras_notes")
+class FocalLoss(keras.losses.Loss):
+    """Focal loss: cross-entropy in which well classified samples count less.
+
+        FL = -alpha_t * (1 - p_t)^gamma * log(p_t)
+
+    With p_t the probability of the true class (`exclusive=True`: softmax, one class a sample), or, for each label on
+    its own (`exclusive=False`: sigmoid, any number of labels a sample), the probability of what the label says; the
+    labels' losses are then summed. gamma = 0 is cross-entropy.
+
+    Value and gradient are computed from log-odds and hold to float32 precision at any margin that the input can
+    express: logits to float32's range, probabilities down to 1e-36. (A sigmoid rounded to exactly 1.0 has lost its
+    margin before the loss sees it: train multi-label models on logits.)
+
+    Args:
+        gamma: Focusing exponent, >= 0. At 2 a sample with p_t = 0.9 counts 100 times less than in cross-entropy.
+        alpha: Class weight. `exclusive=True`: a number in [0, 1], or one weight >= 0 a class. `exclusive=False`: a
+            number in [0, 1], or one a label: the weight of the label when it is set, 1 - alpha when it is not.
+        exclusive: True for one class a sample, False for independent labels.
+        from_logits: Whether predictions are logits. The default fits a model that ends in a softmax or sigmoid.
+        label_smoothing: In [0, 1). Moves this share of each label to the uniform distribution over the classes (over
+            the two values of each label when `exclusive=False`).
+        ignore_class: Class id that marks samples without a label. They neither count in the loss nor in its mean.
+        axis: The class axis of the predictions.
+        reduction: As in `keras.losses.Loss`.
+        name: Name of the loss.
+        dtype: float32 (the default) or float64, the precision of the computation.
+
+    Call arguments:
+        y_true: `exclusive=True`: class ids of shape (...,) or (..., 1), or one label per class (one-hot or soft) of
+            the shape of y_pred. `exclusive=False`: labels in [0, 1] of the shape of y_pred.
+        y_pred: Logits or probabilities with the classes along `axis`, at least two of them if `exclusive`.
+
+    Raises:
+        ValueError: If an argument is out of its range, if the shapes do not fit together, or if class ids given as a
+            NumPy array or a list are out of range. Where ids cannot be seen (inside a compiled step), a sample with
+            an id out of range has the loss NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> loss = FocalLoss(gamma=2.0, from_logits=True)
+        >>> easy_and_hard = np.array([[4.0, 0.0], [0.0, 4.0]], "float32")
+        >>> values = FocalLoss(from_logits=True, reduction=None)(np.array([0, 0]), easy_and_hard)
+        >>> [f"{value:.2g}" for value in np.asarray(values)]
+        ['5.9e-06', '3.9']
+
+    References:
+        Lin et al. 2017, Focal Loss for Dense Object Detection, section 3, equations 4 and 5
+        (https://arxiv.org/abs/1708.02002).
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] | None = None,
+        *,
+        exclusive: bool = True,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        ignore_class: int | None = None,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "focal_loss",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=loss_dtype(dtype))
+        self.gamma = check_non_negative("gamma", gamma)
+        self.exclusive = bool(exclusive)
+        self.alpha = _checked_alpha(alpha, self.exclusive)
+        self.from_logits = bool(from_logits)
+        self.label_smoothing = check_between("label_smoothing", label_smoothing, 0.0, 1.0)
+        self.ignore_class = None if ignore_class is None else check_integer("ignore_class", ignore_class)
+        self.axis = check_integer("axis", axis)
+        if self.label_smoothing == 1.0:
+            raise ValueError(f"`label_smoothing` must be < 1. {received(label_smoothing=label_smoothing)}")
+        if self.ignore_class is not None and not self.exclusive:
+            raise ValueError(
+                f"`ignore_class` must be None when `exclusive=False`: independent labels have no class ids. "
+                f"{received(ignore_class=ignore_class)} Give such samples a `sample_weight` of 0."
+            )
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Only here are the labels still what the caller gave; `call` may see tracers, which hold no values.
+        if self.exclusive:
+            raise_if_ids_out_of_range(y_true, y_pred, self.axis, self.ignore_class)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        classes = classes_of(y_pred, self.axis)
+        self._check_classes(classes)
+        if not self.exclusive:
+            return self._independent(y_true, y_pred)
+        logits = y_pred if self.from_logits else _log(y_pred)
+        if is_class_ids(y_true, y_pred, self.axis):
+            return self._exclusive_ids(expand_class_axis(y_true, y_pred, self.axis), logits)
+        if self.ignore_class is not None:
+            raise ValueError(
+                f"`ignore_class` must be None unless y_true holds class ids. "
+                f"Received: ignore_class={self.ignore_class} and y_true of shape {tuple(y_true.shape)}."
+            )
+        return self._exclusive_labels(y_true, logits)
+
+    def _exclusive_ids(self, ids, logits):
+        is_true = ops.equal(ids, _along_axis(ops.arange(logits.shape[self.axis], dtype=ids.dtype), logits, self.axis))
+        if self.label_smoothing:
+            values = self._exclusive_labels(ops.cast(is_true, logits.dtype), logits)
+        else:
+            values = focal(log_odds_against_ids(logits, is_true, self.axis), self.gamma)
+            if self.alpha is not None:
+                weights = ops.where(is_true, self._alpha_along(logits), 0.0)
+                values = values * ops.sum(weights, axis=self.axis, keepdims=True)
+            values = ops.squeeze(values, self.axis)
+        values = ops.where(ops.any(is_true, axis=self.axis), values, math.nan)
+        if self.ignore_class is None:
+            return values
+        is_labelled = ops.squeeze(ops.not_equal(ids, self.ignore_class), self.axis)
+        return attach_mask(ops.where(is_labelled, values, 0.0), is_labelled)
+
+    def _exclusive_labels(self, labels, logits):
+        labels = self._smoothed(labels, 1.0 / logits.shape[self.axis])
+        values = labels * focal(log_odds_against(logits, self.axis), self.gamma)
+        if self.alpha is not None:
+            values = values * self._alpha_along(logits)
+        return ops.sum(values, axis=self.axis)
+
+    def _independent(self, y_true, y_pred):
+        if len(y_true.shape) == len(y_pred.shape) - 1 and y_pred.shape[self.axis] == 1:
+            y_true = ops.expand_dims(y_true, self.axis)
+        check_same_shape(y_true, y_pred, what_true="Labels", what_pred="predictions")
+        logits = y_pred if self.from_logits else _log(y_pred) - _log(1.0 - y_pred)
+        labels = self._smoothed(y_true, 0.5)
+        when_set, when_not = focal(-logits, self.gamma), focal(logits, self.gamma)
+        if self.alpha is not None:
+            alpha = self._alpha_along(logits)
+            when_set, when_not = alpha * when_set, (1.0 - alpha) * when_not
+        return ops.sum(labels * when_set + (1.0 - labels) * when_not, axis=self.axis)
+
+    def _smoothed(self, labels, uniform: float):
+        if not self.label_smoothing:
+            return labels
+        return labels * (1.0 - self.label_smoothing) + self.label_smoothing * uniform
+
+    def _alpha_along(self, logits):
+        alpha = ops.convert_to_tensor(self.alpha, dtype=logits.dtype)
+        return alpha if isinstance(self.alpha, float) else _along_axis(alpha, logits, self.axis)
+
+    def _check_classes(self, classes: int | None) -> None:
+        if classes is None:
+            raise ValueError(f"The class axis of y_pred must have a known length. {received(axis=self.axis)}")
+        if self.exclusive and classes < 2:
+            raise ValueError(
+                f"y_pred must have at least two classes when `exclusive=True`. Received: {classes} along axis "
+                f"{self.axis}. Use `exclusive=False` for a single sigmoid output."
+            )
+        if isinstance(self.alpha, list) and len(self.alpha) != classes:
+            raise ValueError(
+                f"`alpha` must be a number or hold one weight a class. "
+                f"Received: {len(self.alpha)} weights for {classes} classes."
+            )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gamma": self.gamma,
+            "alpha": self.alpha,
+            "exclusive": self.exclusive,
+            "from_logits": self.from_logits,
+            "label_smoothing": self.label_smoothing,
+            "ignore_class": self.ignore_class,
+            "axis": self.axis,
+            "dtype": self.dtype,
+        }
+
+
+def _checked_alpha(alpha, exclusive: bool) -> float | list[float] | None:
+    if alpha is None:
+        return None
+    if np.ndim(alpha) == 0:
+        return check_between("alpha", alpha if isinstance(alpha, (int, float)) else float(alpha), 0.0, 1.0)
+    if np.ndim(alpha) != 1:
+        raise ValueError(f"`alpha` must be a number or a flat sequence. {received(alpha=alpha)}")
+    if exclusive:
+        return [check_non_negative("alpha", float(weight)) for weight in alpha]
+    return [check_between("alpha", float(weight), 0.0, 1.0) for weight in alpha]

@@ -1,0 +1,116 @@
+"""What a loss is given: float precision, and how labels and predictions fit together.
+
+A wrong pair of shapes must never broadcast into a wrong loss, so every pairing that is not listed here is an error.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+from keras.src import backend as keras_backend
+
+from keras_notes._checks import received
+
+__all__ = [
+    "attach_mask",
+    "check_same_shape",
+    "classes_of",
+    "expand_class_axis",
+    "is_class_ids",
+    "loss_dtype",
+    "raise_if_ids_out_of_range",
+]
+
+
+def loss_dtype(dtype: str | None) -> str:
+    """The dtype of a loss: float32 unless float64 is asked for.
+
+    Class ids and exponentials both suffer in 16 bits (bfloat16 cannot hold the id 257), so a half-precision policy
+    or `floatx` does not reach the loss; an explicit half-precision `dtype` is refused.
+    """
+    if dtype is None:
+        return "float64" if keras.backend.floatx() == "float64" else "float32"
+    name = keras.dtype_policies.get(dtype).compute_dtype
+    if name not in ("float32", "float64"):
+        raise ValueError(
+            f"`dtype` must be float32 or float64: a loss in 16 bits loses class ids and small probabilities. "
+            f"{received(dtype=dtype)} Leave it out; 16-bit predictions are raised to float32."
+        )
+    return name
+
+
+def classes_of(y_pred, axis: int) -> int | None:
+    """The number of classes, or None where the shape does not say."""
+    rank = len(y_pred.shape)
+    if not -rank <= axis < rank:
+        raise ValueError(f"`axis` must be an axis of y_pred. {received(axis=axis, shape=tuple(y_pred.shape))}")
+    return y_pred.shape[axis]
+
+
+def _differ(first, second) -> bool:
+    return any(a is not None and b is not None and a != b for a, b in zip(first, second, strict=True))
+
+
+def check_same_shape(y_true, y_pred, *, what_true: str, what_pred: str) -> None:
+    """Raises ValueError unless the two shapes are equal, unknown dimensions aside."""
+    true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
+    if len(true_shape) != len(pred_shape) or _differ(true_shape, pred_shape):
+        raise ValueError(
+            f"{what_true} and {what_pred} must have the same shape. Received: shapes {true_shape} and {pred_shape}."
+        )
+
+
+def is_class_ids(y_true, y_pred, axis: int) -> bool:
+    """True for class ids of shape (...,) or (..., 1), False for one label per class, an error for anything else."""
+    true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
+    axis = axis % len(pred_shape)
+    batch_shape = pred_shape[:axis] + pred_shape[axis + 1 :]
+    if len(true_shape) == len(batch_shape) and not _differ(true_shape, batch_shape):
+        return True
+    if len(true_shape) == len(pred_shape):
+        true_batch_shape = true_shape[:axis] + true_shape[axis + 1 :]
+        if not _differ(true_batch_shape, batch_shape):
+            if true_shape[axis] == 1 and pred_shape[axis] != 1:
+                return True
+            if not _differ(true_shape, pred_shape):
+                return False
+    raise ValueError(
+        f"y_true must hold class ids of shape {batch_shape} or one label per class of shape {pred_shape}. "
+        f"Received: y_true of shape {true_shape} with y_pred of shape {pred_shape}."
+    )
+
+
+def expand_class_axis(ids, y_pred, axis: int):
+    """Gives ids of shape (...,) the class axis of y_pred, with length 1."""
+    return ids if len(ids.shape) == len(y_pred.shape) else ops.expand_dims(ids, axis)
+
+
+def raise_if_ids_out_of_range(y_true, y_pred, axis: int, ignore_class: int | None) -> None:
+    """Raises ValueError for class ids outside [0, classes), where the values can be seen: NumPy arrays and lists.
+
+    Inside a compiled training step nothing can be raised; there the loss of such a sample is NaN.
+    """
+    if not isinstance(y_true, (np.ndarray, list, tuple)):
+        return
+    ids, y_pred = np.asarray(y_true), ops.convert_to_tensor(y_pred)
+    classes = classes_of(y_pred, axis)
+    if classes is None or not is_class_ids(ids, y_pred, axis):
+        return
+    wrong = (ids < 0) | (ids >= classes) | (ids != np.floor(ids))
+    if ignore_class is not None:
+        wrong &= ids != ignore_class
+    if wrong.any():
+        raise ValueError(
+            f"Class ids must be integers in [0, {classes}). Received: {ids[wrong].flat[0]} "
+            f"({int(wrong.sum())} of {ids.size} are wrong). Mark samples without a label by `ignore_class`."
+        )
+
+
+def attach_mask(values, mask):
+    """Marks the entries that count, for the reduction of `keras.losses.Loss`.
+
+    Keras has no public call for this; its own sparse cross-entropy does the same for `ignore_class`.
+    """
+    keras_backend.set_keras_mask(values, mask)
+    return values

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Runs a bundle on this device and compares it with the trained model. Needs numpy and ai-edge-litert, nothing else.
+
+    python run.py BUNDLE [--repeat N]
+
+Checks every hash, resets the state before each sample, quantizes by model.json, runs all golden samples, and prints one
+line of JSON. Exit code: 0 equal within the bundle's tolerance, 1 not equal, 2 cannot run (the reason is on stderr).
+The contract is in ../README.md.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+FORMAT_VERSION = 1
+EQUAL, NOT_EQUAL, CANNOT_RUN = 0, 1, 2
+WARM_UP_RUNS = 10
+
+
+def load_manifest(bundle):
+    """Reads model.json and checks the size and SHA-256 of each file that it lists."""
+    manifest = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format_version must be {FORMAT_VERSION}. Received: {manifest['format_version']}.")
+    for name, entry in manifest["files"].items():
+        data = (bundle / name).read_bytes()
+        if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise ValueError(f"{name} is damaged: it is not the file that model.json describes. Copy the bundle again.")
+    return manifest
+
+
+def is_quantized(tensor):
+    """Whether the edge of the file takes or gives integers of a grid."""
+    return tensor["dtype"] in ("int8", "uint8") and tensor["scale"] is not None
+
+
+def quantize(values, tensor):
+    """round(values / scale) + zero_point, halves away from zero, saturated; a float edge takes values as they are."""
+    if not is_quantized(tensor):
+        return values.astype(tensor["dtype"])
+    steps = values.astype(np.float32) / np.float32(tensor["scale"])
+    rounded = np.trunc(steps + np.copysign(np.float32(0.5), steps)) + tensor["zero_point"]
+    limits = np.iinfo(tensor["dtype"])
+    return np.clip(rounded, limits.min, limits.max).astype(tensor["dtype"])
+
+
+def dequantize(values, tensor):
+    """(values - zero_point) * scale; a float edge gives the values as they are."""
+    if not is_quantized(tensor):
+        return values
+    return (values.astype(np.float32) - np.float32(tensor["zero_point"])) * np.float32(tensor["scale"])
+
+
+def golden_values(bundle, tensor, samples):
+    """The golden samples of an input or output: raw, little-endian, row-major."""
+    values = np.fromfile(bundle / tensor["golden"], dtype=np.dtype(tensor["golden_dtype"]).newbyteorder("<"))
+    return values.reshape(samples, *tensor["shape"][1:]).astype(tensor["golden_dtype"])
+
+
+def run_samples(interpreter, signature, inputs):
+    """Runs the samples one by one, each from a fresh state; outputs by name, in the units of the trained model."""
+    runner = interpreter.get_signature_runner(signature["name"])
+    outputs = {tensor["name"]: [] for tensor in signature["outputs"]}
+    for index in range(signature["golden_samples"]):
+        interpreter.reset_all_variables()
+        results = runner(**{t["name"]: quantize(inputs[t["name"]][index : index + 1], t) for t in signature["inputs"]})
+        for tensor in signature["outputs"]:
+            outputs[tensor["name"]].append(dequantize(results[tensor["name"]], tensor))
+    return {name: np.concatenate(rows) for name, rows in outputs.items()}
+
+
+def compare(tensor, golden, got, tolerance):
+    """One output's largest error (plain and in LSB), its top-1 agreement, and whether it is within the tolerance."""
+    golden, got = golden.astype(np.float64), got.astype(np.float64)
+    error = got - golden
+    largest = float(np.abs(error).max())
+    measures = [(largest / max(1.0, float(np.abs(golden).max())), tolerance["max_error"])]
+    largest_lsb = agreement = None
+    if tensor["scale"] is not None:
+        largest_lsb = largest / tensor["scale"]
+        measures.append((largest_lsb, tolerance["max_error_lsb"]))
+        measures.append((abs(float(error.mean())) / tensor["scale"], tolerance["mean_error_lsb"]))
+    if golden.ndim > 1 and golden.shape[-1] > 1:
+        agreement = float((golden.argmax(-1) == got.argmax(-1)).mean())
+    # Not `value > most`: a NaN must fail.
+    ok = all(most is None or value <= most for value, most in measures)
+    return largest, largest_lsb, agreement, ok
+
+
+def latencies_ms(interpreter, signature, inputs, repeat):
+    """Milliseconds of each of `repeat` invocations on the golden samples in turn, after a warm-up."""
+    details = interpreter.get_signature_runner(signature["name"]).get_input_details()
+    elapsed = []
+    for run in range(WARM_UP_RUNS + repeat):
+        index = run % signature["golden_samples"]
+        interpreter.reset_all_variables()
+        for tensor in signature["inputs"]:
+            values = quantize(inputs[tensor["name"]][index : index + 1], tensor)
+            interpreter.set_tensor(details[tensor["name"]]["index"], values)
+        start = time.perf_counter()
+        interpreter.invoke()
+        elapsed.append(1000.0 * (time.perf_counter() - start))
+    return elapsed[WARM_UP_RUNS:]
+
+
+def run(bundle, repeat):
+    """Runs the bundle and returns the line to print."""
+    manifest = load_manifest(bundle)
+    interpreter = Interpreter(str(bundle / "model.tflite"), num_threads=1)
+    interpreter.allocate_tensors()
+    compared = []
+    for signature in manifest["signatures"]:
+        samples = signature["golden_samples"]
+        inputs = {tensor["name"]: golden_values(bundle, tensor, samples) for tensor in signature["inputs"]}
+        outputs = run_samples(interpreter, signature, inputs)
+        for tensor in signature["outputs"]:
+            golden = golden_values(bundle, tensor, samples)
+            compared.append(compare(tensor, golden, outputs[tensor["name"]], manifest["tolerance"]))
+    signature = manifest["signatures"][0]
+    inputs = {t["name"]: golden_values(bundle, t, signature["golden_samples"]) for t in signature["inputs"]}
+    elapsed = latencies_ms(interpreter, signature, inputs, repeat)
+    errors, errors_lsb, agreements, oks = zip(*compared, strict=True)
+    return {
+        "runner": "python",
+        "runtime_version": f"ai-edge-litert {version('ai-edge-litert')}",
+        "device": f"{platform.system()} {platform.machine()}",
+        "ok": all(oks),
+        "max_error": max(errors),
+        "max_error_lsb": max((e for e in errors_lsb if e is not None), default=None),
+        "top1_agreement": min((a for a in agreements if a is not None), default=None),
+        "latency_ms_p50": float(np.percentile(elapsed, 50)),
+        "latency_ms_p95": float(np.percentile(elapsed, 95)),
+        "model_sha256": manifest["files"]["model.tflite"]["sha256"],
+    }
+
+
+def main():
+    """Parses the command line, prints the result, and returns the exit code."""
+    parser = argparse.ArgumentParser(description="Run a bundle on this device and compare it with the trained model.")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--repeat", type=int, default=100, metavar="N", help="invocations to time (default 100)")
+    options = parser.parse_args()
+    if options.repeat < 1:
+        parser.error(f"--repeat must be >= 1. Received: {options.repeat}.")
+    try:
+        result = run(options.bundle, options.repeat)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        print(f"run.py: cannot run {options.bundle}: {error}", file=sys.stderr)
+        return CANNOT_RUN
+    print(json.dumps(result))
+    return EQUAL if result["ok"] else NOT_EQUAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())
