@@ -100,6 +100,12 @@ class Distiller(keras.Model):
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
+    def compile_from_config(self, config) -> None:
+        """Compiles a reloaded distiller as it was; Keras leaves that to classes with a `compile` of their own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def call(self, inputs, training=None, **kwargs):
         return self.student(inputs, training=training, **kwargs)
 

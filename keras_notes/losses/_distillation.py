@@ -39,17 +39,17 @@ def _log_ratio(log_p, log_q, difference, axis: int):
     return ops.where(is_small, small - log_mean_small, log_q - log_p)
 
 
-def kl_divergence(teacher_logits, student_logits, axis: int = -1):
-    """KL(p || q) = sum_j p_j log(p_j / q_j) for p = softmax(teacher_logits), q = softmax(student_logits).
+def kl_divergence(teacher_logits, student_logits, temperature: float = 1.0, axis: int = -1):
+    """KL(p || q) = sum_j p_j log(p_j / q_j) for p = softmax(teacher_logits / T), q = softmax(student_logits / T).
 
     Summed as p_j * (r_j - 1 - log r_j) with r = q / p: every term is >= 0, so nothing cancels between them, and the
     loss and its gradient are exactly zero where the logits are equal.
     """
     teacher_logits = ops.maximum(teacher_logits, _RULED_OUT)
     student_logits = ops.maximum(student_logits, _RULED_OUT)
-    log_p = ops.log_softmax(teacher_logits, axis=axis)
-    log_q = ops.log_softmax(student_logits, axis=axis)
-    log_ratio = _log_ratio(log_p, log_q, student_logits - teacher_logits, axis)
+    log_p = ops.log_softmax(teacher_logits / temperature, axis=axis)
+    log_q = ops.log_softmax(student_logits / temperature, axis=axis)
+    log_ratio = _log_ratio(log_p, log_q, (student_logits - teacher_logits) / temperature, axis)
     near = ops.clip(log_ratio, -_SERIES_BELOW, _SERIES_BELOW)
     p = ops.exp(log_p)
     far = ops.exp(log_q) - p - p * log_ratio
@@ -139,11 +139,11 @@ class DistillationLoss(keras.losses.Loss):
         if self.standardize:
             teacher_logits = standardized(teacher_logits, self.axis)
             student_logits = standardized(student_logits, self.axis)
-        teacher_logits, student_logits = teacher_logits / self.temperature, student_logits / self.temperature
         if self.exclusive:
-            values = kl_divergence(teacher_logits, student_logits, self.axis)
+            values = kl_divergence(teacher_logits, student_logits, self.temperature, self.axis)
         else:
-            values = ops.sum(kl_divergence(_with_zero(teacher_logits), _with_zero(student_logits)), axis=self.axis)
+            per_label = kl_divergence(_with_zero(teacher_logits), _with_zero(student_logits), self.temperature)
+            values = ops.sum(per_label, axis=self.axis)
         return self.temperature**2 * values
 
     def _check_shapes(self, y_true, y_pred) -> None:

@@ -114,7 +114,7 @@ class FocalLoss(keras.losses.Loss):
 
     Raises:
         ValueError: If an argument is out of its range, if the shapes do not fit together, or if class ids given as a
-            NumPy array or a list are out of range. Where ids cannot be seen (inside a compiled step), a sample with
+            NumPy array are out of range. Where ids cannot be seen (inside a compiled step), a sample with
             an id out of range has the loss NaN.
 
     Example:

@@ -87,13 +87,13 @@ def expand_class_axis(ids, y_pred, axis: int):
 
 
 def raise_if_ids_out_of_range(y_true, y_pred, axis: int, ignore_class: int | None) -> None:
-    """Raises ValueError for class ids outside [0, classes), where the values can be seen: NumPy arrays and lists.
+    """Raises ValueError for class ids outside [0, classes), where the values can be seen: in a NumPy array.
 
     Inside a compiled training step nothing can be raised; there the loss of such a sample is NaN.
     """
-    if not isinstance(y_true, (np.ndarray, list, tuple)):
+    if not isinstance(y_true, np.ndarray):
         return
-    ids, y_pred = np.asarray(y_true), ops.convert_to_tensor(y_pred)
+    ids, y_pred = y_true, ops.convert_to_tensor(y_pred)
     classes = classes_of(y_pred, axis)
     if classes is None or not is_class_ids(ids, y_pred, axis):
         return
