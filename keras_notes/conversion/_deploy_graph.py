@@ -18,6 +18,7 @@ __all__ = ["SIGNATURE", "DeployGraph", "deploy_graph"]
 SIGNATURE = "serving_default"
 # Names that Keras makes up (`keras_tensor_12`) change with every model built before; they must not reach the device.
 _MADE_UP = "keras_tensor"
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class DeployGraph:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The trained model's outputs by name, computed by Keras."""
-        outputs = self.model.predict(list(inputs.values()), verbose=0)
-        return dict(zip(self.output_names, map(np.asarray, keras.tree.flatten(outputs)), strict=True))
+        count = len(next(iter(inputs.values())))
+        batches = [
+            self._predict_batch([array[i : i + _BATCH] for array in inputs.values()]) for i in range(0, count, _BATCH)
+        ]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.output_names}
 
     def save(self, directory: Path) -> None:
         """Writes a SavedModel with the one signature `SIGNATURE`.
@@ -62,6 +66,10 @@ class DeployGraph:
         archive.track(self.model)
         archive.add_endpoint(SIGNATURE, self._serve, input_signature=list(self.input_specs.values()))
         archive.write_out(str(directory), verbose=False)
+
+    def _predict_batch(self, batch: list[np.ndarray]) -> dict[str, np.ndarray]:
+        # Not `predict`, which would compile a function for these few samples and warn when it is done often.
+        return {name: keras.ops.convert_to_numpy(output) for name, output in self._serve(*batch).items()}
 
     def _serve(self, *inputs):
         outputs = self.model(list(inputs), training=False)

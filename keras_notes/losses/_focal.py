@@ -54,17 +54,15 @@ def log_odds_against_ids(logits, is_true, axis: int = -1):
 def log_odds_against(logits, axis: int = -1):
     """log((1 - p_c) / p_c) of every class c, in O(classes).
 
-    Only the largest class can have p > 1/2; it gets the sum over the others. For the rest log1p(-p) is exact.
+    At most one class has p > 1/2; it gets the sum over the others. For the rest log1p(-p) is exact.
     """
-    class_ids = ops.arange(logits.shape[axis], dtype="int32")
-    top = ops.cast(ops.expand_dims(ops.argmax(logits, axis=axis), axis), "int32")
-    is_top = ops.equal(_along_axis(class_ids, logits, axis), top)
     log_p = ops.log_softmax(logits, axis=axis)
-    p_below_half = ops.where(is_top, 0.0, ops.exp(log_p))
+    p = ops.exp(log_p)
+    is_above_half = p > 0.5
     return ops.where(
-        is_top,
-        _log_sum_exp_except(logits, is_top, axis) - logits,
-        ops.log1p(-p_below_half) - log_p,
+        is_above_half,
+        _log_sum_exp_except(logits, is_above_half, axis) - logits,
+        ops.log1p(-ops.where(is_above_half, 0.0, p)) - log_p,
     )
 
 

@@ -1,0 +1,63 @@
+# `make demo` and `make test` need Python 3.10+ and make; everything else they install into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+# TensorFlow and oneDNN report on start-up what no one can act on; errors still show.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test test-slow test-torch bench lint clean help
+
+help:
+	@echo "make demo        set up, then the main job: from a teacher to a verified int8 file (build/digits/)"
+	@echo "make test        set up, then all tests on TensorFlow, and the backend-agnostic ones on JAX"
+	@echo "make test-slow   the tests that take long: the whole demo, a clean installation"
+	@echo "make test-torch  the backend-agnostic tests on PyTorch (installs torch)"
+	@echo "make bench       the side-by-side measurements"
+	@echo "make lint        ruff, mypy, import-linter"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+$(VENV)/.demo-installed: pyproject.toml | $(BIN)/python
+	@echo "Installing keras_notes with what the demo needs into $(VENV) (once; about 700 MB of downloads)"
+	$(PIP) --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
+	@echo "Installing keras_notes with what the tests need into $(VENV) (once)"
+	$(PIP) --editable '.[examples,jax,dev]'
+	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.torch-installed: $(VENV)/.dev-installed
+	$(PIP) 'torch==2.13.0'
+	@touch $@
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/python examples/teacher_to_device.py
+
+test: $(VENV)/.dev-installed
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "any_backend and not slow"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev-installed
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow
+
+test-torch: $(VENV)/.torch-installed
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -m "any_backend and not slow"
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python tests/benchmarks/losses.py
+	$(BIN)/python tests/benchmarks/conversion.py
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

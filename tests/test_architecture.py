@@ -1,0 +1,126 @@
+"""The shape of the package: imports point one way, names are true, tools agree, the wheel holds the package only."""
+
+import importlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import keras_notes as kn
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("keras_notes", "keras_notes.losses", "keras_notes.distillation", "keras_notes.conversion")
+
+
+def run(*command, **arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False, **arguments
+    )
+
+
+def test_the_import_contract_holds():
+    result = run("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_import_contract_can_fail(tmp_path):
+    package = tmp_path / "keras_notes"
+    package.mkdir()
+    for source in (ROOT / "keras_notes").rglob("*.py"):
+        copy = package / source.relative_to(ROOT / "keras_notes")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(source.read_text())
+    (tmp_path / "setup.cfg").write_text((ROOT / "setup.cfg").read_text())
+    (package / "bundle.py").write_text("import keras_notes.conversion\nimport keras\n")
+    command = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; "
+    result = subprocess.run(
+        [sys.executable, "-c", command + "lint_imports_command()"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "keras_notes.bundle is not allowed to import keras" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [("format", "--check", "."), ("check", ".")])
+def test_ruff_finds_nothing(arguments):
+    result = run("-m", "ruff", *arguments)
+    assert result.returncode == 0, result.stdout
+
+
+def test_mypy_finds_nothing():
+    result = run("-m", "mypy")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_all_names_are_there_and_sorted(name):
+    module = importlib.import_module(name)
+    assert sorted(module.__all__) == module.__all__
+    for public in module.__all__:
+        assert getattr(module, public).__doc__, public
+
+
+def test_every_public_class_of_losses_and_distillation_is_registered_for_saving():
+    import keras
+
+    for cls in (kn.losses.FocalLoss, kn.losses.DistillationLoss, kn.Distiller):
+        assert keras.saving.get_registered_name(cls) == f"keras_notes>{cls.__name__}"
+
+
+def test_importing_the_package_never_imports_tf_mot_and_leaves_the_environment_alone():
+    code = (
+        "import os, sys; before = dict(os.environ); import keras_notes; "
+        "assert not {'tensorflow_model_optimization', 'tf_keras'} & set(sys.modules); "
+        "assert os.environ.get('TF_USE_LEGACY_KERAS') is None"
+    )
+    assert run("-c", code).returncode == 0
+
+
+def test_modules_stay_readable_in_one_sitting():
+    sources = [*(ROOT / "keras_notes").rglob("*.py"), *(ROOT / "tflite").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources}
+    assert {name: length for name, length in lengths.items() if length > 340} == {}
+
+
+def test_the_readme_shows_the_public_names():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("FocalLoss", "DistillationLoss", "Distiller", "convert", "verify", "make demo", "make test"):
+        assert name in readme
+
+
+def test_the_version_has_one_home():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    found = [
+        path
+        for path in (ROOT / "keras_notes").rglob("*.py")
+        if re.search(rf"\b{re.escape(version)}\b", path.read_text())
+    ]
+    assert found == []
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_only_and_works_in_a_clean_environment(tmp_path):
+    built = run("-m", "build", "--wheel", "--outdir", tmp_path)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"keras_notes"}
+    assert {"keras_notes/py.typed", "keras_notes/CHANGELOG.md"} <= set(names)
+    assert run("-m", "venv", tmp_path / "clean").returncode == 0
+    python = tmp_path / "clean" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True, capture_output=True)
+    code = (
+        "import keras, numpy as np, keras_notes as kn;"
+        "model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]);"
+        "x = np.random.default_rng(0).normal(size=(64, 8)).astype('float32');"
+        f"print(kn.verify(kn.convert(model, {str(tmp_path / 'bundle')!r}, calibration=x)).ok)"
+    )
+    result = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout.strip().endswith("True"), result.stderr
+    assert (tmp_path / "clean" / "bin" / "keras-notes").exists()
