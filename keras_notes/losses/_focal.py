@@ -54,15 +54,16 @@ def log_odds_against_ids(logits, is_true, axis: int = -1):
 def log_odds_against(logits, axis: int = -1):
     """log((1 - p_c) / p_c) of every class c, in O(classes).
 
-    At most one class has p > 1/2; it gets the sum over the others. For the rest log1p(-p) is exact.
+    A class with p > 3/4, of which there is at most one, gets the sum over the others. For the rest log1p(-p) is exact.
+    (3/4 and not 1/2: two equal logits may both round to just above 1/2.)
     """
     log_p = ops.log_softmax(logits, axis=axis)
     p = ops.exp(log_p)
-    is_above_half = p > 0.5
+    is_dominant = p > 0.75
     return ops.where(
-        is_above_half,
-        _log_sum_exp_except(logits, is_above_half, axis) - logits,
-        ops.log1p(-ops.where(is_above_half, 0.0, p)) - log_p,
+        is_dominant,
+        _log_sum_exp_except(logits, is_dominant, axis) - logits,
+        ops.log1p(-ops.where(is_dominant, 0.0, p)) - log_p,
     )
 
 

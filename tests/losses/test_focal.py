@@ -161,6 +161,17 @@ def test_gradient_through_a_softmax_layer_is_alive_to_a_margin_of_80(gamma):
     assert_match(gradient, exclusive_focal(logits, ids, gamma)[1], margins)
 
 
+@pytest.mark.parametrize("magnitude", [0.0, 1.0, 300.0, 1e4])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ties_between_the_two_largest_classes_match_float64(classes, magnitude):
+    logits = np.array([[magnitude, magnitude, -magnitude][:classes]], "float32")
+    for label in range(2):
+        loss = FocalLoss(from_logits=True)
+        got = values_and_gradients(loss, np.eye(classes, dtype="float32")[[label]], logits)
+        for got_part, wanted in zip(got, exclusive_focal(logits, np.array([label]), 2.0), strict=True):
+            np.testing.assert_allclose(got_part, wanted, rtol=1e-6, atol=1e-30)
+
+
 def test_soft_labels_match_float64(batch):
     logits, _ = batch
     labels = softmax(np.random.default_rng(5).normal(size=logits.shape)).astype("float32")
