@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
+
+from keras_notes.errors import BundleError
 
 __all__ = ["Operator", "Signature", "Tensor", "TfliteFile", "read_tflite"]
 
@@ -104,12 +107,20 @@ class TfliteFile:
 
 
 def read_tflite(path: Path) -> TfliteFile:
-    """Reads a .tflite file that is known to be whole (a bundle's hash vouches for it)."""
-    model = flatbuffer_utils.read_model(str(path))
-    graph = model.subgraphs[0]
-    tensors = tuple(_tensor(tensor, model.buffers) for tensor in graph.tensors)
-    operators = tuple(_operator(operator, model.operatorCodes) for operator in graph.operators)
-    return TfliteFile(tensors, operators, tuple(_signature(entry) for entry in model.signatureDefs or ()))
+    """Reads a .tflite file.
+
+    Raises:
+        BundleError: If it is none.
+    """
+    try:
+        model = flatbuffer_utils.read_model(str(path))
+        graph = model.subgraphs[0]
+        tensors = tuple(_tensor(tensor, model.buffers) for tensor in graph.tensors)
+        operators = tuple(_operator(operator, model.operatorCodes) for operator in graph.operators)
+        return TfliteFile(tensors, operators, tuple(_signature(entry) for entry in model.signatureDefs or ()))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
+        # What reading a flatbuffer at offsets that are none runs into.
+        raise BundleError(f"{str(path)!r} must be a .tflite file. Received: {error!r}.") from error
 
 
 def _text(value: bytes | str | None) -> str:

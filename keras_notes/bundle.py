@@ -5,28 +5,41 @@
       model.json       the manifest: what the file holds, how to feed it, hashes of every file
       golden/*.bin     inputs, and the trained model's outputs for them: raw, little-endian, row-major
 
-`tflite/bundle.schema.json` defines the manifest; the classes below read and write exactly that.
+`tflite/bundle.schema.json` defines the manifest.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from keras_notes._checks import received
+from keras_notes._manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    FileEntry,
+    Manifest,
+    SignatureEntry,
+    TensorEntry,
+    Tolerance,
+    read_manifest,
+    to_json,
+)
 from keras_notes.errors import BundleError
 
 __all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
     "Bundle",
     "FileEntry",
     "Manifest",
@@ -37,83 +50,6 @@ __all__ = [
     "open_bundle",
     "write_bundle",
 ]
-
-FORMAT_VERSION = 1
-MODEL_FILE = "model.tflite"
-MANIFEST_FILE = "model.json"
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """A file of the bundle: its size and SHA-256, as hexadecimal digits."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """An input or output of a signature.
-
-    Attributes:
-        name: Its name in the signature.
-        dtype: Its type at the edge of the file, as NumPy names it.
-        shape: Its shape, the batch of 1 included.
-        scale: Size of one step (LSB) of its integer grid; also given where the edge itself is float32. None for float.
-        zero_point: The integer that stands for 0.0; None for float.
-        golden: The file with its golden values, always in the units of the trained model: float32, or int32 for ids.
-        golden_dtype: The type of the values in that file.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    scale: float | None
-    zero_point: int | None
-    golden: str
-    golden_dtype: str
-
-
-@dataclass(frozen=True)
-class SignatureEntry:
-    """A named entry point of the model, and how many golden samples it has."""
-
-    name: str
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
-    golden_samples: int
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The largest error against the golden outputs. None where a measure does not apply.
-
-    Attributes:
-        max_error: Largest absolute error, relative to max(1, largest absolute golden output).
-        max_error_lsb: Largest absolute error in steps of the output's integer grid.
-        mean_error_lsb: Largest absolute value of the mean signed error, in those steps.
-    """
-
-    max_error: float | None
-    max_error_lsb: float | None
-    mean_error_lsb: float | None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The content of model.json. See `tflite/bundle.schema.json`."""
-
-    format_version: int
-    name: str
-    recipe: str
-    edges: str
-    signatures: tuple[SignatureEntry, ...]
-    tolerance: Tolerance
-    labels: tuple[str, ...] | None
-    preprocessing: str | None
-    versions: dict[str, str]
-    metrics: dict[str, float]
-    files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True)
@@ -147,7 +83,7 @@ class Bundle:
         merged = {**self.manifest.metrics, **{name: float(value) for name, value in metrics.items()}}
         manifest = dataclasses.replace(self.manifest, metrics=merged)
         beside = self.directory / (MANIFEST_FILE + ".new")
-        beside.write_text(_to_json(manifest))
+        beside.write_text(to_json(manifest))
         os.replace(beside, self.directory / MANIFEST_FILE)
         return Bundle(self.directory, manifest)
 
@@ -162,7 +98,7 @@ def open_bundle(directory: str | os.PathLike[str]) -> Bundle:
     manifest_path = path / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BundleError(f"A bundle must hold {MANIFEST_FILE}. {received(directory=str(path))}")
-    manifest = _from_json(manifest_path)
+    manifest = read_manifest(manifest_path)
     for name, entry in manifest.files.items():
         _check_file(path, name, entry)
     return Bundle(path, manifest)
@@ -216,7 +152,7 @@ def write_bundle(
         for name, data in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
             (beside / name).write_bytes(data)
-        (beside / MANIFEST_FILE).write_text(_to_json(manifest))
+        (beside / MANIFEST_FILE).write_text(to_json(manifest))
         beside.chmod(0o755)
         _move_into_place(beside, target)
     finally:
@@ -228,15 +164,18 @@ def _move_into_place(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
         return
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
-        target.rename(Path(old) / "bundle")
+    old = beside.with_name(f"{beside.name}.old")
+    target.rename(old)
+    try:
         beside.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
 
 
 def _check_file(directory: Path, name: str, entry: FileEntry) -> None:
     path = directory / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise BundleError(f"A bundle's files must lie inside it. {received(file=name)}")
     if not path.is_file():
         raise BundleError(f"The bundle {str(directory)!r} is incomplete: {name} is missing. Copy it again.")
     size = path.stat().st_size
@@ -251,48 +190,3 @@ def _check_file(directory: Path, name: str, entry: FileEntry) -> None:
             f"The bundle {str(directory)!r} is damaged: {name} must have the SHA-256 {entry.sha256}. "
             f"Received: {digest}. Copy it again."
         )
-
-
-def _to_json(manifest: Manifest) -> str:
-    return json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
-
-
-def _from_json(path: Path) -> Manifest:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{str(path)!r} must be JSON. Received: {error}.") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{str(path)!r} must have format_version {FORMAT_VERSION}. {received(format_version=version)} "
-            f"Convert the model again with this version of keras_notes."
-        )
-    try:
-        return _manifest(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{str(path)!r} does not follow the bundle schema: {error!r}.") from error
-
-
-def _manifest(data: dict[str, Any]) -> Manifest:
-    manifest = Manifest(**data)
-    labels = manifest.labels
-    if not manifest.signatures:
-        raise ValueError("`signatures` must not be empty")
-    for name in (MODEL_FILE, *(t["golden"] for s in data["signatures"] for t in (*s["inputs"], *s["outputs"]))):
-        if name not in manifest.files:
-            raise ValueError(f"`files` must list {name}")
-    return dataclasses.replace(
-        manifest,
-        signatures=tuple(_signature(entry) for entry in data["signatures"]),
-        tolerance=Tolerance(**data["tolerance"]),
-        labels=None if labels is None else tuple(labels),
-        files={name: FileEntry(**entry) for name, entry in data["files"].items()},
-    )
-
-
-def _signature(data: dict[str, Any]) -> SignatureEntry:
-    def tensors(entries: list[dict[str, Any]]) -> tuple[TensorEntry, ...]:
-        return tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
-
-    return SignatureEntry(**{**data, "inputs": tensors(data["inputs"]), "outputs": tensors(data["outputs"])})

@@ -19,7 +19,7 @@ from keras_notes.bundle import TensorEntry, check_target, open_bundle
 from keras_notes.conversion import convert
 from keras_notes.conversion._recipes import EDGES
 from keras_notes.errors import KerasNotesError, VerificationError
-from keras_notes.verification import KERNELS, verify
+from keras_notes.verification import KERNELS, Report, verify
 
 __all__ = ["main"]
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except VerificationError as error:
-        print(error.report)
+        _print_report(error.report, options)
         return NOT_EQUAL
     except (KerasNotesError, ValueError, TypeError, OSError) as error:
         print(f"keras-notes {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _convert(options: argparse.Namespace) -> None:
     check_target(options.output, options.overwrite)
-    model = keras.saving.load_model(options.model, compile=False, safe_mode=True)
+    model = _model(options.model)
     bundle = convert(
         model,
         options.output,
@@ -90,7 +90,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     report = verify(options.directory, _array(options.x), _array(options.y), kernels=options.kernels)
-    print(json.dumps(report.to_dict()) if options.json else report)
+    _print_report(report, options)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -122,5 +122,22 @@ def _described(entry: TensorEntry) -> str:
     return f"{entry.name}: {entry.dtype} {list(entry.shape)}{grid}"
 
 
+def _print_report(report: Report, options: argparse.Namespace) -> None:
+    as_json = getattr(options, "json", False)
+    print(json.dumps(report.to_dict()) if as_json else report)
+
+
+def _model(path: Path) -> keras.Model:
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file runs into anything from BadZipFile to KeyError
+        raise ValueError(f"{str(path)!r} cannot be loaded as a Keras model: {error}") from error
+
+
 def _array(path: Path | None) -> np.ndarray | None:
-    return None if path is None else np.load(path, allow_pickle=False)
+    if path is None:
+        return None
+    try:
+        return np.load(path, allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} must be a .npy file of numbers. Received: {error}") from error

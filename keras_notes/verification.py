@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keras_notes._checks import check_choice, received
-from keras_notes._tflite_file import read_tflite
+from keras_notes._tflite_file import TfliteFile, read_tflite
 from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, open_bundle
 from keras_notes.errors import BundleError, VerificationError
 
@@ -117,12 +117,12 @@ def verify(
     check_choice("kernels", kernels, KERNELS)
     directory = bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
     bundle = open_bundle(directory)
-    signature = bundle.manifest.signatures[0]
-    samples, labels = _checked_samples(signature, x, y)
+    samples, labels = _checked_samples(bundle.manifest.signatures[0], x, y)
     runs = [_Runtime(bundle, entry, kernels) for entry in bundle.manifest.signatures]
+    file = read_tflite(bundle.model_path)
+    _check_described(bundle, file)
     results = [_compare(bundle, run) for run in runs]
     outputs = tuple(output for compared in results for output, _ in compared)
-    file = read_tflite(bundle.model_path)
     report = Report(
         name=bundle.manifest.name,
         recipe=bundle.manifest.recipe,
@@ -147,9 +147,32 @@ def verify(
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: str) -> np.ndarray:
     """round(values / scale) + zero_point, halves away from zero as in LiteRT's QUANTIZE, saturated to the type."""
     steps = np.asarray(values, np.float32) / np.float32(scale)
-    rounded = np.trunc(steps + np.copysign(np.float32(0.5), steps))
+    whole = np.trunc(steps)
+    # Not trunc(steps + 0.5): the sum rounds the float below a half up to 1.
+    rounded = whole + np.where(np.abs(steps - whole) >= 0.5, np.copysign(np.float32(1), steps), 0)
     limits = np.iinfo(dtype)
     return np.clip(rounded + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def _check_described(bundle: Bundle, file: TfliteFile) -> None:
+    """Raises BundleError unless the file has the tensors that the manifest describes, on the same grids."""
+    signatures = {signature.name: signature for signature in file.signatures}
+    for described in bundle.manifest.signatures:
+        found = signatures.get(described.name)
+        for kind in ("inputs", "outputs"):
+            grid = file.input_grid if kind == "inputs" else file.output_grid
+            indices = getattr(found, kind, {})
+            there = {
+                (name, file.tensors[i].dtype, file.tensors[i].shape, grid(i).scale, grid(i).zero_point)
+                for name, i in indices.items()
+            }
+            entries = getattr(described, kind)
+            wanted = {(entry.name, entry.dtype, entry.shape, entry.scale, entry.zero_point) for entry in entries}
+            if there != wanted:
+                raise BundleError(
+                    f"The model of {str(bundle.directory)!r} must have the {kind} that its manifest describes. "
+                    f"Received: {sorted(there, key=str)} for {sorted(wanted, key=str)}. Convert the model again."
+                )
 
 
 class _Runtime:
@@ -220,7 +243,8 @@ def _output_report(signature: str, entry: TensorEntry, wanted: np.ndarray, got: 
 
 
 def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> list[str]:
-    limit = None if tolerance.max_error is None else tolerance.max_error * magnitude
+    # An infinite golden output must not make the limit infinite.
+    limit = None if tolerance.max_error is None else tolerance.max_error * (magnitude if np.isfinite(magnitude) else 1)
     measures = (
         ("largest error", output.max_error, limit, ""),
         ("largest error", output.max_error_lsb, tolerance.max_error_lsb, " LSB"),
@@ -247,14 +271,18 @@ def _checked_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[st
         )
     samples = {entry.name: np.asarray(named[entry.name]) for entry in signature.inputs}
     labels = np.asarray(y)
+    _check_labels(labels, signature.outputs[0])
     for entry in signature.inputs:
         array = samples[entry.name]
-        if array.shape[1:] != entry.shape[1:] or len(array) != len(labels):
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"`x` must hold numbers. Received: dtype {array.dtype} for the input {entry.name!r}.")
+        if array.ndim == 0 or array.shape[1:] != entry.shape[1:] or len(array) != len(labels):
             raise ValueError(
                 f"`x` must have the shape ({len(labels)}, {', '.join(map(str, entry.shape[1:]))}), one sample for each "
                 f"label. Received: shape {array.shape} for the input {entry.name!r}."
             )
-    _check_labels(labels, signature.outputs[0])
+        if not np.isfinite(array).all():
+            raise ValueError(f"`x` must be finite. Received: NaN or infinity for the input {entry.name!r}.")
     return samples, labels
 
 

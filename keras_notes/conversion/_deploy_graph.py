@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,8 @@ from keras_notes.errors import ConversionError
 __all__ = ["SIGNATURE", "DeployGraph", "deploy_graph"]
 
 SIGNATURE = "serving_default"
-# Names that Keras makes up (`keras_tensor_12`) change with every model built before; they must not reach the device.
-_MADE_UP = "keras_tensor"
+# Names that Keras makes up change with every model built before; they must not reach the device.
+_MADE_UP = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 _BATCH = 256
 
 
@@ -133,15 +135,28 @@ def deploy_graph(model: keras.Model) -> DeployGraph:
     names = _input_names(model)
     input_specs = {name: _static_spec(tensor, name) for name, tensor in zip(names, model.inputs, strict=True)}
     flat = keras.Model(inputs=list(model.inputs), outputs=list(model.outputs), name=model.name)
-    output_names = ("output",) if len(model.outputs) == 1 else tuple(model.output_names)
-    return DeployGraph(flat, input_specs, output_names)
+    return DeployGraph(flat, input_specs, _output_names(model))
 
 
 def _input_names(model: keras.Model) -> list[str]:
     names = [tensor.name for tensor in model.inputs]
-    if not any(name.startswith(_MADE_UP) for name in names):
-        return names
-    return ["input"] if len(names) == 1 else [f"input_{index}" for index in range(len(names))]
+    if any(_MADE_UP.fullmatch(name) for name in names):
+        return ["input"] if len(names) == 1 else [f"input_{index}" for index in range(len(names))]
+    for name in names:
+        # TensorFlow makes an argument of a Python function of it.
+        if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
+            raise ConversionError(
+                f"The name of an input must be a Python identifier and not 'self'. Received: {name!r}. "
+                f"Rebuild the model with `keras.Input(..., name=...)`."
+            )
+    return names
+
+
+def _output_names(model: keras.Model) -> tuple[str, ...]:
+    if len(model.outputs) == 1:
+        return ("output",)
+    names = tuple(model.output_names)
+    return names if len(set(names)) == len(names) else tuple(f"output_{index}" for index in range(len(names)))
 
 
 def _static_spec(tensor, name: str) -> keras.InputSpec:

@@ -30,11 +30,29 @@ def load_manifest(bundle):
     manifest = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
     if manifest["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format_version must be {FORMAT_VERSION}. Received: {manifest['format_version']}.")
+    check_manifest(manifest)
     for name, entry in manifest["files"].items():
         data = (bundle / name).read_bytes()
         if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise ValueError(f"{name} is damaged: it is not the file that model.json describes. Copy the bundle again.")
     return manifest
+
+
+def check_manifest(manifest):
+    """Raises ValueError for what would make the comparison mean nothing; bundle.schema.json is the definition."""
+    if not isinstance(manifest["files"], dict) or "model.tflite" not in manifest["files"]:
+        raise ValueError("model.json must list model.tflite among its files, by name.")
+    for name in manifest["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"Files must lie inside the bundle. Received: {name}.")
+    if not manifest["signatures"]:
+        raise ValueError("model.json must describe at least one signature.")
+    for signature in manifest["signatures"]:
+        for tensor in (*signature["inputs"], *signature["outputs"]):
+            if tensor["golden"] not in manifest["files"]:
+                raise ValueError(f"model.json must have the hash of {tensor['golden']}.")
+            if tensor["scale"] is not None and not tensor["scale"] > 0:
+                raise ValueError(f"A scale must be > 0. Received: {tensor['scale']} for {tensor['name']}.")
 
 
 def is_quantized(tensor):
@@ -47,7 +65,11 @@ def quantize(values, tensor):
     if not is_quantized(tensor):
         return values.astype(tensor["dtype"])
     steps = values.astype(np.float32) / np.float32(tensor["scale"])
-    rounded = np.trunc(steps + np.copysign(np.float32(0.5), steps)) + tensor["zero_point"]
+    whole = np.trunc(steps)
+    # Not trunc(steps + 0.5): the sum rounds the float below a half up to 1.
+    rounded = (
+        whole + np.where(np.abs(steps - whole) >= 0.5, np.copysign(np.float32(1), steps), 0) + tensor["zero_point"]
+    )
     limits = np.iinfo(tensor["dtype"])
     return np.clip(rounded, limits.min, limits.max).astype(tensor["dtype"])
 
@@ -77,6 +99,11 @@ def run_samples(interpreter, signature, inputs):
     return {name: np.concatenate(rows) for name, rows in outputs.items()}
 
 
+def finite(value):
+    """The value, or None for what JSON cannot hold."""
+    return value if value is not None and np.isfinite(value) else None
+
+
 def compare(tensor, golden, got, tolerance):
     """One output's largest error (plain and in LSB), its top-1 agreement, and whether it is within the tolerance."""
     golden, got = golden.astype(np.float64), got.astype(np.float64)
@@ -90,9 +117,10 @@ def compare(tensor, golden, got, tolerance):
         measures.append((abs(float(error.mean())) / tensor["scale"], tolerance["mean_error_lsb"]))
     if golden.ndim > 1 and golden.shape[-1] > 1:
         agreement = float((golden.argmax(-1) == got.argmax(-1)).mean())
-    # Not `value > most`: a NaN must fail.
-    ok = all(most is None or value <= most for value, most in measures)
-    return largest, largest_lsb, agreement, ok
+    measures = [(value, most) for value, most in measures if most is not None]
+    # Not `value > most`: a NaN must fail. So must an output that nothing measures.
+    ok = bool(measures) and all(np.isfinite(value) and value <= most for value, most in measures)
+    return finite(largest), finite(largest_lsb), agreement, ok
 
 
 def latencies_ms(interpreter, signature, inputs, repeat):
@@ -133,7 +161,7 @@ def run(bundle, repeat):
         "runtime_version": f"ai-edge-litert {version('ai-edge-litert')}",
         "device": f"{platform.system()} {platform.machine()}",
         "ok": all(oks),
-        "max_error": max(errors),
+        "max_error": None if None in errors else max(errors),
         "max_error_lsb": max((e for e in errors_lsb if e is not None), default=None),
         "top1_agreement": min((a for a in agreements if a is not None), default=None),
         "latency_ms_p50": float(np.percentile(elapsed, 50)),

@@ -1,0 +1,165 @@
+"""Conversion: the file is what was asked for, and its bundle proves it. Each conversion here starts TensorFlow once."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import OpResolverType
+
+import keras_notes as kn
+from keras_notes import errors
+from keras_notes._tflite_file import read_tflite
+from keras_notes.conversion._recipes import EDGES
+from keras_notes.verification import KERNELS, quantize
+from tests.bundles import GOLDEN_INPUT, LABELS, MODEL_FILE, bars, interpreter
+
+CONVERSIONS = [("float32", "float32"), *(("static_int8", edges) for edges in EDGES)]
+# The same float32 arithmetic in another order, on logits of up to 20: a few units in the last place.
+FLOAT32_ERROR = 1e-5
+# Of one quantization after training, for a net of two layers.
+INTEGER_ERROR_LSB = 2.0
+
+
+@pytest.fixture(params=CONVERSIONS, ids="-".join)
+def bundle(request, converted):
+    """Every recipe with every edge in turn."""
+    return converted(*request.param)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_conversion_is_equal_to_the_trained_model(bundle, kernels):
+    (output,) = kn.verify(bundle, kernels=kernels).outputs
+    assert output.top1_agreement == 1.0
+    if bundle.manifest.recipe == "float32":
+        assert output.max_error <= FLOAT32_ERROR
+    else:
+        assert output.max_error_lsb <= INTEGER_ERROR_LSB
+
+
+def test_golden_outputs_are_what_the_trained_model_gives(bundle, net):
+    inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
+    np.testing.assert_array_equal(inputs["image"], bars(200, seed=1)[0][:32])
+    np.testing.assert_allclose(outputs["output"], net.predict(inputs["image"], verbose=0), rtol=1e-5, atol=1e-6)
+    assert (bundle.directory / GOLDEN_INPUT).read_bytes() == inputs["image"].astype("<f4").tobytes()
+
+
+def test_the_edges_of_the_file_are_as_asked(bundle):
+    run = interpreter(bundle.model_path)
+    (image,), (output,) = run.get_input_details(), run.get_output_details()
+    assert image["dtype"] == output["dtype"] == np.dtype(bundle.manifest.edges)
+    assert image["shape"].tolist() == image["shape_signature"].tolist() == [1, 8, 8, 1]
+    assert output["shape"].tolist() == output["shape_signature"].tolist() == [1, 4]
+
+
+def test_the_manifest_says_what_the_interpreter_says(bundle):
+    run = interpreter(bundle.model_path).get_signature_runner("serving_default")
+    (signature,) = bundle.manifest.signatures
+    for entry, details in (
+        (signature.inputs[0], run.get_input_details()["image"]),
+        (signature.outputs[0], run.get_output_details()["output"]),
+    ):
+        assert np.dtype(entry.dtype) == details["dtype"]
+        assert entry.shape == tuple(details["shape"])
+        if bundle.manifest.edges != "float32":
+            assert (entry.scale, entry.zero_point) == details["quantization"]
+
+
+def test_a_float_edge_has_the_grid_of_the_integer_edge(converted):
+    of_float, of_int8 = (converted("static_int8", edges).manifest.signatures[0] for edges in ("float32", "int8"))
+    for ours, theirs in ((of_float.inputs, of_int8.inputs), (of_float.outputs, of_int8.outputs)):
+        assert [(e.scale, e.zero_point) for e in ours] == [(e.scale, e.zero_point) for e in theirs]
+    assert converted("float32").manifest.signatures[0].outputs[0].scale is None
+
+
+def test_only_built_in_operators_are_used_and_integers_throughout(bundle):
+    file = read_tflite(bundle.model_path)
+    assert file.custom_operators() == file.resource_operators() == ()
+    assert bool(file.float_islands()) == (bundle.manifest.recipe == "float32")
+
+
+@pytest.mark.parametrize("resolver", [OpResolverType.AUTO, OpResolverType.BUILTIN_REF])
+def test_the_three_edges_give_the_same_integers(converted, resolver):
+    x = bars(50, seed=4)[0]
+    integers = {}
+    for edges in EDGES:
+        bundle = converted("static_int8", edges)
+        (image,), (output,) = bundle.manifest.signatures[0].inputs, bundle.manifest.signatures[0].outputs
+        fed = x if edges == "float32" else quantize(x, image.scale, image.zero_point, edges)
+        run = interpreter(bundle.model_path, resolver).get_signature_runner()
+        got = np.concatenate([run(image=sample[np.newaxis])["output"] for sample in fed])
+        integers[edges] = quantize(got, output.scale, output.zero_point, "int8") if edges == "float32" else got
+    assert len(np.unique(integers["int8"])) > 50
+    np.testing.assert_array_equal(integers["float32"], integers["int8"])
+    np.testing.assert_array_equal(integers["uint8"].astype("int16") - 128, integers["int8"])
+
+
+def test_a_quantized_file_is_as_accurate_as_the_trained_model(converted, net):
+    x, y = bars(300, seed=5)
+    trained = (net.predict(x, verbose=0).argmax(-1) == y).mean()
+    assert trained > 0.95
+    # Three samples of 300: what rounding of close calls may cost.
+    assert kn.verify(converted("static_int8"), x, y).accuracy >= trained - 0.01
+    assert kn.verify(converted("float32"), x, y).accuracy == trained
+
+
+def test_the_manifest_says_what_was_asked_for(bundle):
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.labels, manifest.preprocessing, manifest.metrics) == ("bars", LABELS, None, {})
+    assert set(manifest.versions) == {"ai-edge-litert", "keras", "keras-notes", "tensorflow"}
+    assert manifest.signatures[0].golden_samples == 32
+    assert bundle.model_bytes == len((bundle.directory / MODEL_FILE).read_bytes())
+
+
+def _two_in_two_out(form):
+    left, right = keras.Input((3,), name="left"), keras.Input((4,), name="right")
+    joined = keras.layers.Concatenate()([left, right])
+    outputs = [keras.layers.Dense(2, name="first")(joined), keras.layers.Dense(5, name="second")(joined)]
+    if form == "list":
+        return keras.Model([right, left], outputs)
+    return keras.Model({"left": left, "right": right}, dict(zip(("first", "second"), outputs, strict=True)))
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_several_inputs_and_outputs_convert(tmp_path, form):
+    model, rng = _two_in_two_out(form), np.random.default_rng(0)
+    samples = {"left": rng.normal(size=(9, 3)), "right": rng.normal(size=(9, 4))}
+    given = samples if form == "dict" else [samples["right"], samples["left"]]
+    bundle = kn.convert(model, tmp_path / "bundle", "float32", golden=given)
+    assert [output.name for output in kn.verify(bundle).outputs] == ["first", "second"]
+    inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
+    for name, values in samples.items():
+        np.testing.assert_array_equal(inputs[name], values.astype("float32"))
+    wanted = keras.tree.flatten(model.predict(given, verbose=0))
+    for name, values in zip(("first", "second"), wanted, strict=True):
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_crash_of_the_converter_is_an_error_and_no_more(tmp_path):
+    # tensorflow/tensorflow#101050: full int8 of a rolled LSTM ends the converter's process.
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)], name="rolled")
+    calibration = np.random.default_rng(0).normal(size=(20, 5, 3))
+    with pytest.raises(errors.ConversionError, match=r"'rolled'.*'static_int8': the converter crashed with SIGSEGV"):
+        kn.convert(model, tmp_path / "bundle", "static_int8", calibration=calibration)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Erfinv(keras.layers.Layer):
+    """A layer whose operator LiteRT has only as TensorFlow's "Flex" one."""
+
+    def call(self, x):
+        return keras.ops.erfinv(keras.ops.tanh(x))
+
+
+def test_an_operator_that_litert_does_not_have_is_named(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), Erfinv()], name="inverse")
+    with pytest.raises(errors.ConversionError, match=r"(?s)'inverse' .*'float32': .*Erfinv"):
+        kn.convert(model, tmp_path / "bundle", "float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_stays_in_floats_is_refused_in_static_int8(tmp_path):
+    # The converter leaves LayerNormalization's NEG in float32, between a DEQUANTIZE and a QUANTIZE.
+    model = keras.Sequential([keras.Input((6,)), keras.layers.LayerNormalization(), keras.layers.Dense(2)], name="norm")
+    calibration = np.random.default_rng(0).normal(size=(50, 6))
+    with pytest.raises(errors.ConversionError, match=r"'norm' .*'static_int8' .*throughout\. Received: NEG .*norm"):
+        kn.convert(model, tmp_path / "bundle", "static_int8", calibration=calibration)
+    assert list(tmp_path.iterdir()) == []

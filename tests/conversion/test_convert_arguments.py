@@ -1,0 +1,197 @@
+"""What `convert` refuses, and that a refusal or a failure leaves nothing behind. The converter itself does not run."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_notes as kn
+from keras_notes import errors
+from keras_notes.bundle import open_bundle
+from keras_notes.conversion import _convert
+from tests.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
+
+X = bars(100, seed=1)[0]
+
+
+def _with(values, *places):
+    """A copy of X with other values at some places."""
+    changed = X.copy()
+    for place, value in zip(places, values, strict=True):
+        changed[place] = value
+    return changed
+
+
+@pytest.fixture
+def without_converter(monkeypatch):
+    """`convert` with the file of another training of the same net in the place of the converter's."""
+    monkeypatch.setattr(_convert, "convert_in_worker", lambda *_: (TESTDATA / MODEL_FILE).read_bytes())
+
+
+@pytest.fixture
+def must_not_convert(monkeypatch):
+    """Lets the test fail if `convert` comes to the converter."""
+
+    def run(*_):
+        pytest.fail("The converter must not run.")
+
+    monkeypatch.setattr(_convert, "convert_in_worker", run)
+
+
+@pytest.fixture
+def refused(net, tmp_path, must_not_convert):
+    """Calls `convert`, which must raise before it comes to the converter, and must leave nothing."""
+
+    def call(error, message, model=net, **arguments):
+        with pytest.raises(error, match=message):
+            kn.convert(model, tmp_path / "bundle", **{"recipe": "static_int8", **arguments})
+        assert list(tmp_path.iterdir()) == []
+
+    return call
+
+
+ARGUMENTS = {
+    "an unknown recipe": (
+        {"recipe": "int4", "calibration": X},
+        r"`recipe` must be one of 'float32', 'static_int8'\. Received: recipe='int4'",
+    ),
+    "unknown edges": (
+        {"edges": "int16", "calibration": X},
+        r"`edges` must be one of 'float32', 'uint8', 'int8'\. Received: edges='int16'",
+    ),
+    "integer edges of a float file": (
+        {"recipe": "float32", "edges": "int8"},
+        r"`edges` must be 'float32' for the recipe 'float32'\. Received: edges='int8'",
+    ),
+    "no calibration": ({}, "`calibration` must hold typical inputs .* Received: calibration=None. Give 100"),
+    "calibration of a float file": ({"recipe": "float32", "calibration": X}, "`calibration` must be None .*`golden`"),
+    "calibration of another shape": (
+        {"calibration": X[..., 0]},
+        r"`calibration` must have the shape \(samples, 8, 8, 1\) .* Received: shape \(100, 8, 8\)",
+    ),
+    "one number as calibration": ({"calibration": 1.0}, r"`calibration` must have the shape .* shape \(\)"),
+    "NaN in the calibration": (
+        {"calibration": _with([np.nan, np.inf, -np.inf], (17, 0, 0, 0), (17, 1, 1, 0), (40, 2, 2, 0))},
+        "`calibration` must be finite. Received: 3 NaN or infinite values .*'image', the first in sample 17. Clean",
+    ),
+    "empty calibration": ({"calibration": X[:0]}, r"`calibration` .* at least 1.* Received: \{'image': 0\}"),
+    "calibration by another name": (
+        {"calibration": {"photo": X}},
+        r"`calibration` must hold one array for each of the inputs \['image'\].* Received: \['photo'\]",
+    ),
+    "golden inputs of another shape": (
+        {"calibration": X, "golden": X[:, :4]},
+        r"`golden` must have the shape \(samples, 8, 8, 1\)",
+    ),
+    "NaN in the golden inputs": ({"calibration": X, "golden": X * np.nan}, "`golden` must be finite"),
+    "too few labels": ({"calibration": X, "labels": ["a"]}, "`labels` must hold one name a class. Received: 1 for 4"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_a_wrong_argument_is_named(refused, arguments, message):
+    refused(ValueError, message, **arguments)
+
+
+@pytest.mark.parametrize("labels", ["abcd", [0, 1, 2, 3]])
+def test_labels_that_are_no_strings_are_refused(refused, labels):
+    refused(TypeError, "`labels` must be a sequence of strings", calibration=X, labels=labels)
+
+
+def test_calibration_of_strings_is_refused(refused):
+    refused(TypeError, "`calibration` must hold numbers. Received: dtype <U", calibration=X.astype(str))
+
+
+def test_weights_that_are_nan_are_refused(refused, net):
+    broken = keras.models.clone_model(net)
+    broken.set_weights([weights * np.nan for weights in net.get_weights()])
+    message = "'bars' must give finite outputs .* Received: NaN or infinity. Check its weights"
+    refused(errors.ConversionError, message, broken, calibration=X)
+
+
+def test_integer_inputs_need_golden_samples(refused):
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    model = keras.Model(ids, keras.layers.Embedding(10, 3)(ids))
+    refused(ValueError, "`golden` must be given for a model with integer inputs", model, recipe="float32")
+
+
+@pytest.mark.parametrize("name", ["an image", "self"])
+def test_an_input_whose_name_cannot_be_kept_is_a_conversion_error(name, tmp_path):
+    image = keras.Input((3,), name=name)
+    with pytest.raises(errors.ConversionError, match=name):
+        kn.convert(keras.Model(image, keras.layers.Dense(2)(image)), tmp_path / "bundle", "float32")
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_golden_samples_are_32_evenly_spaced_ones_of_the_calibration(net, tmp_path):
+    bundle = kn.convert(net, tmp_path / "bundle", calibration=X)
+    golden = bundle.golden(bundle.manifest.signatures[0])[0]["image"]
+    places = [int(np.flatnonzero((sample == X).all((1, 2, 3)))[0]) for sample in golden]
+    assert (len(places), places[0], places[-1]) == (32, 0, 99)
+    assert set(np.diff(places)) <= {3, 4}
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_few_calibration_samples_are_each_golden_once(net, tmp_path):
+    bundle = kn.convert(net, tmp_path / "bundle", calibration=X[:5])
+    np.testing.assert_array_equal(bundle.golden(bundle.manifest.signatures[0])[0]["image"], X[:5])
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_golden_samples_without_calibration_are_seeded(net, tmp_path):
+    bundles = [kn.convert(net, tmp_path / name, "float32") for name in ("one", "two")]
+    first, second = (contents(bundle.directory) for bundle in bundles)
+    assert first == second
+    samples = bundles[0].golden(bundles[0].manifest.signatures[0])[0]["image"]
+    assert samples.shape == (32, 8, 8, 1)
+    assert abs(samples.mean()) < 0.1
+    assert abs(samples.std() - 1.0) < 0.1
+
+
+@pytest.mark.usefixtures("must_not_convert")
+def test_an_existing_directory_is_refused_at_once_and_left_as_it_is(net, testdata):
+    before = contents(testdata)
+    with pytest.raises(errors.BundleError, match="must not exist yet"):
+        kn.convert(net, testdata, calibration=X)
+    assert contents(testdata) == before
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_overwrite_replaces_a_bundle(net, testdata):
+    kn.convert(net, testdata, calibration=X, labels=LABELS, preprocessing="none", overwrite=True)
+    assert open_bundle(testdata).manifest.preprocessing == "none"
+    assert list(testdata.parent.iterdir()) == [testdata]
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_a_full_disk_leaves_the_old_bundle(net, testdata, monkeypatch):
+    before = contents(testdata)
+    # The first file is the converter's, which is read back; the second one is the bundle's.
+    with failing_after(monkeypatch, Path, "write_bytes", 2), pytest.raises(OSError, match="No space left"):
+        kn.convert(net, testdata, calibration=X, overwrite=True)
+    assert contents(testdata) == before
+    assert list(testdata.parent.iterdir()) == [testdata]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_conversion_that_fails_leaves_the_old_bundle(net, testdata, monkeypatch, overwrite):
+    def fail(*_):
+        raise errors.ConversionError("no")
+
+    monkeypatch.setattr(_convert, "convert_in_worker", fail)
+    before = contents(testdata)
+    target = testdata if overwrite else testdata.parent / "new"
+    with pytest.raises(errors.ConversionError, match="no"):
+        kn.convert(net, target, calibration=X, overwrite=overwrite)
+    assert contents(testdata) == before
+    assert list(testdata.parent.iterdir()) == [testdata]
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_a_model_is_not_changed_by_its_conversion(net, tmp_path):
+    weights, names = net.get_weights(), [layer.name for layer in net.layers]
+    kn.convert(net, tmp_path / "bundle", calibration=X)
+    assert [layer.name for layer in net.layers] == names
+    for before, after in zip(weights, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
