@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
 
 import keras_notes as kn
 from keras_notes import errors, verification
