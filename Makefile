@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# Setuptools warns at length about every editable installation.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 # TensorFlow and oneDNN report on start-up what no one can act on; errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2

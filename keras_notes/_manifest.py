@@ -56,8 +56,8 @@ class TensorEntry:
         shape: Its shape, the batch of 1 included.
         scale: Size of one step (LSB) of its integer grid; also given where the edge itself is float32. None for float.
         zero_point: The integer that stands for 0.0; None for float.
-        golden: The file with its golden values, always in the units of the trained model: float32, or int32 for ids.
-        golden_dtype: The type of the values in that file.
+        golden: The file with its golden values, always in the units of the trained model.
+        golden_dtype: The type of the values in that file: float32, or an integer type for ids.
     """
 
     name: str

@@ -14,12 +14,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_notes._litert import KERNELS
 from keras_notes._tflite_file import read_tflite
 from keras_notes.bundle import TensorEntry, check_target, open_bundle
 from keras_notes.conversion import convert
 from keras_notes.conversion._recipes import EDGES
 from keras_notes.errors import KerasNotesError, VerificationError
-from keras_notes.verification import KERNELS, Report, verify
+from keras_notes.verification import Report, verify
 
 __all__ = ["main"]
 

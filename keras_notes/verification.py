@@ -13,21 +13,14 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keras_notes._checks import check_choice, received
+from keras_notes._litert import KERNELS, Runtime
 from keras_notes._tflite_file import TfliteFile, read_tflite
 from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, open_bundle
 from keras_notes.errors import BundleError, VerificationError
 
-__all__ = ["KERNELS", "OutputReport", "Report", "quantize", "verify"]
-
-# Kernel sets differ in rounding, so an integer comparison says which one it ran on.
-KERNELS = {
-    "xnnpack": OpResolverType.AUTO,
-    "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    "reference": OpResolverType.BUILTIN_REF,
-}
+__all__ = ["OutputReport", "Report", "verify"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def verify(
     directory = bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
     bundle = open_bundle(directory)
     samples, labels = _checked_samples(bundle.manifest.signatures[0], x, y)
-    runs = [_Runtime(bundle, entry, kernels) for entry in bundle.manifest.signatures]
+    runs = [Runtime(bundle, entry, kernels) for entry in bundle.manifest.signatures]
     file = read_tflite(bundle.model_path)
     _check_described(bundle, file)
     results = [_compare(bundle, run) for run in runs]
@@ -144,16 +137,6 @@ def verify(
     return report
 
 
-def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: str) -> np.ndarray:
-    """round(values / scale) + zero_point, halves away from zero as in LiteRT's QUANTIZE, saturated to the type."""
-    steps = np.asarray(values, np.float32) / np.float32(scale)
-    whole = np.trunc(steps)
-    # Not trunc(steps + 0.5): the sum rounds the float below a half up to 1.
-    rounded = whole + np.where(np.abs(steps - whole) >= 0.5, np.copysign(np.float32(1), steps), 0)
-    limits = np.iinfo(dtype)
-    return np.clip(rounded + zero_point, limits.min, limits.max).astype(dtype)
-
-
 def _check_described(bundle: Bundle, file: TfliteFile) -> None:
     """Raises BundleError unless the file has the tensors that the manifest describes, on the same grids."""
     signatures = {signature.name: signature for signature in file.signatures}
@@ -175,46 +158,7 @@ def _check_described(bundle: Bundle, file: TfliteFile) -> None:
                 )
 
 
-class _Runtime:
-    """One signature of a bundle on LiteRT, fed and read in the units of the trained model."""
-
-    def __init__(self, bundle: Bundle, signature: SignatureEntry, kernels: str) -> None:
-        self.signature = signature
-        try:
-            self._interpreter = Interpreter(
-                str(bundle.model_path), num_threads=1, experimental_op_resolver_type=KERNELS[kernels]
-            )
-            self._interpreter.allocate_tensors()
-            self._run = self._interpreter.get_signature_runner(signature.name)
-        except (ValueError, RuntimeError) as error:
-            raise BundleError(f"LiteRT cannot load {str(bundle.model_path)!r}: {error}") from error
-
-    def outputs(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the samples one by one, each from a fresh state, and stacks the outputs."""
-        count = len(next(iter(inputs.values())))
-        rows = [self._one({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(count)]
-        return {entry.name: np.concatenate([row[entry.name] for row in rows]) for entry in self.signature.outputs}
-
-    def _one(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._interpreter.reset_all_variables()
-        fed = {entry.name: _to_edge(entry, inputs[entry.name]) for entry in self.signature.inputs}
-        results = self._run(**fed)
-        return {entry.name: _from_edge(entry, results[entry.name]) for entry in self.signature.outputs}
-
-
-def _to_edge(entry: TensorEntry, values: np.ndarray) -> np.ndarray:
-    if entry.dtype in ("int8", "uint8") and entry.scale is not None and entry.zero_point is not None:
-        return quantize(values, entry.scale, entry.zero_point, entry.dtype)
-    return values.astype(entry.dtype)
-
-
-def _from_edge(entry: TensorEntry, values: np.ndarray) -> np.ndarray:
-    if entry.dtype in ("int8", "uint8") and entry.scale is not None and entry.zero_point is not None:
-        return (values.astype(np.float32) - np.float32(entry.zero_point)) * np.float32(entry.scale)
-    return values
-
-
-def _compare(bundle: Bundle, run: _Runtime) -> list[tuple[OutputReport, list[str]]]:
+def _compare(bundle: Bundle, run: Runtime) -> list[tuple[OutputReport, list[str]]]:
     inputs, golden = bundle.golden(run.signature)
     outputs = run.outputs(inputs)
     tolerance = bundle.manifest.tolerance
@@ -271,6 +215,8 @@ def _checked_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[st
         )
     samples = {entry.name: np.asarray(named[entry.name]) for entry in signature.inputs}
     labels = np.asarray(y)
+    if len(signature.outputs) != 1:
+        raise ValueError(f"Accuracy needs a model with one output. Received: {len(signature.outputs)} outputs.")
     _check_labels(labels, signature.outputs[0])
     for entry in signature.inputs:
         array = samples[entry.name]
@@ -303,7 +249,7 @@ def _check_labels(labels: np.ndarray, output: TensorEntry) -> None:
         )
 
 
-def _accuracy(run: _Runtime, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+def _accuracy(run: Runtime, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
     outputs = run.outputs(samples)[run.signature.outputs[0].name]
     return float((outputs.argmax(-1) == labels).mean())
 

@@ -8,7 +8,7 @@ Seeded, so that it gives the same bundle on the same machine. Its metrics state 
 from __future__ import annotations
 
 import keras_notes as kn
-from keras_notes.verification import KERNELS
+from keras_notes._litert import KERNELS
 from tests.bundles import LABELS, TESTDATA, bars, trained_net
 
 SEED = 7

@@ -85,7 +85,7 @@ def test_importing_the_package_never_imports_tf_mot_and_leaves_the_environment_a
 def test_modules_stay_readable_in_one_sitting():
     sources = [*(ROOT / "keras_notes").rglob("*.py"), *(ROOT / "tflite").rglob("*.py")]
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources}
-    assert {name: length for name, length in lengths.items() if length > 340} == {}
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
 
 
 def test_the_readme_shows_the_public_names():

@@ -8,9 +8,9 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 import keras_notes as kn
-from keras_notes import errors, verification
+from keras_notes import _litert, errors
+from keras_notes._litert import KERNELS, quantize
 from keras_notes.bundle import open_bundle
-from keras_notes.verification import KERNELS, quantize
 from tests.bundles import (
     GOLDEN_INPUT,
     MODEL_FILE,
@@ -58,7 +58,7 @@ def test_the_kernels_are_the_ones_that_were_asked_for(monkeypatch, kernels, reso
         chosen.append(experimental_op_resolver_type)
         return Interpreter(*arguments, experimental_op_resolver_type=experimental_op_resolver_type, **options)
 
-    monkeypatch.setattr(verification, "Interpreter", recording)
+    monkeypatch.setattr(_litert, "Interpreter", recording)
     kn.verify(TESTDATA, kernels=kernels)
     assert chosen == [resolver]
 

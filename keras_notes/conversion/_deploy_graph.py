@@ -110,6 +110,11 @@ class DeployGraph:
                 f"`{argument}` must be finite. Received: {int(wrong.sum())} NaN or infinite values for the input "
                 f"{name!r}, the first in sample {sample}. Clean or drop those samples."
             )
+        if np.dtype(spec.dtype).kind in "iu" and (array != np.round(array)).any():
+            raise ValueError(
+                f"`{argument}` must hold integers for the input {name!r} of dtype {spec.dtype}. "
+                f"Received: dtype {array.dtype} with fractions."
+            )
         return array.astype(spec.dtype)
 
 

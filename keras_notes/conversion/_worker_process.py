@@ -24,6 +24,13 @@ __all__ = ["convert_in_worker"]
 # The last line of a Python traceback: "package.SomeError: reason".
 _EXCEPTION_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
 _LONGEST_REASON = 600
+_SIGNAL_HINTS = {
+    signal.SIGSEGV: (
+        "Known cause: a rolled LSTM or GRU in full int8 (tensorflow/tensorflow#101050). Build the layer with "
+        "unroll=True, or use the recipe 'float32'."
+    ),
+    signal.SIGKILL: "Likely cause: the machine ran out of memory. Give fewer calibration samples.",
+}
 
 
 def convert_in_worker(
@@ -49,21 +56,19 @@ def convert_in_worker(
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"},
             check=False,
         )
-        if result.returncode != 0:
+        tflite = job / "model.tflite"
+        if result.returncode != 0 or not tflite.is_file():
             raise ConversionError(
                 f"The model {graph.model.name!r} could not be converted with the recipe {recipe.name!r}: "
                 f"{_reason(result.returncode, result.stderr)}"
             )
-        return (job / "model.tflite").read_bytes()
+        return tflite.read_bytes()
 
 
 def _reason(returncode: int, stderr: str) -> str:
     if returncode < 0:
-        name = signal.Signals(-returncode).name
-        return (
-            f"the converter crashed with {name}. Known cause: a rolled LSTM or GRU in full int8 "
-            f"(tensorflow/tensorflow#101050). Build the layer with unroll=True, or use the recipe 'float32'."
-        )
+        number = signal.Signals(-returncode)
+        return f"the converter crashed with {number.name}. {_SIGNAL_HINTS.get(number, '')}".rstrip()
     matches = _EXCEPTION_LINE.findall(stderr)
-    reason = matches[-1] if matches else stderr.strip()[-_LONGEST_REASON:]
-    return reason[:_LONGEST_REASON]
+    reason = matches[-1][:_LONGEST_REASON] if matches else stderr.strip()[-_LONGEST_REASON:]
+    return reason or f"the converter ended with exit code {returncode} and wrote nothing."

@@ -7,9 +7,9 @@ from ai_edge_litert.interpreter import OpResolverType
 
 import keras_notes as kn
 from keras_notes import errors
+from keras_notes._litert import KERNELS, quantize
 from keras_notes._tflite_file import read_tflite
 from keras_notes.conversion._recipes import EDGES
-from keras_notes.verification import KERNELS, quantize
 from tests.bundles import GOLDEN_INPUT, LABELS, MODEL_FILE, bars, interpreter
 
 CONVERSIONS = [("float32", "float32"), *(("static_int8", edges) for edges in EDGES)]

@@ -75,3 +75,9 @@ def test_a_signal_is_told_by_name(convert_by, name):
 def test_an_exit_without_an_exception_is_told_by_what_it_printed(convert_by):
     with pytest.raises(errors.ConversionError, match="static_int8': out of luck"):
         convert_by("import sys\nsys.stderr.write('out of luck')\nsys.exit(3)")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_exit_without_a_file_or_a_word_is_an_error(convert_by, code):
+    with pytest.raises(errors.ConversionError, match=f"ended with exit code {code} and wrote nothing"):
+        convert_by(f"raise SystemExit({code})")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import OpResolverType
 
+from keras_notes._litert import quantize
 from keras_notes._tflite_file import read_tflite
 from keras_notes.bundle import open_bundle
-from keras_notes.verification import quantize
 from tests.bundles import MODEL_FILE, TESTDATA, interpreter, runner_module
 
 runner = runner_module()
