@@ -12,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 help:
 	@echo "make demo        set up, then the main job: from a teacher to a verified int8 file (build/digits/)"
-	@echo "make test        set up, then all tests on TensorFlow, and the backend-agnostic ones on JAX"
+	@echo "make test        set up, then the tests on TensorFlow, and the backend-agnostic ones on JAX"
 	@echo "make test-slow   the tests that take long: the whole demo, a clean installation"
 	@echo "make test-torch  the backend-agnostic tests on PyTorch (installs torch)"
 	@echo "make bench       the side-by-side measurements"
@@ -20,7 +20,7 @@ help:
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(PIP) --upgrade pip
 
 $(VENV)/.demo-installed: pyproject.toml | $(BIN)/python

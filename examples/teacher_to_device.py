@@ -218,7 +218,9 @@ def run_on_device(bundles):
     for _ in range(LATENCY_ROUNDS):
         for name, bundle in bundles.items():
             command = [sys.executable, "-c", ON_DEVICE, str(RUNNER), str(bundle.directory), "--repeat", "300"]
-            result = subprocess.run(command, capture_output=True, text=True, check=True)
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                sys.exit(f"{name}: run.py ended with exit code {result.returncode}: {result.stdout}{result.stderr}")
             rounds[name].append(json.loads(result.stdout))
     return {
         name: {**lines[0], "latency_ms_p50": statistics.median(line["latency_ms_p50"] for line in lines)}

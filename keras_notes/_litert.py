@@ -1,4 +1,4 @@
-"""A signature of a bundle on LiteRT, in the units of the trained model. Needs neither Keras nor TensorFlow."""
+"""A signature of a bundle on LiteRT, in the units of the trained model. Imports neither Keras nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class Runtime:
     def _one(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self._interpreter.reset_all_variables()
         fed = {entry.name: _to_edge(entry, inputs[entry.name]) for entry in self.signature.inputs}
-        results = self._run(**fed)
+        try:
+            results = self._run(**fed)
+        except RuntimeError as error:
+            raise BundleError(f"LiteRT cannot run the model on such a sample: {error}") from error
         return {entry.name: _from_edge(entry, results[entry.name]) for entry in self.signature.outputs}
 
 

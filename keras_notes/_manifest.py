@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ __all__ = [
 FORMAT_VERSION = 1
 MODEL_FILE = "model.tflite"
 MANIFEST_FILE = "model.json"
+# What stands in the place of the manifest's own hash while it is computed.
+_NO_HASH = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,24 @@ class Tolerance:
     """The largest error against the golden outputs. None where a measure does not apply.
 
     Attributes:
-        max_error: Largest absolute error, relative to max(1, largest absolute golden output).
+        max_error: Largest absolute error, relative to the largest absolute golden output.
         max_error_lsb: Largest absolute error in steps of the output's integer grid.
+        rms_error_lsb: Largest root mean square of the error, in those steps.
         mean_error_lsb: Largest absolute value of the mean signed error, in those steps.
     """
 
     max_error: float | None
     max_error_lsb: float | None
+    rms_error_lsb: float | None
     mean_error_lsb: float | None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of model.json. See `tflite/bundle.schema.json`."""
+    """The content of model.json. See `tflite/bundle.schema.json`. `to_json` fills in `manifest_sha256`."""
 
     format_version: int
+    manifest_sha256: str
     name: str
     recipe: str
     edges: str
@@ -112,8 +118,14 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The content of model.json."""
-    return json.dumps(dataclasses.asdict(manifest), indent=2, allow_nan=False) + "\n"
+    """The content of model.json, with its hash.
+
+    Raises:
+        BundleError: If it does not follow the schema.
+    """
+    unsigned = json.dumps({**dataclasses.asdict(manifest), "manifest_sha256": _NO_HASH}, indent=2) + "\n"
+    _check_schema(json.loads(unsigned), "The manifest")
+    return unsigned.replace(_NO_HASH, hashlib.sha256(unsigned.encode()).hexdigest(), 1)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -122,8 +134,9 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BundleError: If it is no JSON, of another format version, or does not follow the schema.
     """
+    content = path.read_bytes()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(content)
     except ValueError as error:
         raise BundleError(f"{str(path)!r} must be JSON. Received: {error}.") from error
     version = data.get("format_version") if isinstance(data, dict) else None
@@ -132,13 +145,21 @@ def read_manifest(path: Path) -> Manifest:
             f"{str(path)!r} must have format_version {FORMAT_VERSION}. {received(format_version=version)} "
             f"Convert the model again with this version of keras_notes."
         )
-    if violation := jsonschema.exceptions.best_match(_schema().iter_errors(data)):
+    _check_schema(data, repr(str(path)))
+    stated = data["manifest_sha256"]
+    found = hashlib.sha256(content.replace(stated.encode(), _NO_HASH.encode(), 1)).hexdigest()
+    if found != stated:
         raise BundleError(
-            f"{str(path)!r} does not follow the bundle schema: {violation.message}, at {violation.json_path}."
+            f"{str(path)!r} is damaged: it must have the SHA-256 {stated}. Received: {found}. Copy the bundle again."
         )
     manifest = _manifest(data)
     _check_golden_sizes(path, manifest)
     return manifest
+
+
+def _check_schema(data: dict[str, Any], what: str) -> None:
+    if violation := jsonschema.exceptions.best_match(_schema().iter_errors(data)):
+        raise BundleError(f"{what} does not follow the bundle schema: {violation.message}, at {violation.json_path}.")
 
 
 @functools.cache

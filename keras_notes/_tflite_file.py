@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of the main graph, with the indices of its tensors; `name` is the custom code of a custom one."""
+    """An operator of a graph, with the indices of its tensors; `name` is the custom code of a custom one."""
 
     name: str
     is_custom: bool
@@ -61,31 +62,33 @@ class Signature:
 
 @dataclass(frozen=True)
 class TfliteFile:
-    """The first graph of a .tflite file (the one that runs), and its signatures."""
+    """The main graph of a .tflite file, its signatures, and the bodies of its loops and branches."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     signatures: tuple[Signature, ...]
+    bodies: tuple[TfliteFile, ...] = ()
 
     def operator_counts(self) -> dict[str, int]:
         """How often each operator occurs, the most frequent first."""
-        return dict(Counter(operator.name for operator in self.operators).most_common())
+        return dict(Counter(operator.name for operator in self._all_operators()).most_common())
 
     def float_islands(self) -> tuple[str, ...]:
         """The operators that compute in floating point, as "NAME tensor": none in a fully integer graph."""
-        return tuple(
-            f"{operator.name} {self.tensors[operator.outputs[0]].name}"
+        islands = tuple(
+            f"{operator.name} {self.tensors[operator.outputs[0]].name if operator.outputs else ''}".rstrip()
             for operator in self.operators
             if operator.name not in _EDGE_OPERATORS and self._touches_float(operator)
         )
+        return islands + tuple(island for body in self.bodies for island in body.float_islands())
 
     def custom_operators(self) -> tuple[str, ...]:
         """The operators that are no built-ins, TensorFlow's "Flex" ones among them."""
-        return tuple(sorted({operator.name for operator in self.operators if operator.is_custom}))
+        return tuple(sorted({operator.name for operator in self._all_operators() if operator.is_custom}))
 
     def resource_operators(self) -> tuple[str, ...]:
         """The operators on variables: weights that the converter failed to freeze."""
-        return tuple(sorted({operator.name for operator in self.operators} & _RESOURCE_OPERATORS))
+        return tuple(sorted({operator.name for operator in self._all_operators()} & _RESOURCE_OPERATORS))
 
     def input_grid(self, index: int) -> Tensor:
         """The quantized tensor behind an input: itself, or what a QUANTIZE at the float edge makes of it."""
@@ -101,6 +104,9 @@ class TfliteFile:
                 return self.tensors[operator.inputs[0]]
         return self.tensors[index]
 
+    def _all_operators(self) -> tuple[Operator, ...]:
+        return self.operators + tuple(operator for body in self.bodies for operator in body.operators)
+
     def _touches_float(self, operator: Operator) -> bool:
         touched = (self.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0)
         return any(tensor.dtype in _FLOAT_DTYPES for tensor in touched)
@@ -114,10 +120,9 @@ def read_tflite(path: Path) -> TfliteFile:
     """
     try:
         model = flatbuffer_utils.read_model(str(path))
-        graph = model.subgraphs[0]
-        tensors = tuple(_tensor(tensor, model.buffers) for tensor in graph.tensors)
-        operators = tuple(_operator(operator, model.operatorCodes) for operator in graph.operators)
-        return TfliteFile(tensors, operators, tuple(_signature(entry) for entry in model.signatureDefs or ()))
+        main, *bodies = (_graph(graph, model) for graph in model.subgraphs)
+        signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
+        return dataclasses.replace(main, signatures=signatures, bodies=tuple(bodies))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
         # What reading a flatbuffer at offsets that are none runs into.
         raise BundleError(f"{str(path)!r} must be a .tflite file. Received: {error!r}.") from error
@@ -125,6 +130,12 @@ def read_tflite(path: Path) -> TfliteFile:
 
 def _text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else value or ""
+
+
+def _graph(graph, model) -> TfliteFile:
+    tensors = tuple(_tensor(tensor, model.buffers) for tensor in graph.tensors)
+    operators = tuple(_operator(operator, model.operatorCodes) for operator in graph.operators)
+    return TfliteFile(tensors, operators, signatures=())
 
 
 def _tensor(tensor, buffers) -> Tensor:

@@ -82,10 +82,11 @@ class Bundle:
         """Records figures that were measured on the .tflite file itself in the manifest, and returns the new bundle."""
         merged = {**self.manifest.metrics, **{name: float(value) for name, value in metrics.items()}}
         manifest = dataclasses.replace(self.manifest, metrics=merged)
+        content = to_json(manifest)
         beside = self.directory / (MANIFEST_FILE + ".new")
-        beside.write_text(to_json(manifest))
+        beside.write_text(content)
         os.replace(beside, self.directory / MANIFEST_FILE)
-        return Bundle(self.directory, manifest)
+        return open_bundle(self.directory)
 
 
 def open_bundle(directory: str | os.PathLike[str]) -> Bundle:
@@ -110,7 +111,7 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
     Raises:
         BundleError: If something is in the way.
     """
-    path = Path(directory)
+    path = Path(directory).resolve()
     if not path.exists():
         return path
     if not overwrite:
@@ -121,6 +122,13 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
     if not (path / MANIFEST_FILE).is_file():
         raise BundleError(
             f"Only a bundle may be overwritten, and {str(path)!r} holds no {MANIFEST_FILE}. Choose another directory."
+        )
+    listed = {MANIFEST_FILE, *read_manifest(path / MANIFEST_FILE).files}
+    others = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - listed
+    if others:
+        raise BundleError(
+            f"Only a bundle may be overwritten, and {str(path)!r} holds other files: {', '.join(sorted(others)[:5])}. "
+            f"Move them, or choose another directory."
         )
     return path
 
@@ -146,18 +154,19 @@ def write_bundle(
     target = check_target(directory, overwrite)
     entries = {name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
     manifest = dataclasses.replace(manifest, files=entries)
+    content = to_json(manifest)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         for name, data in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
             (beside / name).write_bytes(data)
-        (beside / MANIFEST_FILE).write_text(to_json(manifest))
+        (beside / MANIFEST_FILE).write_text(content)
         beside.chmod(0o755)
         _move_into_place(beside, target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Bundle(target, manifest)
+    return open_bundle(target)
 
 
 def _move_into_place(beside: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Verification: runs a bundle on LiteRT and compares it with the trained model. Needs neither Keras nor TensorFlow.
+"""Verification: runs a bundle on LiteRT and compares it with the trained model. Imports neither Keras nor TensorFlow.
 
 Conversion wrote the golden outputs; here they are only compared, by the same rules as in every runner of `tflite/`.
 """
@@ -36,6 +36,7 @@ class OutputReport:
     max_error: float
     mean_error: float
     max_error_lsb: float | None
+    rms_error_lsb: float | None
     mean_error_lsb: float | None
     top1_agreement: float | None
 
@@ -166,7 +167,7 @@ def _compare(bundle: Bundle, run: Runtime) -> list[tuple[OutputReport, list[str]
     for entry in run.signature.outputs:
         wanted, got = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
         output = _output_report(run.signature.name, entry, wanted, got)
-        compared.append((output, _failures(output, tolerance, max(1.0, float(np.abs(wanted).max())))))
+        compared.append((output, _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)))
     return compared
 
 
@@ -181,6 +182,7 @@ def _output_report(signature: str, entry: TensorEntry, wanted: np.ndarray, got: 
         max_error=largest,
         mean_error=mean,
         max_error_lsb=None if entry.scale is None else largest / entry.scale,
+        rms_error_lsb=None if entry.scale is None else float(np.sqrt(np.square(error).mean())) / entry.scale,
         mean_error_lsb=None if entry.scale is None else mean / entry.scale,
         top1_agreement=agreement,
     )
@@ -192,6 +194,7 @@ def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> l
     measures = (
         ("largest error", output.max_error, limit, ""),
         ("largest error", output.max_error_lsb, tolerance.max_error_lsb, " LSB"),
+        ("root mean square error", output.rms_error_lsb, tolerance.rms_error_lsb, " LSB"),
         ("mean error", output.mean_error_lsb, tolerance.mean_error_lsb, " LSB"),
     )
     return [
@@ -257,6 +260,8 @@ def _accuracy(run: Runtime, samples: Mapping[str, np.ndarray], labels: np.ndarra
 def _output_line(output: OutputReport) -> str:
     error = f"error max {output.max_error:.3g}, mean {output.mean_error:.3g}"
     if output.max_error_lsb is not None:
-        error += f"; in LSB max {output.max_error_lsb:.2f}, mean {output.mean_error_lsb:.2f}"
+        error += (
+            f"; in LSB max {output.max_error_lsb:.2f}, rms {output.rms_error_lsb:.2f}, mean {output.mean_error_lsb:.2f}"
+        )
     agreement = "" if output.top1_agreement is None else f"; top-1 agreement {output.top1_agreement:.4f}"
     return f"{output.signature}/{output.name}: {error}{agreement}"

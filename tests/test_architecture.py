@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 import keras_notes as kn
@@ -67,8 +69,6 @@ def test_all_names_are_there_and_sorted(name):
 
 
 def test_every_public_class_of_losses_and_distillation_is_registered_for_saving():
-    import keras
-
     for cls in (kn.losses.FocalLoss, kn.losses.DistillationLoss, kn.Distiller):
         assert keras.saving.get_registered_name(cls) == f"keras_notes>{cls.__name__}"
 
@@ -94,6 +94,24 @@ def test_the_readme_shows_the_public_names():
         assert name in readme
 
 
+def test_the_readme_has_every_figure():
+    assert "@@" not in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_runs_as_printed(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+
+    def model(*last):
+        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), *last])
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 6)).astype("float32"), rng.integers(0, 3, 64)
+    models = {"teacher": model(), "student": model(), "classifier": model(keras.layers.Softmax())}
+    exec(code, {**models, "x": x, "y": np.where(np.arange(64) < 32, y, -1), "x_test": x, "y_test": y})
+    assert (tmp_path / "build" / "my_bundle" / "model.tflite").is_file()
+
+
 def test_the_version_has_one_home():
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     found = [
@@ -111,7 +129,8 @@ def test_the_wheel_holds_the_package_only_and_works_in_a_clean_environment(tmp_p
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"keras_notes"}
-    assert {"keras_notes/py.typed", "keras_notes/CHANGELOG.md"} <= set(names)
+    data = ("py.typed", "CHANGELOG.md", "bundle.schema.json")
+    assert {f"keras_notes/{name}" for name in data} <= set(names)
     assert run("-m", "venv", tmp_path / "clean").returncode == 0
     python = tmp_path / "clean" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True, capture_output=True)

@@ -43,7 +43,7 @@ def test_what_is_written_is_what_is_opened(tmp_path):
     manifest, files = _parts()
     written = write_bundle(tmp_path / "new" / "bundle", manifest, files)
     assert open_bundle(written.directory) == written
-    assert written.manifest == manifest
+    assert dataclasses.replace(written.manifest, manifest_sha256=manifest.manifest_sha256) == manifest
     assert {name: data for name, data in contents(written.directory).items() if name != "model.json"} == files
     assert _alone(written.directory)
 
@@ -149,9 +149,54 @@ def test_an_existing_directory_is_refused_and_left_as_it_is(old):
     assert _alone(directory)
 
 
+def test_overwrite_refuses_a_folder_with_anything_else_in_it(old):
+    directory, _ = old
+    (directory / "golden" / "thesis.txt").write_bytes(b"years of work")
+    before = contents(directory)
+    with pytest.raises(errors.BundleError, match=r"holds other files: golden/thesis\.txt"):
+        write_bundle(directory, *_new_parts(), overwrite=True)
+    assert contents(directory) == before
+
+
+def test_overwrite_refuses_a_model_json_of_another_program(tmp_path):
+    (tmp_path / "model.json").write_text('{"format": "layers-model", "weightsManifest": []}')
+    with pytest.raises(errors.BundleError, match="must have format_version 1"):
+        write_bundle(tmp_path, *_new_parts(), overwrite=True)
+    assert set(contents(tmp_path)) == {"model.json"}
+
+
+def test_overwrite_through_a_link_replaces_what_it_points_to(old, tmp_path):
+    directory, _ = old
+    link = tmp_path / "link"
+    link.symlink_to(directory)
+    write_bundle(link, *_new_parts(), overwrite=True)
+    assert link.is_symlink()
+    assert open_bundle(directory).manifest.name == "new"
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_written(testdata, tmp_path):
+    before = contents(testdata)
+    with pytest.raises(errors.BundleError, match="'top-1' does not match"):
+        open_bundle(testdata).with_metrics({"top-1": 0.9})
+    assert contents(testdata) == before
+    manifest, files = _new_parts()
+    with pytest.raises(errors.BundleError, match="The manifest does not follow the bundle schema"):
+        write_bundle(tmp_path / "new", dataclasses.replace(manifest, preprocessing=["a"]), files)
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_flipped_byte_of_the_manifest_is_found(testdata):
+    path = testdata / "model.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        for bit in (1, 4):
+            path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+            with pytest.raises(errors.BundleError):
+                open_bundle(testdata)
+
+
 def test_overwrite_replaces_a_bundle(old):
     directory, _ = old
-    (directory / "golden" / "stale.bin").write_bytes(b"stale")
     manifest, files = _new_parts()
     write_bundle(directory, manifest, files, overwrite=True)
     assert open_bundle(directory).manifest.name == "new"

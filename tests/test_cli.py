@@ -62,7 +62,6 @@ def _cannot(capsys, *arguments):
     return line
 
 
-@pytest.mark.slow
 def test_a_model_is_converted_verified_and_replaced(capsys, files, tmp_path):
     target = tmp_path / "bundle"
     code, out, err = _run(capsys, "convert", files / "net.keras", "-o", target, "--recipe", "float32")

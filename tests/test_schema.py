@@ -135,4 +135,5 @@ def test_a_broken_manifest_is_refused(testdata, edit):
 def test_the_unbroken_manifest_is_not_refused(testdata):
     edit_manifest(testdata, lambda manifest: manifest)
     assert _is_valid(_manifest(testdata))
-    assert open_bundle(testdata).manifest == open_bundle(TESTDATA).manifest
+    unbroken = dataclasses.replace(open_bundle(testdata).manifest, manifest_sha256="")
+    assert unbroken == dataclasses.replace(open_bundle(TESTDATA).manifest, manifest_sha256="")

@@ -104,9 +104,25 @@ def test_a_golden_output_shifted_by_2_lsb_fails(testdata, shift_lsb):
     shift = shift_lsb * output_lsb(open_bundle(testdata))
     rewrite_golden(testdata, lambda values: values + shift)
     report = _failed(testdata)
-    assert "mean error" in report.failures[0]
+    assert "the mean error" in report.failures[-1]
     assert report.outputs[0].mean_error_lsb == pytest.approx(-shift_lsb, abs=1.0)
     assert "bars: FAIL" in str(report)
+
+
+def test_classes_shifted_against_each_other_fail(testdata):
+    # The mean over all classes is 0, and no single error is beyond the limit.
+    shifts = np.float32([3, -3, 3, -3]) * output_lsb(open_bundle(testdata))
+    rewrite_golden(testdata, lambda values: (values.reshape(-1, 4) + shifts).ravel())
+    report = _failed(testdata)
+    assert abs(report.outputs[0].mean_error_lsb) < 1
+    assert report.outputs[0].max_error_lsb < 24
+    assert "root mean square" in report.failures[0]
+
+
+def test_small_outputs_are_compared_by_their_own_size(converted, tmp_path):
+    directory = copied(converted("float32"), tmp_path / "bundle")
+    rewrite_golden(directory, lambda values: values * np.float32(1e-6))
+    assert "largest error" in _failed(directory).failures[0]
 
 
 def test_one_golden_output_far_off_fails(testdata):

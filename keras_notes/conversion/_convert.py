@@ -85,6 +85,8 @@ def convert(
     """
     chosen = recipe_named(recipe)
     _check_edges(chosen, edges, calibration)
+    if not isinstance(preprocessing, (str, type(None))):
+        raise TypeError(f"`preprocessing` must be words. {received(preprocessing=preprocessing)}")
     target = check_target(directory, overwrite)
     graph = deploy_graph(model)
     samples = None if calibration is None else graph.arrays("calibration", calibration)
@@ -100,6 +102,7 @@ def convert(
     signatures = tuple(_signature(entry, file, golden_inputs, golden_outputs, files) for entry in file.signatures)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
+        manifest_sha256="",
         name=model.name,
         recipe=chosen.name,
         edges=edges,

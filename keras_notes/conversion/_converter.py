@@ -2,17 +2,17 @@
 
     python _converter.py JOB
 
-JOB is a directory with `saved_model/`, `job.json` ({"signature", "is_integer", "edges"}) and, for an integer recipe,
-`calibration.npz` (samples by input name). The result is JOB/model.tflite. It is a program and not a function because
-TensorFlow's converter can end its process (a rolled LSTM in full int8 does, tensorflow/tensorflow#101050), and because
-it leaks memory from one conversion to the next. It imports nothing of keras_notes, so that it starts without Keras.
+JOB is a directory with `saved_model/`, `job.json` ({"signature", "is_integer", "edges", "inputs"}) and, for an integer
+recipe, `calibration.npz` (samples of each input, in the order of "inputs"). The result is JOB/model.tflite.
+
+It is a program and not a function because TensorFlow's converter can end its process (a rolled LSTM in full int8 does,
+tensorflow/tensorflow#101050), and because it leaks memory from one conversion to the next. It imports nothing of
+keras_notes, so that it starts without Keras.
 """
 
 import json
 import sys
 from pathlib import Path
-
-EDGE_DTYPES = ("float32", "uint8", "int8")
 
 
 def convert(job: Path) -> bytes:
@@ -28,21 +28,21 @@ def convert(job: Path) -> bytes:
     if settings["is_integer"]:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: calibration_samples(job, settings["signature"])
-        edge_dtype = {name: getattr(tf, name) for name in EDGE_DTYPES}[settings["edges"]]
+        converter.representative_dataset = lambda: calibration_samples(job, settings)
+        edge_dtype = tf.as_dtype(settings["edges"])
         converter.inference_input_type = edge_dtype
         converter.inference_output_type = edge_dtype
     return converter.convert()
 
 
-def calibration_samples(job: Path, signature: str):
+def calibration_samples(job: Path, settings: dict):
     """Yields the calibration data one sample at a time, as (signature, {input name: array of batch 1})."""
     import numpy as np
 
     with np.load(job / "calibration.npz") as arrays:
-        samples = dict(arrays)
+        samples = dict(zip(settings["inputs"], arrays.values(), strict=True))
     for index in range(len(next(iter(samples.values())))):
-        yield signature, {name: array[index : index + 1] for name, array in samples.items()}
+        yield settings["signature"], {name: array[index : index + 1] for name, array in samples.items()}
 
 
 if __name__ == "__main__":

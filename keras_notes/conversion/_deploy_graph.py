@@ -20,6 +20,7 @@ __all__ = ["SIGNATURE", "DeployGraph", "deploy_graph"]
 SIGNATURE = "serving_default"
 # Names that Keras makes up change with every model built before; they must not reach the device.
 _MADE_UP = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
+_KEPT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BATCH = 256
 
 
@@ -71,7 +72,11 @@ class DeployGraph:
 
     def _predict_batch(self, batch: list[np.ndarray]) -> dict[str, np.ndarray]:
         # Not `predict`, which would compile a function for these few samples and warn when it is done often.
-        return {name: keras.ops.convert_to_numpy(output) for name, output in self._serve(*batch).items()}
+        try:
+            outputs = self._serve(*batch)
+        except Exception as error:  # whatever a layer raises on values that it cannot take
+            raise ConversionError(f"The model {self.model.name!r} cannot run its golden samples: {error}") from error
+        return {name: keras.ops.convert_to_numpy(output) for name, output in outputs.items()}
 
     def _serve(self, *inputs):
         outputs = self.model(list(inputs), training=False)
@@ -103,17 +108,17 @@ class DeployGraph:
                 f"`{argument}` must have the shape (samples, {', '.join(map(str, wanted))}) for the input {name!r}. "
                 f"Received: shape {array.shape}."
             )
-        wrong = ~np.isfinite(array)
+        wrong = ~np.isfinite(array.astype(spec.dtype) if array.dtype.kind == "f" and "float" in spec.dtype else array)
         if wrong.any():
             sample = int(np.argwhere(wrong)[0][0])
             raise ValueError(
                 f"`{argument}` must be finite. Received: {int(wrong.sum())} NaN or infinite values for the input "
                 f"{name!r}, the first in sample {sample}. Clean or drop those samples."
             )
-        if np.dtype(spec.dtype).kind in "iu" and (array != np.round(array)).any():
+        if not np.array_equal(array, array.astype(spec.dtype)) and "float" not in spec.dtype:
             raise ValueError(
-                f"`{argument}` must hold integers for the input {name!r} of dtype {spec.dtype}. "
-                f"Received: dtype {array.dtype} with fractions."
+                f"`{argument}` must hold integers of dtype {spec.dtype} for the input {name!r}. "
+                f"Received: dtype {array.dtype} with fractions or values out of its range."
             )
         return array.astype(spec.dtype)
 
@@ -149,9 +154,10 @@ def _input_names(model: keras.Model) -> list[str]:
         return ["input"] if len(names) == 1 else [f"input_{index}" for index in range(len(names))]
     for name in names:
         # TensorFlow makes an argument of a Python function of it.
-        if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
+        if not _KEPT.fullmatch(name) or keyword.iskeyword(name) or name == "self":
             raise ConversionError(
-                f"The name of an input must be a Python identifier and not 'self'. Received: {name!r}. "
+                f"The name of an input must be letters, digits and underscores, the first a letter, and no word of "
+                f"Python. Received: {name!r}. "
                 f"Rebuild the model with `keras.Input(..., name=...)`."
             )
     return names

@@ -26,8 +26,8 @@ _EXCEPTION_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", re.MUL
 _LONGEST_REASON = 600
 _SIGNAL_HINTS = {
     signal.SIGSEGV: (
-        "Known cause: a rolled LSTM or GRU in full int8 (tensorflow/tensorflow#101050). Build the layer with "
-        "unroll=True, or use the recipe 'float32'."
+        "Known cause: a rolled LSTM, GRU or SimpleRNN in full int8 (tensorflow/tensorflow#101050). Build the layer "
+        "with unroll=True, or use the recipe 'float32'."
     ),
     signal.SIGKILL: "Likely cause: the machine ran out of memory. Give fewer calibration samples.",
 }
@@ -44,10 +44,16 @@ def convert_in_worker(
     with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
         job = Path(directory)
         graph.save(job / "saved_model")
-        settings = {"signature": SIGNATURE, "is_integer": recipe.is_integer, "edges": edges}
+        settings = {
+            "signature": SIGNATURE,
+            "is_integer": recipe.is_integer,
+            "edges": edges,
+            "inputs": list(calibration or ()),
+        }
         (job / "job.json").write_text(json.dumps(settings))
         if calibration is not None:
-            np.savez(job / "calibration.npz", **dict(calibration))  # type: ignore[arg-type]
+            # By position: `np.savez` takes names as keywords, and an input may be called "file".
+            np.savez(job / "calibration.npz", *calibration.values())
         result = subprocess.run(
             [sys.executable, _converter.__file__, str(job)],
             capture_output=True,

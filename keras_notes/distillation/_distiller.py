@@ -8,8 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
+# Not public, but the rule by which Keras logs a loss under several replicas.
+from keras.src.losses.loss import unscale_loss_for_distribution
+
 from keras_notes._checks import check_between, check_non_negative, received
 from keras_notes.losses import DistillationLoss
+from keras_notes.losses._labels import check_same_shape, differ
 
 __all__ = ["Distiller"]
 
@@ -22,11 +26,12 @@ class Distiller(keras.Model):
 
     with w the `student_loss_weight` and r the student's regularizers and `add_loss` terms, counted once and in full.
 
-    It takes the place of `keras.distillation.Distiller`: same constructor, same `compile`, same names in the logs
-    (`loss`, `student_loss`, `distillation_loss`, `total_loss`). Only `compute_loss` is overridden, so `fit`,
-    `evaluate`, gradient accumulation, mixed precision and compilation are those of the Keras backend in use. Sample
-    weights, class weights and Keras masks reach every term. The teacher runs with `training=False` and is never
-    updated; `evaluate` runs the student once, with `training=False`.
+    It takes the place of `keras.distillation.Distiller` for models with one output: same constructor, same `compile`,
+    same names in the logs (`loss`, `student_loss`, `distillation_loss`, `total_loss`). Features of layers are not
+    matched so far. Only `compute_loss` is overridden, so `fit`, `evaluate`, gradient accumulation, mixed precision and
+    compilation are those of the Keras backend in use. Sample weights, class weights and Keras masks reach every term.
+    The teacher runs with `training=False` and is never updated; `evaluate` runs the student once, with
+    `training=False`.
 
     Samples without a label take part through the teacher alone: give them the label -1 and use a student loss with
     `ignore_class=-1`.
@@ -36,15 +41,15 @@ class Distiller(keras.Model):
             frozen: its `trainable` becomes False.
         student: The `keras.Model` to train. After training it is `distiller.student`, unwrapped.
         distillation_losses: A Keras loss or a list of them, called as `loss(teacher_output, student_output,
-            sample_weight)`; objects of `keras.distillation` that compare outputs are taken too. Defaults to
-            `DistillationLoss()`.
+            sample_weight)`. Objects of `keras.distillation` that compare outputs are taken too; they have no place
+            for sample weights, so fitting with weights is then an error. Defaults to `DistillationLoss()`.
         distillation_loss_weights: One weight >= 0 for each of them. Defaults to 1.
         student_loss_weight: w in [0, 1]. At 0 no labels are needed.
         name: Name of the model.
 
     Raises:
         TypeError: If teacher or student is not a `keras.Model`, or a distillation loss is not a loss object.
-        ValueError: If a weight is out of its range, or the outputs of teacher and student differ in shape.
+        ValueError: If a weight is out of its range, or teacher and student differ in the shape of their one output.
 
     Example:
         >>> import keras, numpy as np
@@ -83,12 +88,14 @@ class Distiller(keras.Model):
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
-        self.built = teacher.built and student.built
+        if teacher.built and student.built:
+            self.built = True
 
     def build(self, input_shape) -> None:
         for model in (self.teacher, self.student):
             if not model.built:
-                model.build(input_shape)
+                # A symbolic call builds subclassed models too, which `model.build` does not.
+                model(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
         self.built = True
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs: Any) -> None:
@@ -110,22 +117,28 @@ class Distiller(keras.Model):
         return self.student(inputs, training=training, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if y_pred is None:
+            y_pred = self(x, training=training)
         # Before the teacher runs: what its layers add to `losses` is no part of the objective.
-        regularization = self._sum_of_losses(y_pred)
+        regularization = self._regularization()
         student_loss = self._student_loss(x, y, y_pred, sample_weight, training, regularization)
         distillation_loss = self._distillation_loss(x, y_pred, sample_weight)
         weight = self.student_loss_weight
         total_loss = weight * student_loss + (1.0 - weight) * distillation_loss + regularization
         samples = ops.shape(keras.tree.flatten(y_pred)[0])[0]
-        self.student_loss_tracker.update_state(student_loss, sample_weight=samples)
-        self.distillation_loss_tracker.update_state(distillation_loss, sample_weight=samples)
-        self.total_loss_tracker.update_state(total_loss, sample_weight=samples)
+        for tracker, loss in (
+            (self.student_loss_tracker, student_loss),
+            (self.distillation_loss_tracker, distillation_loss),
+            (self.total_loss_tracker, total_loss),
+        ):
+            tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=samples)
         return total_loss
 
-    def _sum_of_losses(self, y_pred):
+    def _regularization(self):
+        """What the student's regularizers and `add_loss` terms add, by the rule of `keras.Model` for replicas."""
         total = ops.zeros((), dtype=keras.backend.floatx())
         for loss in self.losses:
-            total = total + ops.cast(ops.sum(loss), total.dtype)
+            total = total + ops.cast(self._aggregate_additional_loss(loss), total.dtype)
         return total
 
     def _student_loss(self, x, y, y_pred, sample_weight, training, regularization):
@@ -145,9 +158,10 @@ class Distiller(keras.Model):
         teacher_output = self.teacher(x, training=False)
         for loss, weight in zip(self.distillation_losses, self.distillation_loss_weights, strict=True):
             if isinstance(loss, keras.losses.Loss):
+                check_same_shape(teacher_output, y_pred, what_true="The teacher's output", what_pred="the student's")
                 value = loss(teacher_output, y_pred, sample_weight=sample_weight)
             else:
-                value = loss.compute_loss(teacher_output, y_pred)
+                value = _keras_distillation(loss, teacher_output, y_pred, sample_weight)
             total = total + weight * ops.cast(value, total.dtype)
         return total
 
@@ -179,27 +193,51 @@ def _check_models(teacher, student) -> None:
             raise TypeError(f"`{name}` must be a keras.Model. {received(**{name: type(model).__name__})}")
     if teacher is student:
         raise ValueError(f"`teacher` and `student` must be two models. Received: {teacher.name!r} for both.")
-    if not (teacher.built and student.built):
-        return
-    shapes = [tuple(output.shape) for output in keras.tree.flatten(getattr(teacher, "outputs", None) or [])]
-    student_shapes = [tuple(output.shape) for output in keras.tree.flatten(getattr(student, "outputs", None) or [])]
-    if shapes and student_shapes and shapes != student_shapes:
+    outputs = [getattr(model, "outputs", None) or [] for model in (teacher, student)]
+    for name, found in zip(("teacher", "student"), outputs, strict=True):
+        if len(found) > 1:
+            raise ValueError(f"`{name}` must have one output. Received: {len(found)} outputs.")
+    if all(outputs):
+        # The batch size may differ in what the two models say of it.
+        shapes = [tuple(found[0].shape[1:]) for found in outputs]
+        if len(shapes[0]) != len(shapes[1]) or differ(*shapes):
+            raise ValueError(
+                f"`teacher` and `student` must have outputs of the same shape, classes included. "
+                f"Received: teacher {shapes[0]}, student {shapes[1]}."
+            )
+
+
+def _keras_distillation(loss, teacher_output, student_output, sample_weight):
+    """The value of an object of `keras.distillation`, with the checks of Keras's own Distiller."""
+    if sample_weight is not None:
         raise ValueError(
-            f"`teacher` and `student` must have outputs of the same shape, classes included. "
-            f"Received: teacher {shapes}, student {student_shapes}."
+            f"Sample weights and class weights must be None with {type(loss).__name__}, which has no place for them. "
+            f"Use `keras_notes.losses.DistillationLoss` instead."
         )
+    loss.validate_outputs(teacher_output, student_output)
+    value = loss.compute_loss(teacher_output, student_output)
+    if len(value.shape) > 0:
+        raise ValueError(f"{type(loss).__name__} must return a scalar. Received: shape {tuple(value.shape)}.")
+    return value
 
 
 def _as_losses(losses) -> list:
     if losses is None:
         losses = DistillationLoss()
     losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    if not losses:
+        raise ValueError(f"`distillation_losses` must not be empty. {received(distillation_losses=losses)}")
     for loss in losses:
-        compares_outputs = hasattr(loss, "compute_loss") and not getattr(loss, "teacher_layer_name", None)
-        if not isinstance(loss, keras.losses.Loss) and not compares_outputs:
+        if getattr(loss, "teacher_layer_name", None) or getattr(loss, "student_layer_name", None):
             raise TypeError(
-                f"`distillation_losses` must hold loss objects that compare outputs, such as "
-                f"`keras_notes.losses.DistillationLoss()`. {received(distillation_losses=loss)}"
+                f"`distillation_losses` must compare outputs: features of layers are not matched yet. "
+                f"Received: {type(loss).__name__} of the layers {loss.teacher_layer_name!r} and "
+                f"{loss.student_layer_name!r}."
+            )
+        if not isinstance(loss, (keras.losses.Loss, keras.distillation.DistillationLoss)):
+            raise TypeError(
+                f"`distillation_losses` must hold loss objects, such as `keras_notes.losses.DistillationLoss()`. "
+                f"{received(distillation_losses=loss)}"
             )
     return losses
 
@@ -207,7 +245,7 @@ def _as_losses(losses) -> list:
 def _as_weights(weights, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
-    weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    weights = [weights] if isinstance(weights, (int, float)) else list(weights)
     if len(weights) != count:
         raise ValueError(
             f"`distillation_loss_weights` must hold one weight a distillation loss. "

@@ -90,7 +90,8 @@ class DistillationLoss(keras.losses.Loss):
         dtype: float32 (the default) or float64, the precision of the computation.
 
     Call arguments:
-        y_true: The teacher's logits, of shape (..., classes). -inf rules a class out.
+        y_true: The teacher's logits, of shape (..., classes). -inf rules a class out (not with `standardize`, whose
+            mean and deviation are over all classes).
         y_pred: The student's logits, of the same shape.
 
     Raises:

@@ -17,7 +17,7 @@ from keras_notes.losses._labels import (
     expand_class_axis,
     is_class_ids,
     loss_dtype,
-    raise_if_ids_out_of_range,
+    raise_if_labels_out_of_range,
 )
 
 __all__ = ["FocalLoss", "focal", "log_odds_against", "log_odds_against_ids"]
@@ -112,8 +112,8 @@ class FocalLoss(keras.losses.Loss):
         y_pred: Logits or probabilities with the classes along `axis`, at least two of them if `exclusive`.
 
     Raises:
-        ValueError: If an argument is out of its range, if the shapes do not fit together, or if class ids given as a
-            NumPy array are out of range. Where ids cannot be seen (inside a compiled step), a sample with
+        ValueError: If an argument is out of its range, if the shapes do not fit together, or if labels given as a NumPy
+            array are out of range. Where ids cannot be seen (inside a compiled step), a sample with
             an id out of range has the loss NaN.
 
     Example:
@@ -161,8 +161,7 @@ class FocalLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Only here are the labels still what the caller gave; `call` may see tracers, which hold no values.
-        if self.exclusive:
-            raise_if_ids_out_of_range(y_true, y_pred, self.axis, self.ignore_class)
+        raise_if_labels_out_of_range(y_true, y_pred, self.axis, self.exclusive, self.ignore_class)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true, y_pred):
@@ -256,7 +255,7 @@ def _checked_alpha(alpha, exclusive: bool) -> float | list[float] | None:
     if alpha is None:
         return None
     if np.ndim(alpha) == 0:
-        return check_between("alpha", alpha if isinstance(alpha, (int, float)) else float(alpha), 0.0, 1.0)
+        return check_between("alpha", alpha.item() if isinstance(alpha, np.ndarray) else alpha, 0.0, 1.0)
     if np.ndim(alpha) != 1:
         raise ValueError(f"`alpha` must be a number or a flat sequence. {received(alpha=alpha)}")
     if exclusive:

@@ -16,10 +16,11 @@ __all__ = [
     "attach_mask",
     "check_same_shape",
     "classes_of",
+    "differ",
     "expand_class_axis",
     "is_class_ids",
     "loss_dtype",
-    "raise_if_ids_out_of_range",
+    "raise_if_labels_out_of_range",
 ]
 
 
@@ -48,14 +49,15 @@ def classes_of(y_pred, axis: int) -> int | None:
     return y_pred.shape[axis]
 
 
-def _differ(first, second) -> bool:
+def differ(first, second) -> bool:
+    """Whether two shapes of one rank differ in a dimension that both know."""
     return any(a is not None and b is not None and a != b for a, b in zip(first, second, strict=True))
 
 
 def check_same_shape(y_true, y_pred, *, what_true: str, what_pred: str) -> None:
     """Raises ValueError unless the two shapes are equal, unknown dimensions aside."""
     true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
-    if len(true_shape) != len(pred_shape) or _differ(true_shape, pred_shape):
+    if len(true_shape) != len(pred_shape) or differ(true_shape, pred_shape):
         raise ValueError(
             f"{what_true} and {what_pred} must have the same shape. Received: shapes {true_shape} and {pred_shape}."
         )
@@ -66,14 +68,14 @@ def is_class_ids(y_true, y_pred, axis: int) -> bool:
     true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
     axis = axis % len(pred_shape)
     batch_shape = pred_shape[:axis] + pred_shape[axis + 1 :]
-    if len(true_shape) == len(batch_shape) and not _differ(true_shape, batch_shape):
+    if len(true_shape) == len(batch_shape) and not differ(true_shape, batch_shape):
         return True
     if len(true_shape) == len(pred_shape):
         true_batch_shape = true_shape[:axis] + true_shape[axis + 1 :]
-        if not _differ(true_batch_shape, batch_shape):
+        if not differ(true_batch_shape, batch_shape):
             if true_shape[axis] == 1 and pred_shape[axis] != 1:
                 return True
-            if not _differ(true_shape, pred_shape):
+            if not differ(true_shape, pred_shape):
                 return False
     raise ValueError(
         f"y_true must hold class ids of shape {batch_shape} or one label per class of shape {pred_shape}. "
@@ -86,25 +88,35 @@ def expand_class_axis(ids, y_pred, axis: int):
     return ids if len(ids.shape) == len(y_pred.shape) else ops.expand_dims(ids, axis)
 
 
-def raise_if_ids_out_of_range(y_true, y_pred, axis: int, ignore_class: int | None) -> None:
-    """Raises ValueError for class ids outside [0, classes), where the values can be seen: in a NumPy array.
+def raise_if_labels_out_of_range(y_true, y_pred, axis: int, exclusive: bool, ignore_class: int | None) -> None:
+    """Raises ValueError for class ids outside [0, classes) and labels outside [0, 1], where they can be seen.
 
-    Inside a compiled training step nothing can be raised; there the loss of such a sample is NaN.
+    That is in a NumPy array. Inside a compiled training step nothing can be raised; there the loss of a sample with
+    such a class id is NaN.
     """
     if not isinstance(y_true, np.ndarray):
         return
-    ids, y_pred = y_true, ops.convert_to_tensor(y_pred)
+    y_pred = ops.convert_to_tensor(y_pred)
     classes = classes_of(y_pred, axis)
-    if classes is None or not is_class_ids(ids, y_pred, axis):
+    if not exclusive or not is_class_ids(y_true, y_pred, axis):
+        wrong = ~((y_true >= 0) & (y_true <= 1))
+        if wrong.any():
+            raise ValueError(f"Labels must be in [0, 1]. {_wrong_values(y_true, wrong)}")
         return
-    wrong = (ids < 0) | (ids >= classes) | (ids != np.floor(ids))
+    if classes is None:
+        return
+    wrong = (y_true < 0) | (y_true >= classes) | (y_true != np.floor(y_true))
     if ignore_class is not None:
-        wrong &= ids != ignore_class
+        wrong &= y_true != ignore_class
     if wrong.any():
         raise ValueError(
-            f"Class ids must be integers in [0, {classes}). Received: {ids[wrong].flat[0]} "
-            f"({int(wrong.sum())} of {ids.size} are wrong). Mark samples without a label by `ignore_class`."
+            f"Class ids must be integers in [0, {classes}). {_wrong_values(y_true, wrong)} "
+            f"Mark samples without a label by `ignore_class`."
         )
+
+
+def _wrong_values(values: np.ndarray, wrong: np.ndarray) -> str:
+    return f"Received: {values[wrong].flat[0]} ({int(wrong.sum())} of {values.size} are wrong)."
 
 
 def attach_mask(values, mask):

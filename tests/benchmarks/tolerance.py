@@ -92,14 +92,16 @@ def measure(build, seed, epochs):
         for kernels in ("xnnpack", "reference"):
             report = report_of(bundle, (x_test, y_test), kernels)
             (output,) = report.outputs
-            print(f"{model.name:<28} {kernels:<10} {output.max_error_lsb:8.1f} {output.mean_error_lsb:9.2f} "
-                  f"{output.top1_agreement:10.3f} {accuracy:9.4f} {report.accuracy:9.4f}", flush=True)  # fmt: skip
+            errors = f"{output.max_error_lsb:8.1f} {output.rms_error_lsb:8.2f} {output.mean_error_lsb:9.2f}"
+            accuracies = f"{output.top1_agreement:10.3f} {accuracy:9.4f} {report.accuracy:9.4f}"
+            print(f"{model.name:<28} {kernels:<10} {errors} {accuracies}", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
-    print(f"{'network':<28} {'kernels':<10} {'max LSB':>8} {'mean LSB':>9} {'agreement':>10} {'float':>9} {'int8':>9}")
+    errors = f"{'max LSB':>8} {'rms LSB':>8} {'mean LSB':>9}"
+    print(f"{'network':<28} {'kernels':<10} {errors} {'agreement':>10} {'float':>9} {'int8':>9}")
     for seed, build in enumerate(BUILDERS):
         measure(build, seed, options.epochs)

@@ -119,11 +119,11 @@ def test_integer_inputs_need_golden_samples(refused):
 def test_fractions_are_no_golden_samples_of_an_integer_input(refused):
     ids = keras.Input((4,), dtype="int32", name="ids")
     model = keras.Model(ids, keras.layers.Embedding(10, 3)(ids))
-    message = "`golden` must hold integers for the input 'ids' of dtype int32. Received: dtype float64 with fractions"
+    message = "`golden` must hold integers of dtype int32 for the input 'ids'. Received: dtype float64 with fractions"
     refused(ValueError, message, model, recipe="float32", golden=np.full((2, 4), 0.5))
 
 
-@pytest.mark.parametrize("name", ["an image", "self"])
+@pytest.mark.parametrize("name", ["an image", "self", "_x", "größe"])
 def test_an_input_whose_name_cannot_be_kept_is_a_conversion_error(name, tmp_path):
     image = keras.Input((3,), name=name)
     with pytest.raises(errors.ConversionError, match=name):

@@ -21,7 +21,7 @@ import json, numpy, pathlib, sys
 job = pathlib.Path(sys.argv[1])
 assert (job / "saved_model" / "saved_model.pb").is_file()
 with numpy.load(job / "calibration.npz") as arrays:
-    given = {"job": str(job), **json.loads((job / "job.json").read_text()), "samples": arrays["input"].tolist()}
+    given = {"job": str(job), **json.loads((job / "job.json").read_text()), "samples": arrays["arr_0"].tolist()}
 (job / "model.tflite").write_text(json.dumps(given))
 """
 
@@ -44,7 +44,8 @@ def test_the_worker_is_given_the_job_and_cleaned_up_after(convert_by):
     given = json.loads(convert_by(_ECHO, CALIBRATION))
     job = Path(given.pop("job"))
     samples = CALIBRATION["input"].tolist()
-    assert given == {"signature": "serving_default", "is_integer": True, "edges": "uint8", "samples": samples}
+    settings = {"signature": "serving_default", "is_integer": True, "edges": "uint8", "inputs": ["input"]}
+    assert given == {**settings, "samples": samples}
     assert not job.exists()
 
 

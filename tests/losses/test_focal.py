@@ -284,6 +284,16 @@ def test_class_ids_out_of_range_are_an_error_where_they_can_be_seen(batch):
             FocalLoss(from_logits=True)(np.where(np.arange(12) == 7, wrong, ids), logits)
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("wrong", [2.0, -1.0, np.nan])
+def test_labels_outside_0_to_1_are_an_error_where_they_can_be_seen(batch, exclusive, wrong):
+    logits, ids = batch
+    labels = np.eye(5, dtype="float32")[ids]
+    labels[3, 1] = wrong
+    with pytest.raises(ValueError, match=r"Labels must be in \[0, 1\]\. Received: .* \(1 of 60 are wrong\)"):
+        FocalLoss(exclusive=exclusive, from_logits=True)(labels, logits)
+
+
 def test_class_ids_out_of_range_give_nan_where_they_cannot_be_seen(batch):
     logits, ids = batch
     wrong = ops.convert_to_tensor(np.where(np.arange(12) == 7, 5, ids))
@@ -298,6 +308,7 @@ def test_class_ids_out_of_range_give_nan_where_they_cannot_be_seen(batch):
         ({"gamma": -1}, ValueError, "`gamma` must be >= 0. Received: gamma=-1."),
         ({"gamma": float("nan")}, ValueError, "`gamma` must be finite. Received: gamma=nan."),
         ({"gamma": "2"}, TypeError, "`gamma` must be a number. Received: gamma='2'."),
+        ({"alpha": "x"}, TypeError, "`alpha` must be a number. Received: alpha='x'."),
         ({"alpha": 5}, ValueError, r"`alpha` must be in \[0, 1\]. Received: alpha=5."),
         ({"alpha": [0.5, -0.5]}, ValueError, "`alpha` must be >= 0. Received: alpha=-0.5."),
         ({"alpha": [0.5, 2.0], "exclusive": False}, ValueError, r"`alpha` must be in \[0, 1\]"),

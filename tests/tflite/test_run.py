@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from tests.bundles import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT,
     MODEL_FILE,
+    RUNNER,
     TESTDATA,
     copied,
     edit_manifest,
@@ -113,6 +116,31 @@ def test_a_float32_golden_output_shifted_by_a_hundredth_fails(converted, tmp_pat
     directory = copied(converted("float32"), tmp_path / "bundle")
     rewrite_golden(directory, lambda values: values + np.float32(1e-2))
     assert runner.run(directory, 1)["ok"] is False
+
+
+def test_classes_shifted_against_each_other_fail(testdata):
+    shifts = np.float32([3, -3, 3, -3]) * output_lsb(open_bundle(testdata))
+    rewrite_golden(testdata, lambda values: (values.reshape(-1, 4) + shifts).ravel())
+    _not_equal(testdata)
+
+
+def test_flipped_bytes_of_the_manifest_are_found(testdata):
+    path = testdata / "model.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 41):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            runner.load_manifest(testdata)
+
+
+@pytest.mark.parametrize("missing", ["numpy", "ai_edge_litert"])
+def test_a_missing_package_is_exit_code_2(missing):
+    program = "import runpy, sys; sys.modules[sys.argv[1]] = None; sys.argv = sys.argv[2:];"
+    program += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", program, missing, RUNNER, TESTDATA]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "pip install -r requirements.txt" in result.stderr
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

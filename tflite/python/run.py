@@ -17,8 +17,12 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+try:
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError as error:
+    print(f"run.py: cannot run: {error}. Install it: pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 FORMAT_VERSION = 1
 EQUAL, NOT_EQUAL, CANNOT_RUN = 0, 1, 2
@@ -27,10 +31,12 @@ WARM_UP_RUNS = 10
 
 def load_manifest(bundle):
     """Reads model.json and checks the size and SHA-256 of each file that it lists."""
-    manifest = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version must be {FORMAT_VERSION}. Received: {manifest['format_version']}.")
+    content = (bundle / "model.json").read_bytes()
+    manifest = json.loads(content)
     check_manifest(manifest)
+    stated = manifest["manifest_sha256"]
+    if hashlib.sha256(content.replace(stated.encode(), b"0" * 64, 1)).hexdigest() != stated:
+        raise ValueError("model.json is damaged: its hash is not the one that it states. Copy the bundle again.")
     for name, entry in manifest["files"].items():
         data = (bundle / name).read_bytes()
         if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
@@ -40,6 +46,12 @@ def load_manifest(bundle):
 
 def check_manifest(manifest):
     """Raises ValueError for what would make the comparison mean nothing; bundle.schema.json is the definition."""
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version") if isinstance(manifest, dict) else type(manifest).__name__
+        raise ValueError(f"format_version must be {FORMAT_VERSION}. Received: {found}.")
+    missing = [key for key in ("manifest_sha256", "files", "signatures", "tolerance") if key not in manifest]
+    if missing:
+        raise ValueError(f"model.json must have the keys {', '.join(missing)}. Copy the bundle again.")
     if not isinstance(manifest["files"], dict) or "model.tflite" not in manifest["files"]:
         raise ValueError("model.json must list model.tflite among its files, by name.")
     for name in manifest["files"]:
@@ -109,11 +121,12 @@ def compare(tensor, golden, got, tolerance):
     golden, got = golden.astype(np.float64), got.astype(np.float64)
     error = got - golden
     largest = float(np.abs(error).max())
-    measures = [(largest / max(1.0, float(np.abs(golden).max())), tolerance["max_error"])]
+    measures = [(largest / (float(np.abs(golden).max()) or 1.0), tolerance["max_error"])]
     largest_lsb = agreement = None
     if tensor["scale"] is not None:
         largest_lsb = largest / tensor["scale"]
         measures.append((largest_lsb, tolerance["max_error_lsb"]))
+        measures.append((float(np.sqrt(np.square(error).mean())) / tensor["scale"], tolerance["rms_error_lsb"]))
         measures.append((abs(float(error.mean())) / tensor["scale"], tolerance["mean_error_lsb"]))
     if golden.ndim > 1 and golden.shape[-1] > 1:
         agreement = float((golden.argmax(-1) == got.argmax(-1)).mean())
