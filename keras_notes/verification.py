@@ -91,8 +91,9 @@ def verify(
 ) -> Report:
     """Proves that a bundle gives what the trained model gave, within the tolerance of its recipe.
 
-    Checks the hashes, runs every golden sample on LiteRT, and compares: float files by absolute error, integer files
-    in steps of the output's grid (LSB), largest and mean. The mean catches an output that is off by a constant.
+    Checks the hashes, and that the file holds the tensors that the manifest describes; runs every golden sample on
+    LiteRT, and compares: float files by the largest error, relative to the largest golden output; integer files in
+    steps of the output's grid (LSB), by the largest, the root mean square and the mean error.
 
     Args:
         bundle_or_directory: A bundle, or where it stands. Its files are read and hashed again in either case.
