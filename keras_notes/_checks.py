@@ -13,6 +13,8 @@ __all__ = [
     "check_integer",
     "check_non_negative",
     "check_positive",
+    "check_same_shape",
+    "differ",
     "received",
 ]
 
@@ -66,3 +68,17 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"`{name}` must be one of {listed}. {received(**{name: value})}")
     return value
+
+
+def differ(first, second) -> bool:
+    """Whether two shapes of one rank differ in a dimension that both know."""
+    return any(a is not None and b is not None and a != b for a, b in zip(first, second, strict=True))
+
+
+def check_same_shape(y_true, y_pred, *, what_true: str, what_pred: str) -> None:
+    """Raises ValueError unless the two shapes are equal, unknown dimensions aside."""
+    true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
+    if len(true_shape) != len(pred_shape) or differ(true_shape, pred_shape):
+        raise ValueError(
+            f"{what_true} and {what_pred} must have the same shape. Received: shapes {true_shape} and {pred_shape}."
+        )

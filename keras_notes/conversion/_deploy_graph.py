@@ -108,19 +108,22 @@ class DeployGraph:
                 f"`{argument}` must have the shape (samples, {', '.join(map(str, wanted))}) for the input {name!r}. "
                 f"Received: shape {array.shape}."
             )
-        wrong = ~np.isfinite(array.astype(spec.dtype) if array.dtype.kind == "f" and "float" in spec.dtype else array)
+        is_float = "float" in spec.dtype
+        with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is an error of ours below
+            cast = array.astype(spec.dtype)
+        wrong = ~np.isfinite(cast if is_float else array)
         if wrong.any():
             sample = int(np.argwhere(wrong)[0][0])
             raise ValueError(
                 f"`{argument}` must be finite. Received: {int(wrong.sum())} NaN or infinite values for the input "
                 f"{name!r}, the first in sample {sample}. Clean or drop those samples."
             )
-        if not np.array_equal(array, array.astype(spec.dtype)) and "float" not in spec.dtype:
+        if not is_float and not np.array_equal(array, cast):
             raise ValueError(
                 f"`{argument}` must hold integers of dtype {spec.dtype} for the input {name!r}. "
                 f"Received: dtype {array.dtype} with fractions or values out of its range."
             )
-        return array.astype(spec.dtype)
+        return cast
 
 
 def deploy_graph(model: keras.Model) -> DeployGraph:

@@ -11,9 +11,8 @@ from keras import ops
 # Not public, but the rule by which Keras logs a loss under several replicas.
 from keras.src.losses.loss import unscale_loss_for_distribution
 
-from keras_notes._checks import check_between, check_non_negative, received
+from keras_notes._checks import check_between, check_non_negative, check_same_shape, differ, received
 from keras_notes.losses import DistillationLoss
-from keras_notes.losses._labels import check_same_shape, differ
 
 __all__ = ["Distiller"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_notes._checks import check_integer, check_positive, received
-from keras_notes.losses._labels import check_same_shape, classes_of, loss_dtype
+from keras_notes._checks import check_integer, check_positive, check_same_shape, received
+from keras_notes.losses._labels import classes_of, loss_dtype
 
 __all__ = ["DistillationLoss", "kl_divergence", "standardized"]
 

@@ -9,10 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_between, check_integer, check_non_negative, received
+from keras_notes._checks import check_between, check_integer, check_non_negative, check_same_shape, received
 from keras_notes.losses._labels import (
     attach_mask,
-    check_same_shape,
     classes_of,
     expand_class_axis,
     is_class_ids,

@@ -10,13 +10,11 @@ import numpy as np
 from keras import ops
 from keras.src import backend as keras_backend
 
-from keras_notes._checks import received
+from keras_notes._checks import differ, received
 
 __all__ = [
     "attach_mask",
-    "check_same_shape",
     "classes_of",
-    "differ",
     "expand_class_axis",
     "is_class_ids",
     "loss_dtype",
@@ -47,20 +45,6 @@ def classes_of(y_pred, axis: int) -> int | None:
     if not -rank <= axis < rank:
         raise ValueError(f"`axis` must be an axis of y_pred. {received(axis=axis, shape=tuple(y_pred.shape))}")
     return y_pred.shape[axis]
-
-
-def differ(first, second) -> bool:
-    """Whether two shapes of one rank differ in a dimension that both know."""
-    return any(a is not None and b is not None and a != b for a, b in zip(first, second, strict=True))
-
-
-def check_same_shape(y_true, y_pred, *, what_true: str, what_pred: str) -> None:
-    """Raises ValueError unless the two shapes are equal, unknown dimensions aside."""
-    true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
-    if len(true_shape) != len(pred_shape) or differ(true_shape, pred_shape):
-        raise ValueError(
-            f"{what_true} and {what_pred} must have the same shape. Received: shapes {true_shape} and {pred_shape}."
-        )
 
 
 def is_class_ids(y_true, y_pred, axis: int) -> bool:
