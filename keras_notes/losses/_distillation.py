@@ -6,61 +6,10 @@ import keras
 from keras import ops
 
 from keras_notes._checks import check_integer, check_positive, check_same_shape, received
+from keras_notes.losses._divergences import kl_divergence, standardized
 from keras_notes.losses._labels import classes_of, loss_dtype
 
-__all__ = ["DistillationLoss", "kl_divergence", "standardized"]
-
-# Stands for -inf, so that a class that a model rules out gives 0 * finite and not 0 * inf.
-_RULED_OUT = -1e30
-# Below this |x| the series replaces exp(x) - 1 - x, which cancels; at it both agree to float32 precision.
-_SERIES_BELOW = 0.5
-_STANDARD_DEVIATION_EPSILON = 1e-7
-
-
-def _exp_minus_tangent(x):
-    """exp(x) - 1 - x for |x| <= 1/2, by its Taylor series to x^10 (next term < 2^-24 of the sum)."""
-    series = ops.ones_like(x)
-    for n in range(10, 2, -1):
-        series = 1.0 + series * x / n
-    return 0.5 * ops.square(x) * series
-
-
-def _log_ratio(log_p, log_q, difference, axis: int):
-    """log(q / p) per class, accurate also where teacher and student almost agree.
-
-    With d = s - t, log(q / p) = d - log sum_j p_j exp(d_j). Subtracting log p from log q instead would leave only
-    the rounding error of numbers near log(classes) once the temperature has made d small.
-    """
-    centre = ops.sum(ops.exp(log_p) * difference, axis=axis, keepdims=True)
-    centred = difference - ops.stop_gradient(centre)
-    small = ops.clip(centred, -1.0, 1.0)
-    log_mean_small = ops.log1p(ops.sum(ops.exp(log_p) * ops.expm1(small), axis=axis, keepdims=True))
-    is_small = ops.all(ops.equal(small, centred), axis=axis, keepdims=True)
-    return ops.where(is_small, small - log_mean_small, log_q - log_p)
-
-
-def kl_divergence(teacher_logits, student_logits, temperature: float = 1.0, axis: int = -1):
-    """KL(p || q) = sum_j p_j log(p_j / q_j) for p = softmax(teacher_logits / T), q = softmax(student_logits / T).
-
-    Summed as p_j * (r_j - 1 - log r_j) with r = q / p: every term is >= 0, so nothing cancels between them, and the
-    loss and its gradient are exactly zero where the logits are equal.
-    """
-    teacher_logits = ops.maximum(teacher_logits, _RULED_OUT)
-    student_logits = ops.maximum(student_logits, _RULED_OUT)
-    log_p = ops.log_softmax(teacher_logits / temperature, axis=axis)
-    log_q = ops.log_softmax(student_logits / temperature, axis=axis)
-    log_ratio = _log_ratio(log_p, log_q, (student_logits - teacher_logits) / temperature, axis)
-    near = ops.clip(log_ratio, -_SERIES_BELOW, _SERIES_BELOW)
-    p = ops.exp(log_p)
-    far = ops.exp(log_q) - p - p * log_ratio
-    return ops.sum(ops.where(ops.equal(near, log_ratio), p * _exp_minus_tangent(near), far), axis=axis)
-
-
-def standardized(logits, axis: int = -1):
-    """(z - mean) / standard deviation over the classes, the deviation with classes - 1 as in the reference code."""
-    centred = logits - ops.mean(logits, axis=axis, keepdims=True)
-    variance = ops.sum(ops.square(centred), axis=axis, keepdims=True) / (logits.shape[axis] - 1)
-    return centred / (ops.sqrt(ops.maximum(variance, _STANDARD_DEVIATION_EPSILON**2)) + _STANDARD_DEVIATION_EPSILON)
+__all__ = ["DistillationLoss"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")

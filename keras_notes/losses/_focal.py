@@ -1,4 +1,4 @@
-"""Focal loss, computed from log-odds so that neither value nor gradient dies at any margin."""
+"""Focal loss for exclusive classes and for independent labels."""
 
 from __future__ import annotations
 
@@ -18,52 +18,12 @@ from keras_notes.losses._labels import (
     loss_dtype,
     raise_if_labels_out_of_range,
 )
+from keras_notes.losses._log_odds import focal, focal_of_ids, focal_of_labels, focal_of_one_hot
 
-__all__ = ["FocalLoss", "focal", "log_odds_against", "log_odds_against_ids"]
+__all__ = ["FocalLoss"]
 
 # The least probability told from 0: its reciprocal, times a loss weight, must stay below float32's largest number.
 _LEAST_PROBABILITY = 1e-36
-
-
-def focal(log_odds, gamma: float):
-    """(1 - p)^gamma * -log(p), from the log-odds against the true class u = log((1 - p) / p).
-
-    In u both factors are exact at either end: -log(p) = softplus(u) and log(1 - p) = log_sigmoid(u). The power is
-    taken in the log domain, so gamma < 1 has no infinite gradient where 1 - p vanishes.
-    """
-    cross_entropy = ops.softplus(log_odds)
-    if gamma == 0.0:
-        return cross_entropy
-    return ops.exp(gamma * ops.log_sigmoid(log_odds)) * cross_entropy
-
-
-def _log_sum_exp_except(logits, is_left_out, axis: int):
-    return ops.logsumexp(ops.where(is_left_out, -math.inf, logits), axis=axis, keepdims=True)
-
-
-def log_odds_against_ids(logits, is_true, axis: int = -1):
-    """log((1 - p_t) / p_t) of the true class t of each sample; the class axis is kept with length 1.
-
-    log sum_{j != t} exp(z_j) - z_t: the sum leaves the true class out, so nothing cancels when p_t is almost 1.
-    """
-    true_logit = ops.sum(ops.where(is_true, logits, 0.0), axis=axis, keepdims=True)
-    return _log_sum_exp_except(logits, is_true, axis) - true_logit
-
-
-def log_odds_against(logits, axis: int = -1):
-    """log((1 - p_c) / p_c) of every class c, in O(classes).
-
-    A class with p > 3/4, of which there is at most one, gets the sum over the others. For the rest log1p(-p) is exact.
-    (3/4 and not 1/2: two equal logits may both round to just above 1/2.)
-    """
-    log_p = ops.log_softmax(logits, axis=axis)
-    p = ops.exp(log_p)
-    is_dominant = p > 0.75
-    return ops.where(
-        is_dominant,
-        _log_sum_exp_except(logits, is_dominant, axis) - logits,
-        ops.log1p(-ops.where(is_dominant, 0.0, p)) - log_p,
-    )
 
 
 def _along_axis(values, like, axis: int):
@@ -179,27 +139,39 @@ class FocalLoss(keras.losses.Loss):
         return self._exclusive_labels(y_true, logits)
 
     def _exclusive_ids(self, ids, logits):
-        is_true = ops.equal(ids, _along_axis(ops.arange(logits.shape[self.axis], dtype=ids.dtype), logits, self.axis))
+        classes = logits.shape[self.axis]
+        is_class = (ids >= 0) & (ids < classes) & ops.equal(ids, ops.floor(ids))
         if self.label_smoothing:
-            values = self._exclusive_labels(ops.cast(is_true, logits.dtype), logits)
+            one_hot = ops.cast(ops.equal(ids, _along_axis(ops.arange(classes), logits, self.axis)), logits.dtype)
+            values = self._soft(self._smoothed(one_hot, 1.0 / classes), logits)
         else:
-            values = focal(log_odds_against_ids(logits, is_true, self.axis), self.gamma)
+            values = focal_of_ids(logits, ids, self.gamma, self.axis)
             if self.alpha is not None:
-                weights = ops.where(is_true, self._alpha_along(logits), 0.0)
-                values = values * ops.sum(weights, axis=self.axis, keepdims=True)
-            values = ops.squeeze(values, self.axis)
-        values = ops.where(ops.any(is_true, axis=self.axis), values, math.nan)
+                values = values * self._alpha_of(ops.squeeze(ids, self.axis))
+        values = ops.where(ops.squeeze(is_class, self.axis), values, math.nan)
         if self.ignore_class is None:
             return values
         is_labelled = ops.squeeze(ops.not_equal(ids, self.ignore_class), self.axis)
         return attach_mask(ops.where(is_labelled, values, 0.0), is_labelled)
 
     def _exclusive_labels(self, labels, logits):
-        labels = self._smoothed(labels, 1.0 / logits.shape[self.axis])
-        values = labels * focal(log_odds_against(logits, self.axis), self.gamma)
-        if self.alpha is not None:
-            values = values * self._alpha_along(logits)
-        return ops.sum(values, axis=self.axis)
+        if self.label_smoothing:
+            return self._soft(self._smoothed(labels, 1.0 / logits.shape[self.axis]), logits)
+        # One-hot labels are by far the most common here, and one class a sample costs a third of all of them.
+        is_true = ops.equal(labels, 1.0)
+        ones = ops.sum(ops.cast(is_true, "int32"), axis=self.axis)
+        is_one_hot = ops.all(is_true | ops.equal(labels, 0.0)) & ops.all(ops.equal(ones, 1))
+        return ops.cond(is_one_hot, lambda: self._hard(labels, logits), lambda: self._soft(labels, logits))
+
+    def _hard(self, labels, logits):
+        values = focal_of_one_hot(logits, labels, self.gamma, self.axis)
+        if self.alpha is None:
+            return values
+        return values * ops.sum(labels * self._alpha_along(logits), axis=self.axis)
+
+    def _soft(self, labels, logits):
+        weights = labels if self.alpha is None else labels * self._alpha_along(logits)
+        return focal_of_labels(logits, weights, self.gamma, self.axis)
 
     def _independent(self, y_true, y_pred):
         if len(y_true.shape) == len(y_pred.shape) - 1 and y_pred.shape[self.axis] == 1:
@@ -217,6 +189,12 @@ class FocalLoss(keras.losses.Loss):
         if not self.label_smoothing:
             return labels
         return labels * (1.0 - self.label_smoothing) + self.label_smoothing * uniform
+
+    def _alpha_of(self, ids):
+        if isinstance(self.alpha, float):
+            return self.alpha
+        indices = ops.cast(ops.clip(ids, 0, len(self.alpha) - 1), "int32")
+        return ops.take(ops.convert_to_tensor(self.alpha, dtype=ids.dtype), indices)
 
     def _alpha_along(self, logits):
         alpha = ops.convert_to_tensor(self.alpha, dtype=logits.dtype)

@@ -1,0 +1,206 @@
+"""Divergences between two softmaxes, exact where teacher and student almost agree and where they are far apart.
+
+Notation: p = softmax(a) of the teacher, q = softmax(b) of the student, r = log(q / p) per class. Every divergence here
+is a sum of terms p * (exp(r) - 1 - r) >= 0, so nothing cancels between classes, and r comes from the difference b - a
+and never from log q - log p, which would leave only the rounding error of numbers near log(classes) once the
+temperature has made the difference small.
+
+The gradients are written out: with respect to b they are differences of probabilities, which cost one pass over the
+logits where differentiating the sums would cost many. No gradient reaches the teacher.
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+__all__ = ["jensen_shannon_divergence", "kl_divergence", "reverse_kl_divergence", "standardized"]
+
+# Stands for -inf, so that a class that a model rules out gives 0 * finite and not 0 * inf.
+RULED_OUT = -1e30
+# Below this |r| a rational function replaces exp(r) - 1 - r, which cancels: at it both are within 4e-6 of the term.
+_NEAR = 0.3
+# The direct sum is taken where it loses less than about 2^-21 / _LEAST_SHARE = 1e-5 of its value.
+_LEAST_SHARE = 0.02
+_STANDARD_DEVIATION_EPSILON = 1e-7
+
+
+def kl_divergence(
+    teacher_logits,
+    student_logits,
+    temperature: float = 1.0,
+    axis: int = -1,
+    *,
+    teacher_temperature: float = 1.0,
+    is_normalized: bool = False,
+):
+    """KL(p || q) = sum_j p_j log(p_j / q_j) for a = t * teacher_temperature / T and b = s / T.
+
+    The teacher's logits may be log-probabilities taken at `teacher_temperature`; where that is T they are log p
+    already (`is_normalized`) and nothing of the teacher's side is computed again.
+
+    Two formulas, and which one is decided by what the first loses on the batch at hand. delta - sum_j p_j (b_j - a_j),
+    with delta the difference of the two log-sum-exps, needs the fewest passes, and rounds in proportion to the numbers
+    that it subtracts. Where that could be seen in the sum over the batch (or it is not a number, as with -inf), the
+    sum of positive terms replaces it, and p * expm1(r) replaces q - p in the gradient.
+    """
+
+    @ops.custom_gradient
+    def divergence(logits, teacher_logits):
+        pair = _SoftmaxPair(
+            teacher_logits, axis, 1.0 / temperature, teacher_temperature / temperature, is_normalized=is_normalized
+        )
+        (p_exps, p_total), (q_exps, q_total), delta = pair.exponentials(logits)
+        mean_difference = ops.sum(p_exps * pair.difference(logits), axis=axis, keepdims=True) / p_total
+        direct = delta - mean_difference
+        scale = 1.0 + ops.abs(delta) + ops.abs(mean_difference)
+        is_direct = ops.sum(direct) > _LEAST_SHARE * ops.sum(scale)
+
+        def careful(function):
+            log_ratio = pair.finite_difference(logits) - delta
+            return function(p_exps / p_total, q_exps / q_total, log_ratio, axis)
+
+        value = ops.cond(is_direct, lambda: direct, lambda: careful(_careful_kl))
+
+        def gradient(*arguments, upstream=None):
+            upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis) / temperature
+            difference = ops.cond(
+                is_direct,
+                lambda: q_exps * (upstream / q_total) - p_exps * (upstream / p_total),
+                lambda: careful(_careful_difference) * upstream,
+            )
+            return difference, ops.zeros_like(teacher_logits)
+
+        return ops.squeeze(value, axis), gradient
+
+    return divergence(student_logits, teacher_logits)
+
+
+def reverse_kl_divergence(teacher_logits, student_logits, temperature: float = 1.0, axis: int = -1):
+    """KL(q || p) = sum_j q_j log(q_j / p_j) for p = softmax(teacher_logits / T), q = softmax(student_logits / T)."""
+
+    def value_and_slope(p, q, log_ratio):
+        return _kl_terms(q, p, -log_ratio), log_ratio
+
+    return _divergence(value_and_slope, teacher_logits, student_logits, temperature, axis)
+
+
+def jensen_shannon_divergence(teacher_logits, student_logits, beta: float, temperature: float = 1.0, axis: int = -1):
+    """The sum beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, for 0 < beta < 1."""
+
+    def value_and_slope(p, q, log_ratio):
+        mixture = beta * p + (1.0 - beta) * q
+        # log(m / p) and log(m / q); each from the side on which exp(log_ratio) does not overflow.
+        decay = ops.expm1(-ops.abs(log_ratio))
+        rise, fall = ops.maximum(log_ratio, 0.0), ops.minimum(log_ratio, 0.0)
+        share = ops.where(log_ratio > 0, ops.log1p(beta * decay), ops.log1p((1.0 - beta) * decay))
+        to_p, to_q = rise + share, -fall + share
+        terms = beta * _kl_terms(p, mixture, to_p) + (1.0 - beta) * _kl_terms(q, mixture, to_q)
+        return terms, -(1.0 - beta) * to_q
+
+    return _divergence(value_and_slope, teacher_logits, student_logits, temperature, axis)
+
+
+def standardized(logits, axis: int = -1):
+    """(z - mean) / standard deviation over the classes, the deviation with classes - 1 as in the reference code."""
+    centred = logits - ops.mean(logits, axis=axis, keepdims=True)
+    variance = ops.sum(ops.square(centred), axis=axis, keepdims=True) / (logits.shape[axis] - 1)
+    return centred / (ops.sqrt(ops.maximum(variance, _STANDARD_DEVIATION_EPSILON**2)) + _STANDARD_DEVIATION_EPSILON)
+
+
+def _divergence(value_and_slope, teacher_logits, student_logits, temperature, axis):
+    """sum_j v_j(p, q, r), given the terms v and the slopes dv/dq up to what is the same for every class."""
+
+    @ops.custom_gradient
+    def divergence(logits, teacher_logits):
+        pair = _SoftmaxPair(teacher_logits, axis, 1.0 / temperature, 1.0 / temperature)
+        (p_exps, p_total), (q_exps, q_total), delta = pair.exponentials(logits)
+        p, q = p_exps / p_total, q_exps / q_total
+        log_ratio = pair.finite_difference(logits) - delta
+        log_ratio = log_ratio - ops.log1p(ops.sum(_excess(p, q, log_ratio), axis=axis, keepdims=True))
+        terms, slope = value_and_slope(p, q, log_ratio)
+
+        def gradient(*arguments, upstream=None):
+            upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis) / temperature
+            difference = q * (slope - ops.sum(q * slope, axis=axis, keepdims=True))
+            return difference * upstream, ops.zeros_like(teacher_logits)
+
+        return ops.sum(terms, axis=axis), gradient
+
+    return divergence(student_logits, teacher_logits)
+
+
+class _SoftmaxPair:
+    """The teacher's logits with the scales that make a and b, and what a pair of softmaxes has in common."""
+
+    def __init__(self, teacher_logits, axis, scale, teacher_scale, is_normalized=False):
+        self.teacher_logits, self.axis = teacher_logits, axis
+        self.scale, self.teacher_scale, self.is_normalized = scale, teacher_scale, is_normalized
+
+    def difference(self, logits):
+        """The difference b - a, rounded once where both have one scale."""
+        if self.scale == self.teacher_scale:
+            return (logits - self.teacher_logits) * self.scale
+        return logits * self.scale - self.teacher_logits * self.teacher_scale
+
+    def finite_difference(self, logits):
+        """The difference b - a with -inf replaced by a large number."""
+        pair = _SoftmaxPair(ops.maximum(self.teacher_logits, RULED_OUT), self.axis, self.scale, self.teacher_scale)
+        return pair.difference(ops.maximum(logits, RULED_OUT))
+
+    def exponentials(self, logits):
+        """exp(a) and exp(b) up to a factor, with their sums; and delta = logsumexp(b) - logsumexp(a), (..., 1, ...)."""
+        maximum, exps, total = self._exponentials(logits, self.scale)
+        if self.is_normalized:
+            return (ops.exp(self.teacher_logits * self.teacher_scale), 1.0), (exps, total), maximum + ops.log(total)
+        teacher_maximum, teacher_exps, teacher_total = self._exponentials(self.teacher_logits, self.teacher_scale)
+        delta = (maximum - teacher_maximum) + ops.log(total / teacher_total)
+        return (teacher_exps, teacher_total), (exps, total), delta
+
+    def _exponentials(self, logits, scale):
+        # Scaled after the maximum is taken: a maximum over scaled logits is another pass on some compilers.
+        maximum = ops.maximum(ops.max(logits, axis=self.axis, keepdims=True), RULED_OUT) * scale
+        exps = ops.exp(logits * scale - maximum)
+        # 0 only where every class is ruled out; there both softmaxes are zero instead of not a number.
+        total = ops.sum(exps, axis=self.axis, keepdims=True)
+        return maximum, exps, ops.where(total > 0, total, 1.0)
+
+
+def _exp_minus_tangent(x):
+    """exp(x) - 1 - x for |x| <= 0.3.
+
+    At half of x by its [2/2] Pade approximant y^2 / (2 - 2y/3 + y^2/18), wrong by y^3 / 540 of itself; then doubled:
+    exp(2y) - 1 - 2y = 2 (exp(y) - 1 - y) + (exp(y) - 1)^2, where nothing cancels.
+    """
+    half = 0.5 * x
+    at_half = 18.0 * ops.square(half / (6.0 - half))
+    return 2.0 * at_half + ops.square(half + at_half)
+
+
+def _kl_terms(p, q, log_ratio):
+    """The terms p * (exp(r) - 1 - r) per class, for r = log(q / p)."""
+    near = ops.clip(log_ratio, -_NEAR, _NEAR)
+    return ops.where(ops.equal(near, log_ratio), p * _exp_minus_tangent(near), q - p - p * log_ratio)
+
+
+def _excess(p, q, log_ratio):
+    """The terms p * expm1(r) per class, which is q - p without its cancellation."""
+    near = ops.clip(log_ratio, -_NEAR, _NEAR)
+    return ops.where(ops.equal(near, log_ratio), p * (near + _exp_minus_tangent(near)), q - p)
+
+
+def _careful_kl(p, q, log_ratio, axis):
+    """KL(p || q) as a sum of positive terms, from an r that is off by a constant a row: the rounding error of delta.
+
+    Its effect is known exactly. With e = sum_j p_j expm1(r_j) the true ratios are r - log1p(e), and the divergence is
+    the sum of the terms less exp(x) - 1 - x at x = log1p(e), which is e^2 / 2 for so small an e.
+    """
+    excess = ops.sum(_excess(p, q, log_ratio), axis=axis, keepdims=True)
+    terms = ops.sum(_kl_terms(p, q, log_ratio), axis=axis, keepdims=True)
+    return ops.maximum(terms - 0.5 * ops.square(excess), 0.0)
+
+
+def _careful_difference(p, q, log_ratio, axis):
+    """The difference q - p from such an r: (p exp(r) - p (1 + e)) / (1 + e)."""
+    excess = _excess(p, q, log_ratio)
+    total = ops.sum(excess, axis=axis, keepdims=True)
+    return (excess - p * total) / (1.0 + total)

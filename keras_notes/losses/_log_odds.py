@@ -1,0 +1,134 @@
+"""The focal loss as a function of log-odds, exact at any margin, with its gradients written out.
+
+u = log((1 - p) / p) is the log-odds against the true class. In u both ends are exact: -log(p) = softplus(u) and
+log(1 - p) = log_sigmoid(u). The power is taken in the log domain, so gamma < 1 has no infinite gradient where 1 - p
+vanishes. None of the gradients reaches the labels.
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+__all__ = ["focal", "focal_of_ids", "focal_of_labels", "focal_of_one_hot"]
+
+# Takes the place of -inf for a class that is left out: finite, so that a row of nothing else has no 0 / 0.
+_LEFT_OUT = -3e38
+# exp(-u) overflows float32 below this; softplus(u) / sigmoid(u) is 1 there long since.
+_LEAST_LOG_ODDS = -80.0
+
+
+def focal(log_odds, gamma: float):
+    """(1 - p)^gamma * -log(p)."""
+    cross_entropy = ops.softplus(log_odds)
+    if gamma == 0.0:
+        return cross_entropy
+    return ops.exp(gamma * ops.log_sigmoid(log_odds)) * cross_entropy
+
+
+def _focal_slope(log_odds, gamma: float):
+    """The derivative of `focal` with respect to u: (1 - p)^gamma * (1 - p - gamma * p * log(p))."""
+    rest = ops.sigmoid(log_odds)
+    if gamma == 0.0:
+        return rest
+    factor = ops.exp(gamma * ops.log_sigmoid(log_odds))
+    return factor * rest * (1.0 + gamma * ops.sigmoid(-log_odds) * _minus_log_over_rest(log_odds))
+
+
+def _minus_log_over_rest(log_odds):
+    """-log(p) / (1 - p), which is 1 where p is 1."""
+    bounded = ops.maximum(log_odds, _LEAST_LOG_ODDS)
+    return ops.softplus(bounded) / ops.sigmoid(bounded)
+
+
+def focal_of_ids(logits, ids, gamma: float, axis: int = -1):
+    """Focal loss of the class `ids` (floats, the class axis of length 1), without the class axis.
+
+    u = log sum_{j != t} exp(z_j) - z_t: the sum leaves the true class out, so nothing cancels when p_t is almost 1.
+    du/dz_j is the softmax over the other classes, and -1 for the true class.
+    """
+    classes = logits.shape[axis]
+    shape = [1] * len(logits.shape)
+    shape[axis] = classes
+    class_ids = ops.reshape(ops.arange(classes, dtype=ids.dtype), shape)
+
+    def select(logits, ids):
+        indices = ops.cast(ops.clip(ids, 0, classes - 1), "int32")
+        return ops.equal(ids, class_ids), ops.take_along_axis(logits, indices, axis=axis)
+
+    return _focal_of_one_class(logits, ids, select, gamma, axis)
+
+
+def focal_of_one_hot(logits, labels, gamma: float, axis: int = -1):
+    """The same, for labels that are 1 for one class a sample."""
+
+    def select(logits, labels):
+        is_true = ops.equal(labels, 1.0)
+        return is_true, ops.sum(ops.where(is_true, logits, 0.0), axis=axis, keepdims=True)
+
+    return _focal_of_one_class(logits, labels, select, gamma, axis)
+
+
+def _focal_of_one_class(logits, target, select, gamma: float, axis: int):
+    # The target is an argument, and a float with a gradient of zero, because JAX takes neither tracers of an outer
+    # trace nor integers into a function with a gradient of its own.
+    @ops.custom_gradient
+    def values(logits, target):
+        is_true, true_logit = select(logits, target)
+        log_sum, softmax = _log_sum_exp_and_softmax(ops.where(is_true, _LEFT_OUT, logits), axis)
+        log_odds = log_sum - true_logit
+
+        def gradient(*arguments, upstream=None):
+            upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis)
+            slope = upstream * _focal_slope(log_odds, gamma)
+            return ops.where(is_true, -slope, slope * softmax), ops.zeros_like(target)
+
+        return ops.squeeze(focal(log_odds, gamma), axis), gradient
+
+    return values(logits, target)
+
+
+def focal_of_labels(logits, labels, gamma: float, axis: int = -1):
+    """sum_c labels_c * (1 - p_c)^gamma * -log(p_c) for soft labels or weights, without the class axis; O(classes).
+
+    A class with p > 3/4, of which there is at most one a sample, gets 1 - p from the sum over the others; for the rest
+    1 - p is exact enough. (3/4 and not 1/2: two equal logits may both round to just above 1/2.)
+
+    With w_c = labels_c * (1 - p_c)^gamma * (1 - gamma * p_c * log(p_c) / (1 - p_c)), the gradient is
+    p_j * (sum_c w_c - w_j) - w_j * (1 - p_j).
+    """
+
+    @ops.custom_gradient
+    def values(logits, labels):
+        log_sum, p = _log_sum_exp_and_softmax(logits, axis)
+        is_dominant = p > 0.75
+        log_odds = _log_odds_of_dominant(logits, is_dominant, axis)
+        rest = ops.where(is_dominant, ops.sigmoid(log_odds), 1.0 - p)
+        cross_entropy = ops.where(is_dominant, ops.softplus(log_odds), log_sum - logits)
+        factor = labels * ops.power(rest, gamma)
+
+        def gradient(*arguments, upstream=None):
+            upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis)
+            safe_rest = ops.where(is_dominant, 1.0, rest)
+            ratio = ops.where(is_dominant, _minus_log_over_rest(log_odds), cross_entropy / safe_rest)
+            weights = factor * (1.0 + gamma * p * ratio)
+            others = ops.sum(weights, axis=axis, keepdims=True) - weights
+            return (p * others - weights * rest) * upstream, ops.zeros_like(labels)
+
+        return ops.sum(factor * cross_entropy, axis=axis), gradient
+
+    return values(logits, labels)
+
+
+def _log_odds_of_dominant(logits, is_dominant, axis: int):
+    """log((1 - p) / p) of the dominant class, the class axis kept; any finite number where there is none."""
+    dominant_logit = ops.sum(ops.where(is_dominant, logits, 0.0), axis=axis, keepdims=True)
+    others = ops.where(is_dominant, _LEFT_OUT, logits)
+    maximum = ops.max(others, axis=axis, keepdims=True)
+    return maximum + ops.log(ops.sum(ops.exp(others - maximum), axis=axis, keepdims=True)) - dominant_logit
+
+
+def _log_sum_exp_and_softmax(logits, axis: int):
+    """The log-sum-exp (class axis kept) from the softmax itself: exp(max - logsumexp) is its largest value."""
+    softmax = ops.softmax(logits, axis=axis)
+    maximum = ops.max(logits, axis=axis, keepdims=True)
+    return maximum - ops.log(ops.max(softmax, axis=axis, keepdims=True)), softmax
