@@ -1,19 +1,52 @@
-"""Logit distillation: tau^2 times the Kullback-Leibler divergence, exact at every temperature."""
+"""Distillation from logits: tau^2 times a divergence between the softened outputs of teacher and student."""
 
 from __future__ import annotations
 
 import keras
 from keras import ops
 
-from keras_notes._checks import check_integer, check_positive, check_same_shape, received
-from keras_notes.losses._divergences import kl_divergence, standardized
-from keras_notes.losses._labels import classes_of, loss_dtype
+from keras_notes._checks import (
+    check_between,
+    check_choice,
+    check_integer,
+    check_positive,
+    check_same_shape,
+    differ,
+    received,
+)
+from keras_notes.losses._base import TeacherLoss
+from keras_notes.losses._divergences import (
+    RULED_OUT,
+    bernoulli_kl_divergence,
+    jensen_shannon_divergence,
+    kl_divergence,
+    reverse_kl_divergence,
+    standardized,
+)
+from keras_notes.losses._labels import classes_of
+from keras_notes.losses._teacher_targets import TEACHER_FORMS, dense_log_probs, teacher_logits_from
 
-__all__ = ["DistillationLoss"]
+__all__ = ["DistillationLoss", "JensenShannonDistillationLoss", "check_logits"]
+
+
+def check_logits(teacher_shape, student_shape, axis: int, *, exclusive: bool = True, standardize: bool = False) -> None:
+    """Raises ValueError unless teacher and student have the same classes, and enough of them."""
+    classes = classes_of(student_shape, axis)
+    check_same_shape(teacher_shape, student_shape, what_true="The teacher's logits", what_pred="the student's logits")
+    if exclusive and classes is not None and classes < 2:
+        raise ValueError(
+            f"The logits must have at least two classes when `exclusive=True`. Received: {classes} along axis "
+            f"{axis}. Use `exclusive=False` for a single sigmoid output."
+        )
+    if standardize and (classes is None or classes < 3):
+        raise ValueError(
+            f"`standardize=True` needs at least three classes: of two it leaves only which is larger. "
+            f"Received: {classes} along axis {axis}."
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
-class DistillationLoss(keras.losses.Loss):
+class DistillationLoss(TeacherLoss):
     """Knowledge distillation from logits, scaled so that the temperature does not change the gradient's size.
 
         L = T^2 * KL(softmax(t / T) || softmax(s / T))
@@ -26,6 +59,7 @@ class DistillationLoss(keras.losses.Loss):
     values of the label, summed over the labels.
 
     It is an ordinary Keras loss: it serves `keras_notes.Distiller`, and `model.fit(x, teacher_logits)` as well.
+    Positions that a Keras mask leaves out count nothing, neither in the loss nor in its mean.
 
     Args:
         temperature: T, > 0. 1 keeps the teacher's own probabilities; 2 to 4 show a small student more of how the
@@ -33,15 +67,21 @@ class DistillationLoss(keras.losses.Loss):
         exclusive: True for one class a sample (softmax), False for independent labels (sigmoid).
         standardize: Whether to distil z = (logits - mean) / standard deviation over the classes instead of the
             logits, so that the student need not match their size. Needs `exclusive=True` and three classes.
+        teacher: What `y_true` is: "logits", "probs", "log_probs", or "top_k", the targets of
+            `keras_notes.losses.top_k_targets`. With top-k targets, all classes that are not among the k count as one,
+            whose probability is what the teacher left: L is then the least that the dense loss can be with these k
+            probabilities, and equal to it for k = classes.
+        teacher_temperature: The temperature at which the teacher's probabilities were taken. Probabilities at 1 serve
+            every T; where it is T, log-probabilities need no further computation. Top-k targets must be taken at T.
         axis: The class axis.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
     Call arguments:
-        y_true: The teacher's logits, of shape (..., classes). -inf rules a class out (not with `standardize`, whose
-            mean and deviation are over all classes).
-        y_pred: The student's logits, of the same shape.
+        y_true: The teacher's output, of shape (..., classes), or (..., k + 1, 2) for "top_k". Logits of -inf rule a
+            class out (not with `standardize`, whose mean and deviation are over all classes).
+        y_pred: The student's logits, of shape (..., classes).
 
     Raises:
         ValueError: If an argument is out of its range, or teacher and student differ in shape.
@@ -58,7 +98,8 @@ class DistillationLoss(keras.losses.Loss):
     References:
         Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network, section 2
         (https://arxiv.org/abs/1503.02531). `standardize`: Sun et al. 2024, Logit Standardization in Knowledge
-        Distillation, section 4 (https://arxiv.org/abs/2403.01643).
+        Distillation, section 4 (https://arxiv.org/abs/2403.01643). `exclusive=False`: Yang et al. 2023, Multi-Label
+        Knowledge Distillation, section 3.2 (https://arxiv.org/abs/2308.06453).
     """
 
     def __init__(
@@ -67,61 +108,159 @@ class DistillationLoss(keras.losses.Loss):
         *,
         exclusive: bool = True,
         standardize: bool = False,
+        teacher: str = "logits",
+        teacher_temperature: float = 1.0,
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str = "distillation_loss",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=loss_dtype(dtype))
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.temperature = check_positive("temperature", temperature)
         self.exclusive = bool(exclusive)
         self.standardize = bool(standardize)
+        self.teacher = check_choice("teacher", teacher, TEACHER_FORMS)
+        self.teacher_temperature = check_positive("teacher_temperature", teacher_temperature)
         self.axis = check_integer("axis", axis)
-        if self.standardize and not self.exclusive:
+        _check_standardize(self.standardize, self.exclusive)
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        if self.teacher == "logits" and self.teacher_temperature != 1.0:
             raise ValueError(
-                f"`standardize` must be False when `exclusive=False`: it works across the classes of a softmax. "
-                f"{received(standardize=standardize, exclusive=exclusive)}"
+                f"`teacher_temperature` must be 1 when the teacher gives logits. "
+                f"{received(teacher_temperature=self.teacher_temperature)}"
+            )
+        if self.teacher != "top_k":
+            return
+        if self.teacher_temperature != self.temperature:
+            raise ValueError(
+                f"`teacher_temperature` must equal `temperature` with `teacher='top_k'`: the mass that is left out at "
+                f"one temperature says nothing of another. "
+                f"{received(teacher_temperature=self.teacher_temperature, temperature=self.temperature)}"
+            )
+        if not self.exclusive or self.standardize or self.axis != -1:
+            raise ValueError(
+                f"`teacher='top_k'` needs `exclusive=True`, `standardize=False` and `axis=-1`. "
+                f"{received(exclusive=self.exclusive, standardize=self.standardize, axis=self.axis)}"
             )
 
-    def call(self, y_true, y_pred):
-        self._check_shapes(y_true, y_pred)
-        teacher_logits, student_logits = ops.stop_gradient(y_true), y_pred
+    def compare(self, teacher, student):
+        scale = self.temperature**2
+        if self.teacher == "top_k":
+            return scale * self._top_k(teacher, student)
+        check_logits(teacher, student, self.axis, exclusive=self.exclusive, standardize=self.standardize)
+        logits = teacher_logits_from(teacher, self.teacher, exclusive=self.exclusive)
         if self.standardize:
-            teacher_logits = standardized(teacher_logits, self.axis)
-            student_logits = standardized(student_logits, self.axis)
+            logits, student = standardized(logits, self.axis), standardized(student, self.axis)
+            return scale * kl_divergence(logits, student, self.temperature, self.axis)
         if self.exclusive:
-            values = kl_divergence(teacher_logits, student_logits, self.temperature, self.axis)
+            return scale * self._kl_divergence(logits, student, is_log_probs=self.teacher != "logits")
+        logits = ops.clip(logits * self.teacher_temperature, RULED_OUT, -RULED_OUT)
+        difference = ops.clip(student, RULED_OUT, -RULED_OUT) - logits
+        per_label = bernoulli_kl_divergence(logits / self.temperature, difference / self.temperature)
+        return scale * ops.sum(per_label, axis=self.axis)
+
+    def _top_k(self, targets, student):
+        _check_top_k_shape(tuple(targets.shape), tuple(student.shape))
+        log_probs = dense_log_probs(targets, ops.stop_gradient(student), self.temperature)
+        return self._kl_divergence(log_probs, student, is_log_probs=True)
+
+    def _kl_divergence(self, teacher_logits, student_logits, *, is_log_probs: bool):
+        return kl_divergence(
+            teacher_logits,
+            student_logits,
+            self.temperature,
+            self.axis,
+            teacher_temperature=self.teacher_temperature,
+            is_normalized=is_log_probs and self.teacher_temperature == self.temperature,
+        )
+
+
+def _check_standardize(standardize: bool, exclusive: bool) -> None:
+    if standardize and not exclusive:
+        raise ValueError(
+            f"`standardize` must be False when `exclusive=False`: it works across the classes of a softmax. "
+            f"{received(standardize=standardize, exclusive=exclusive)}"
+        )
+
+
+def _check_top_k_shape(targets_shape, student_shape) -> None:
+    """(..., k + 1, 2) for logits of shape (..., classes), k <= classes."""
+    is_fitting = len(targets_shape) == len(student_shape) + 1 and targets_shape[-1] == 2
+    is_fitting = is_fitting and not differ(targets_shape[:-2], student_shape[:-1])
+    if not is_fitting or not 2 <= targets_shape[-2] <= student_shape[-1] + 1:
+        raise ValueError(
+            f"y_true must hold the targets of `keras_notes.losses.top_k_targets`, of shape (..., k + 1, 2) with "
+            f"1 <= k <= classes. Received: shape {targets_shape} for logits of shape {student_shape}."
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_notes")
+class JensenShannonDistillationLoss(TeacherLoss):
+    """Distillation by the generalized Jensen-Shannon divergence: forward KL, reverse KL and everything between.
+
+        0 < beta < 1:  L = T^2 * (beta * KL(p || m) + (1 - beta) * KL(q || m)),  m = beta * p + (1 - beta) * q
+        beta = 0:      L = T^2 * KL(p || q), forward: the student covers all that the teacher finds possible
+        beta = 1:      L = T^2 * KL(q || p), reverse: the student keeps to what the teacher finds most likely
+
+    with p = softmax(t / T) the teacher (`y_true` holds t), q = softmax(s / T) the student (`y_pred` holds s). Inside
+    (0, 1) it is bounded by T^2 times the entropy of beta, T^2 log 2 at 1/2, and vanishes towards both ends: L / beta
+    tends to the forward divergence, L / (1 - beta) to the reverse one, and 0 and 1 stand for these limits.
+
+    Args:
+        beta: In [0, 1], the weight of the teacher in the mixture.
+        temperature: T, > 0.
+        standardize: As in `DistillationLoss`.
+        axis: The class axis.
+        reduction: As in `keras.losses.Loss`.
+        name: Name of the loss.
+        dtype: float32 (the default) or float64, the precision of the computation.
+
+    Call arguments:
+        y_true: The teacher's logits, of shape (..., classes).
+        y_pred: The student's logits, of the same shape.
+
+    Raises:
+        ValueError: If an argument is out of its range, or teacher and student differ in shape.
+
+    Example:
+        >>> import numpy as np
+        >>> far_apart = np.array([[50.0, 0.0]], "float32"), np.array([[0.0, 50.0]], "float32")
+        >>> [round(float(JensenShannonDistillationLoss(beta)(*far_apart)), 4) for beta in (0.0, 0.5, 1.0)]
+        [50.0, 0.6931, 50.0]
+
+    References:
+        Agarwal et al. 2024, On-Policy Distillation of Language Models, section 2 and equation 1
+        (https://arxiv.org/abs/2306.13649).
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.5,
+        temperature: float = 1.0,
+        *,
+        standardize: bool = False,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "jensen_shannon_distillation_loss",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.beta = check_between("beta", beta, 0.0, 1.0)
+        self.temperature = check_positive("temperature", temperature)
+        self.standardize = bool(standardize)
+        self.axis = check_integer("axis", axis)
+
+    def compare(self, teacher, student):
+        check_logits(teacher, student, self.axis, standardize=self.standardize)
+        if self.standardize:
+            teacher, student = standardized(teacher, self.axis), standardized(student, self.axis)
+        arguments = teacher, student, self.temperature, self.axis
+        if self.beta == 0.0:
+            divergence = kl_divergence(*arguments)
+        elif self.beta == 1.0:
+            divergence = reverse_kl_divergence(*arguments)
         else:
-            per_label = kl_divergence(_with_zero(teacher_logits), _with_zero(student_logits), self.temperature)
-            values = ops.sum(per_label, axis=self.axis)
-        return self.temperature**2 * values
-
-    def _check_shapes(self, y_true, y_pred) -> None:
-        classes_of(y_pred, self.axis)
-        check_same_shape(y_true, y_pred, what_true="The teacher's logits", what_pred="the student's logits")
-        classes = classes_of(y_pred, self.axis)
-        if self.exclusive and classes is not None and classes < 2:
-            raise ValueError(
-                f"The logits must have at least two classes when `exclusive=True`. Received: {classes} along axis "
-                f"{self.axis}. Use `exclusive=False` for a single sigmoid output."
-            )
-        if self.standardize and (classes is None or classes < 3):
-            raise ValueError(
-                f"`standardize=True` needs at least three classes: of two it leaves only which is larger. "
-                f"Received: {classes} along axis {self.axis}."
-            )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "exclusive": self.exclusive,
-            "standardize": self.standardize,
-            "axis": self.axis,
-            "dtype": self.dtype,
-        }
-
-
-def _with_zero(logits):
-    """Logits (z, 0) on a new last axis: their softmax is (sigmoid(z), 1 - sigmoid(z))."""
-    return ops.stack([logits, ops.zeros_like(logits)], axis=-1)
+            divergence = jensen_shannon_divergence(teacher, student, self.beta, self.temperature, self.axis)
+        return self.temperature**2 * divergence

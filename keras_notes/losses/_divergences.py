@@ -13,7 +13,16 @@ from __future__ import annotations
 
 from keras import ops
 
-__all__ = ["jensen_shannon_divergence", "kl_divergence", "reverse_kl_divergence", "standardized"]
+__all__ = [
+    "RULED_OUT",
+    "bernoulli_kl_divergence",
+    "jensen_shannon_divergence",
+    "kl_divergence",
+    "kl_terms",
+    "log_sum_exp_difference",
+    "reverse_kl_divergence",
+    "standardized",
+]
 
 # Stands for -inf, so that a class that a model rules out gives 0 * finite and not 0 * inf.
 RULED_OUT = -1e30
@@ -79,7 +88,7 @@ def reverse_kl_divergence(teacher_logits, student_logits, temperature: float = 1
     """KL(q || p) = sum_j q_j log(q_j / p_j) for p = softmax(teacher_logits / T), q = softmax(student_logits / T)."""
 
     def value_and_slope(p, q, log_ratio):
-        return _kl_terms(q, p, -log_ratio), log_ratio
+        return kl_terms(q, p, -log_ratio), log_ratio
 
     return _divergence(value_and_slope, teacher_logits, student_logits, temperature, axis)
 
@@ -94,10 +103,66 @@ def jensen_shannon_divergence(teacher_logits, student_logits, beta: float, tempe
         rise, fall = ops.maximum(log_ratio, 0.0), ops.minimum(log_ratio, 0.0)
         share = ops.where(log_ratio > 0, ops.log1p(beta * decay), ops.log1p((1.0 - beta) * decay))
         to_p, to_q = rise + share, -fall + share
-        terms = beta * _kl_terms(p, mixture, to_p) + (1.0 - beta) * _kl_terms(q, mixture, to_q)
+        terms = beta * kl_terms(p, mixture, to_p) + (1.0 - beta) * kl_terms(q, mixture, to_q)
         return terms, -(1.0 - beta) * to_q
 
     return _divergence(value_and_slope, teacher_logits, student_logits, temperature, axis)
+
+
+def bernoulli_kl_divergence(teacher_logits, difference):
+    """KL(p || q) per label for p = sigmoid(a), q = sigmoid(a + d). The gradient with respect to d is q - p.
+
+    The two log-ratios are log(q / p) = -log1p((1 - p) expm1(-d)) and the same with p and d turned over.
+    """
+
+    @ops.custom_gradient
+    def divergence(difference, teacher_logits):
+        student_logits = teacher_logits + difference
+        p, q = ops.sigmoid(teacher_logits), ops.sigmoid(student_logits)
+        p_rest, q_rest = ops.sigmoid(-teacher_logits), ops.sigmoid(-student_logits)
+        near = ops.clip(difference, -1.0, 1.0)
+        is_near = ops.equal(near, difference)
+        log_ratio = ops.where(
+            is_near,
+            -ops.log1p(p_rest * ops.expm1(-near)),
+            ops.log_sigmoid(student_logits) - ops.log_sigmoid(teacher_logits),
+        )
+        log_ratio_of_rest = ops.where(
+            is_near,
+            -ops.log1p(p * ops.expm1(near)),
+            ops.log_sigmoid(-student_logits) - ops.log_sigmoid(-teacher_logits),
+        )
+
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            # Of the two equal and opposite excesses, the one that is measured from the smaller probability.
+            excess = ops.where(
+                teacher_logits < 0, _excess(p, q, log_ratio), -_excess(p_rest, q_rest, log_ratio_of_rest)
+            )
+            return excess * upstream, ops.zeros_like(teacher_logits)
+
+        return kl_terms(p, q, log_ratio) + kl_terms(p_rest, q_rest, log_ratio_of_rest), gradient
+
+    return divergence(difference, teacher_logits)
+
+
+def log_sum_exp_difference(teacher_logits, student_logits, temperature: float = 1.0, axis: int = -1):
+    """log(sum_j exp(b_j) / sum_j exp(a_j)), the class axis kept, in proportion to b - a; its gradient is softmax(b)."""
+
+    @ops.custom_gradient
+    def difference(logits, teacher_logits):
+        pair = _SoftmaxPair(teacher_logits, axis, 1.0 / temperature, 1.0 / temperature)
+        (p_exps, p_total), (q_exps, q_total), delta = pair.exponentials(logits)
+        p, q = p_exps / p_total, q_exps / q_total
+        excess = ops.sum(_excess(p, q, pair.finite_difference(logits) - delta), axis=axis, keepdims=True)
+
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            return q * (upstream / temperature), ops.zeros_like(teacher_logits)
+
+        return delta + ops.log1p(excess), gradient
+
+    return difference(student_logits, teacher_logits)
 
 
 def standardized(logits, axis: int = -1):
@@ -176,7 +241,7 @@ def _exp_minus_tangent(x):
     return 2.0 * at_half + ops.square(half + at_half)
 
 
-def _kl_terms(p, q, log_ratio):
+def kl_terms(p, q, log_ratio):
     """The terms p * (exp(r) - 1 - r) per class, for r = log(q / p)."""
     near = ops.clip(log_ratio, -_NEAR, _NEAR)
     return ops.where(ops.equal(near, log_ratio), p * _exp_minus_tangent(near), q - p - p * log_ratio)
@@ -195,7 +260,7 @@ def _careful_kl(p, q, log_ratio, axis):
     the sum of the terms less exp(x) - 1 - x at x = log1p(e), which is e^2 / 2 for so small an e.
     """
     excess = ops.sum(_excess(p, q, log_ratio), axis=axis, keepdims=True)
-    terms = ops.sum(_kl_terms(p, q, log_ratio), axis=axis, keepdims=True)
+    terms = ops.sum(kl_terms(p, q, log_ratio), axis=axis, keepdims=True)
     return ops.maximum(terms - 0.5 * ops.square(excess), 0.0)
 
 

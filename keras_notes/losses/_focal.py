@@ -9,21 +9,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_between, check_integer, check_non_negative, check_same_shape, received
+from keras_notes._checks import check_between, check_integer, check_non_negative, received
+from keras_notes.losses._base import Loss
 from keras_notes.losses._labels import (
+    aligned_labels,
     attach_mask,
     classes_of,
     expand_class_axis,
     is_class_ids,
-    loss_dtype,
     raise_if_labels_out_of_range,
+    to_logits,
 )
 from keras_notes.losses._log_odds import focal, focal_of_ids, focal_of_labels, focal_of_one_hot
 
 __all__ = ["FocalLoss"]
-
-# The least probability told from 0: its reciprocal, times a loss weight, must stay below float32's largest number.
-_LEAST_PROBABILITY = 1e-36
 
 
 def _along_axis(values, like, axis: int):
@@ -33,12 +32,8 @@ def _along_axis(values, like, axis: int):
     return ops.reshape(values, shape)
 
 
-def _log(p):
-    return ops.log(ops.maximum(p, _LEAST_PROBABILITY))
-
-
 @keras.saving.register_keras_serializable(package="keras_notes")
-class FocalLoss(keras.losses.Loss):
+class FocalLoss(Loss):
     """Focal loss: cross-entropy in which well classified samples count less.
 
         FL = -alpha_t * (1 - p_t)^gamma * log(p_t)
@@ -102,7 +97,7 @@ class FocalLoss(keras.losses.Loss):
         name: str = "focal_loss",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=loss_dtype(dtype))
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.gamma = check_non_negative("gamma", gamma)
         self.exclusive = bool(exclusive)
         self.alpha = _checked_alpha(alpha, self.exclusive)
@@ -128,7 +123,7 @@ class FocalLoss(keras.losses.Loss):
         self._check_classes(classes)
         if not self.exclusive:
             return self._independent(y_true, y_pred)
-        logits = y_pred if self.from_logits else _log(y_pred)
+        logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=True)
         if is_class_ids(y_true, y_pred, self.axis):
             return self._exclusive_ids(expand_class_axis(y_true, y_pred, self.axis), logits)
         if self.ignore_class is not None:
@@ -174,11 +169,8 @@ class FocalLoss(keras.losses.Loss):
         return focal_of_labels(logits, weights, self.gamma, self.axis)
 
     def _independent(self, y_true, y_pred):
-        if len(y_true.shape) == len(y_pred.shape) - 1 and y_pred.shape[self.axis] == 1:
-            y_true = ops.expand_dims(y_true, self.axis)
-        check_same_shape(y_true, y_pred, what_true="Labels", what_pred="predictions")
-        logits = y_pred if self.from_logits else _log(y_pred) - _log(1.0 - y_pred)
-        labels = self._smoothed(y_true, 0.5)
+        logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=False)
+        labels = self._smoothed(aligned_labels(y_true, y_pred, self.axis), 0.5)
         when_set, when_not = focal(-logits, self.gamma), focal(logits, self.gamma)
         if self.alpha is not None:
             alpha = self._alpha_along(logits)
@@ -191,7 +183,7 @@ class FocalLoss(keras.losses.Loss):
         return labels * (1.0 - self.label_smoothing) + self.label_smoothing * uniform
 
     def _alpha_of(self, ids):
-        if isinstance(self.alpha, float):
+        if not isinstance(self.alpha, list):
             return self.alpha
         indices = ops.cast(ops.clip(ids, 0, len(self.alpha) - 1), "int32")
         return ops.take(ops.convert_to_tensor(self.alpha, dtype=ids.dtype), indices)
@@ -213,19 +205,6 @@ class FocalLoss(keras.losses.Loss):
                 f"`alpha` must be a number or hold one weight a class. "
                 f"Received: {len(self.alpha)} weights for {classes} classes."
             )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "gamma": self.gamma,
-            "alpha": self.alpha,
-            "exclusive": self.exclusive,
-            "from_logits": self.from_logits,
-            "label_smoothing": self.label_smoothing,
-            "ignore_class": self.ignore_class,
-            "axis": self.axis,
-            "dtype": self.dtype,
-        }
 
 
 def _checked_alpha(alpha, exclusive: bool) -> float | list[float] | None:

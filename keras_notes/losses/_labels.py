@@ -10,16 +10,21 @@ import numpy as np
 from keras import ops
 from keras.src import backend as keras_backend
 
-from keras_notes._checks import differ, received
+from keras_notes._checks import check_same_shape, differ, received
 
 __all__ = [
+    "aligned_labels",
     "attach_mask",
     "classes_of",
     "expand_class_axis",
     "is_class_ids",
     "loss_dtype",
     "raise_if_labels_out_of_range",
+    "to_logits",
 ]
+
+# The least probability told from 0: its reciprocal, times a loss weight, must stay below float32's largest number.
+_LEAST_PROBABILITY = 1e-36
 
 
 def loss_dtype(dtype: str | None) -> str:
@@ -72,7 +77,26 @@ def expand_class_axis(ids, y_pred, axis: int):
     return ids if len(ids.shape) == len(y_pred.shape) else ops.expand_dims(ids, axis)
 
 
-def raise_if_labels_out_of_range(y_true, y_pred, axis: int, exclusive: bool, ignore_class: int | None) -> None:
+def aligned_labels(y_true, y_pred, axis: int):
+    """Independent labels of the shape of y_pred; a model with one label may leave the label axis out."""
+    if len(y_true.shape) == len(y_pred.shape) - 1 and classes_of(y_pred, axis) == 1:
+        y_true = ops.expand_dims(y_true, axis)
+    check_same_shape(y_true, y_pred, what_true="Labels", what_pred="predictions")
+    return y_true
+
+
+def _log(p):
+    return ops.log(ops.maximum(p, _LEAST_PROBABILITY))
+
+
+def to_logits(y_pred, *, from_logits: bool, exclusive: bool):
+    """Logits from predictions: as they are, or of the probabilities of a softmax (`exclusive`) or of a sigmoid."""
+    if from_logits:
+        return y_pred
+    return _log(y_pred) if exclusive else _log(y_pred) - _log(1.0 - y_pred)
+
+
+def raise_if_labels_out_of_range(y_true, y_pred, axis: int, exclusive: bool, ignore_class: int | None = None) -> None:
     """Raises ValueError for class ids outside [0, classes) and labels outside [0, 1], where they can be seen.
 
     That is in a NumPy array. Inside a compiled training step nothing can be raised; there the loss of a sample with
