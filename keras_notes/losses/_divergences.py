@@ -112,38 +112,35 @@ def jensen_shannon_divergence(teacher_logits, student_logits, beta: float, tempe
 def bernoulli_kl_divergence(teacher_logits, difference):
     """KL(p || q) per label for p = sigmoid(a), q = sigmoid(a + d). The gradient with respect to d is q - p.
 
-    The two log-ratios are log(q / p) = -log1p((1 - p) expm1(-d)) and the same with p and d turned over.
+    For p <= 1/2, to which the other half is turned over, it is log(1 + x) - p d with x = p expm1(d). Where d is small
+    that cancels; there it is p (exp(d) - 1 - d) - (exp(y) - 1 - y) with y = log(1 + x), of which the second term is at
+    most half of the first, and q - p is (1 - p) x / (1 + x).
     """
 
     @ops.custom_gradient
     def divergence(difference, teacher_logits):
-        student_logits = teacher_logits + difference
-        p, q = ops.sigmoid(teacher_logits), ops.sigmoid(student_logits)
-        p_rest, q_rest = ops.sigmoid(-teacher_logits), ops.sigmoid(-student_logits)
-        near = ops.clip(difference, -1.0, 1.0)
-        is_near = ops.equal(near, difference)
-        log_ratio = ops.where(
-            is_near,
-            -ops.log1p(p_rest * ops.expm1(-near)),
-            ops.log_sigmoid(student_logits) - ops.log_sigmoid(teacher_logits),
-        )
-        log_ratio_of_rest = ops.where(
-            is_near,
-            -ops.log1p(p * ops.expm1(near)),
-            ops.log_sigmoid(-student_logits) - ops.log_sigmoid(-teacher_logits),
-        )
+        sign = ops.where(teacher_logits > 0, -1.0, 1.0)
+        a, d = -ops.abs(teacher_logits), sign * difference
+        softplus_a, p = _softplus_and_sigmoid(a)
+        softplus_b, q = _softplus_and_sigmoid(a + d)
+        near = ops.clip(d, -_NEAR, _NEAR)
+        is_near = ops.equal(near, d)
+        near_remainder = _exp_minus_tangent(near)
+        x = p * (near + near_remainder)
 
         def gradient(*arguments, upstream=None):
             upstream = arguments[0] if upstream is None else upstream
-            # Of the two equal and opposite excesses, the one that is measured from the smaller probability.
-            excess = ops.where(
-                teacher_logits < 0, _excess(p, q, log_ratio), -_excess(p_rest, q_rest, log_ratio_of_rest)
-            )
-            return excess * upstream, ops.zeros_like(teacher_logits)
+            return ops.where(is_near, (1.0 - p) * x / (1.0 + x), q - p) * (sign * upstream), ops.zeros_like(a)
 
-        return kl_terms(p, q, log_ratio) + kl_terms(p_rest, q_rest, log_ratio_of_rest), gradient
+        near_value = p * near_remainder - _exp_minus_tangent(ops.log1p(x))
+        return ops.where(is_near, near_value, softplus_b - softplus_a - p * d), gradient
 
     return divergence(difference, teacher_logits)
+
+
+def _softplus_and_sigmoid(x):
+    decay = ops.exp(-ops.abs(x))
+    return ops.maximum(x, 0.0) + ops.log1p(decay), ops.where(x > 0, 1.0, decay) / (1.0 + decay)
 
 
 def log_sum_exp_difference(teacher_logits, student_logits, temperature: float = 1.0, axis: int = -1):

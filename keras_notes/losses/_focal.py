@@ -20,7 +20,7 @@ from keras_notes.losses._labels import (
     raise_if_labels_out_of_range,
     to_logits,
 )
-from keras_notes.losses._log_odds import focal, focal_of_ids, focal_of_labels, focal_of_one_hot
+from keras_notes.losses._log_odds import focal_of_ids, focal_of_independent, focal_of_labels, focal_of_one_hot
 
 __all__ = ["FocalLoss"]
 
@@ -171,11 +171,11 @@ class FocalLoss(Loss):
     def _independent(self, y_true, y_pred):
         logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=False)
         labels = self._smoothed(aligned_labels(y_true, y_pred, self.axis), 0.5)
-        when_set, when_not = focal(-logits, self.gamma), focal(logits, self.gamma)
+        weights_set, weights_not = labels, 1.0 - labels
         if self.alpha is not None:
             alpha = self._alpha_along(logits)
-            when_set, when_not = alpha * when_set, (1.0 - alpha) * when_not
-        return ops.sum(labels * when_set + (1.0 - labels) * when_not, axis=self.axis)
+            weights_set, weights_not = alpha * weights_set, (1.0 - alpha) * weights_not
+        return ops.sum(focal_of_independent(logits, weights_set, weights_not, self.gamma), axis=self.axis)
 
     def _smoothed(self, labels, uniform: float):
         if not self.label_smoothing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from keras import ops
 
-__all__ = ["focal", "focal_of_ids", "focal_of_labels", "focal_of_one_hot"]
+__all__ = ["focal", "focal_of_ids", "focal_of_independent", "focal_of_labels", "focal_of_one_hot"]
 
 # Takes the place of -inf for a class that is left out: finite, so that a row of nothing else has no 0 / 0.
 _LEFT_OUT = -3e38
@@ -38,6 +38,37 @@ def _minus_log_over_rest(log_odds):
     """-log(p) / (1 - p), which is 1 where p is 1."""
     bounded = ops.maximum(log_odds, _LEAST_LOG_ODDS)
     return ops.softplus(bounded) / ops.sigmoid(bounded)
+
+
+def focal_of_independent(logits, weights_set, weights_not, gamma: float):
+    """Focal losses of each label being set and not being set, weighted and added; elementwise.
+
+    With s = softplus(z) and n = softplus(-z), -log(p) = n and -log(1 - p) = s, so set costs exp(-gamma s) n and not set
+    exp(-gamma n) s.
+    """
+
+    @ops.custom_gradient
+    def values(logits, weights_set, weights_not):
+        decay = ops.exp(-ops.abs(logits))
+        log_total = ops.log1p(decay)
+        when_not, when_set = ops.maximum(logits, 0.0) + log_total, ops.maximum(-logits, 0.0) + log_total
+        factor_set, factor_not = (weights_set, weights_not)
+        if gamma:
+            factor_set, factor_not = (
+                weights_set * ops.exp(-gamma * when_not),
+                weights_not * ops.exp(-gamma * when_set),
+            )
+
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            larger, smaller = 1.0 / (1.0 + decay), decay / (1.0 + decay)
+            p, rest = ops.where(logits > 0, larger, smaller), ops.where(logits > 0, smaller, larger)
+            slope = factor_not * (gamma * rest * when_not + p) - factor_set * (gamma * p * when_set + rest)
+            return slope * upstream, ops.zeros_like(weights_set), ops.zeros_like(weights_not)
+
+        return factor_set * when_set + factor_not * when_not, gradient
+
+    return values(logits, weights_set, weights_not)
 
 
 def focal_of_ids(logits, ids, gamma: float, axis: int = -1):

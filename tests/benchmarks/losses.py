@@ -1,42 +1,89 @@
-"""Losses beside those of Keras: gradients against float64, then time as a ratio, interleaved in one run.
+"""Losses beside those of Keras: accuracy against float64 at every margin, then time and memory, interleaved in one run.
 
-python tests/benchmarks/losses.py [--rounds 30]
+    python tests/benchmarks/losses.py [--rounds 30]
+
+Time: forward and backward of 4,096 x 1,000 logits on TensorFlow, with and without XLA, as multiples of Keras's fused
+sparse cross-entropy in the same round; median and quartiles of the rounds. Logits have the standard deviation 3 and
+the temperature is 4; "near" is a student within 0.01 of its teacher. Memory: how far the process grows above what it
+held before a step, as multiples of the logits' 15.6 MiB; Linux only.
 """
 
 import argparse
+import gc
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import keras
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from keras_notes.losses import DistillationLoss, FocalLoss
+from keras_notes import losses
 from tests.gradients import value_and_gradient
 from tests.losses.references import distillation, exclusive_focal
 
-MARGINS = np.array([5, 0, -5, -10, -15, -16, -17, -20, -50, -100], "float32")
+MARGINS = np.array([100, 50, 20, 10, 5, 0, -5, -10, -15, -16, -17, -20, -50, -100], "float32")
 TEMPERATURES = (1.0, 3.0, 20.0, 1000.0)
+SAMPLES, CLASSES, TEMPERATURE = 4096, 1000, 4.0
+PROCESS = Path("/proc/self")
+
+
+def relative_error(got, wanted):
+    """|got / wanted - 1|, and 0 where both are below float32's least normal number."""
+    return 0.0 if max(abs(got), abs(wanted)) < 1.2e-38 else abs(float(got) / wanted - 1)
 
 
 def focal_gradients():
-    """Gradient with respect to the true class's logit where it leads by `margin`, gamma = 2."""
-    print("Focal loss, gamma 2: gradient of the true class's logit; relative error against float64")
-    print(f"{'margin':>7} {'float64':>12} {'keras':>12} {'keras_notes':>12} {'error keras':>12} {'error ours':>12}")
+    """Value and gradient of the true class's logit where it leads by `margin`, gamma = 2."""
+    print("Focal loss, gamma 2, where the true class leads by `margin`: gradient of its logit; relative errors against "
+          "float64")  # fmt: skip
+    print(f"{'margin':>7} {'float64':>12} {'keras':>12} {'keras_notes':>12} {'error keras':>12} {'error ours':>11} "
+          f"{'ours, value':>12}")  # fmt: skip
     ids, one_hot = np.array([0]), np.array([[1.0, 0.0]], "float32")
-    theirs, ours = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, from_logits=True), FocalLoss(from_logits=True)
+    theirs = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, from_logits=True)
+    ours = losses.FocalLoss(from_logits=True)
     for margin in MARGINS:
         logits = np.array([[margin, 0.0]], "float32")
-        wanted = exclusive_focal(logits, ids, 2.0)[1][0, 0]
+        wanted_value, wanted = (float(part.flat[0]) for part in exclusive_focal(logits, ids, 2.0))
         first = value_and_gradient(lambda z: theirs(one_hot, z), logits)[1][0, 0]
-        second = value_and_gradient(lambda z: ours(ids, z), logits)[1][0, 0]
-        errors = [abs(got / wanted - 1) for got in (first, second)]
-        print(f"{margin:7.0f} {wanted:12.5g} {first:12.5g} {second:12.5g} {errors[0]:12.1e} {errors[1]:12.1e}")
+        value, gradient = value_and_gradient(lambda z: ours(ids, z), logits)
+        print(f"{margin:7.0f} {wanted:12.5g} {first:12.5g} {gradient[0, 0]:12.5g} "
+              f"{relative_error(first, wanted):12.1e} {relative_error(gradient[0, 0], wanted):11.1e} "
+              f"{relative_error(value, wanted_value):12.1e}")  # fmt: skip
 
 
-def distillation_gradients():
+def distillation_at_margins():
+    """KL between a teacher that prefers class 0 by 2 and a student that prefers it by `margin`, ten classes."""
+    print("\nDistillation at T = 1, ten classes; the teacher prefers class 0 by 2, the student by `margin`: value, and "
+          "relative\nerror of value and gradient against float64; keras is KLDivergence on softmax")  # fmt: skip
+    print(f"{'margin':>7} {'float64':>12} {'keras':>12} {'keras_notes':>12} {'value keras':>12} {'ours':>8} "
+          f"{'grad keras':>11} {'ours':>8}")  # fmt: skip
+    teacher = np.zeros((1, 10), "float32")
+    teacher[0, 0] = 2.0
+    for margin in MARGINS:
+        student = np.zeros((1, 10), "float32")
+        student[0, 0] = margin
+        value, gradient = distillation(teacher, student, 1.0)
+        results = [
+            value_and_gradient(function, student)
+            for function in (
+                lambda s: keras_distillation(1.0)(teacher, s),
+                lambda s: losses.DistillationLoss(1.0)(teacher, s),
+            )
+        ]
+        values = " ".join(f"{float(got):12.5g}" for got, _ in results)
+        value_errors = [relative_error(got, value[0]) for got, _ in results]
+        gradient_errors = [np.linalg.norm(got - gradient) / np.linalg.norm(gradient) for _, got in results]
+        print(f"{margin:7.0f} {value[0]:12.5g} {values} {value_errors[0]:12.1e} {value_errors[1]:8.1e} "
+              f"{gradient_errors[0]:11.1e} {gradient_errors[1]:8.1e}")  # fmt: skip
+
+
+def distillation_at_temperatures():
     """Value and gradient on 64 x 10 logits of standard deviation 3."""
     print("\nDistillation, 64 x 10 logits of standard deviation 3: value, and error of the gradient against float64")
     print(f"{'tau':>7} {'float64':>10} {'keras str':>10} {'keras obj':>10} {'ours':>10} {'error str':>10} "
@@ -45,12 +92,11 @@ def distillation_gradients():
     teacher, student = (rng.normal(scale=3, size=(64, 10)).astype("float32") for _ in range(2))
     for tau in TEMPERATURES:
         value, gradient = distillation(teacher, student, tau)
-        ours = DistillationLoss(tau)
+        ours = losses.DistillationLoss(tau)
         by_name = keras.distillation.LogitsDistillation(tau)
-        by_object = keras.distillation.LogitsDistillation(tau, loss=keras.losses.KLDivergence())
         functions = (
             lambda s, loss=by_name: loss.compute_loss(keras.ops.convert_to_tensor(teacher), s),
-            lambda s, loss=by_object: loss.compute_loss(keras.ops.convert_to_tensor(teacher), s),
+            lambda s, tau=tau: keras_distillation(tau)(teacher, s),
             lambda s, loss=ours: loss(teacher, s),
         )
         results = [value_and_gradient(function, student) for function in functions]
@@ -59,56 +105,105 @@ def distillation_gradients():
         print(f"{tau:7.0f} {value.mean():10.4f} {values} " + " ".join(f"{error:10.1e}" for error in errors))
 
 
-def time_ratios(rounds):
-    """Forward and backward, compiled, 4,096 x 1,000 logits: medians of interleaved rounds."""
+def keras_distillation(temperature):
+    """What keras.distillation computes with a KLDivergence object."""
+    loss = keras.distillation.LogitsDistillation(temperature, loss=keras.losses.KLDivergence())
+    return lambda teacher, student: loss.compute_loss(keras.ops.convert_to_tensor(teacher), student)
+
+
+def timed_cases():
+    """By name: a loss and its first argument; the second one is the same for all."""
     rng = np.random.default_rng(0)
-    logits, teacher = (rng.normal(size=(4096, 1000)).astype("float32") for _ in range(2))
-    ids = rng.integers(0, 1000, 4096)
-    one_hot = np.eye(1000, dtype="float32")[ids]
-    cases = {
+    student, teacher = (rng.normal(scale=3, size=(SAMPLES, CLASSES)).astype("float32") for _ in range(2))
+    near = (student + rng.normal(scale=0.01, size=student.shape)).astype("float32")
+    ids = rng.integers(0, CLASSES, SAMPLES)
+    one_hot = np.eye(CLASSES, dtype="float32")[ids]
+    soft = np.asarray(keras.ops.softmax(teacher))
+    cached = np.asarray(keras.ops.log_softmax(teacher / TEMPERATURE))
+    top = np.asarray(losses.top_k_targets(teacher, 10, TEMPERATURE))
+    distil = losses.DistillationLoss(TEMPERATURE)
+    at_t = {"temperature": TEMPERATURE, "teacher_temperature": TEMPERATURE}
+    return student, {
         "keras sparse cross-entropy": (keras.losses.SparseCategoricalCrossentropy(from_logits=True), ids),
         "keras focal (one-hot)": (keras.losses.CategoricalFocalCrossentropy(from_logits=True), one_hot),
-        "FocalLoss (ids)": (FocalLoss(from_logits=True), ids),
-        "FocalLoss (one-hot)": (FocalLoss(from_logits=True), one_hot),
-        "keras KLDivergence on softmax": (lambda t, s: _keras_distillation(t, s), teacher),
-        "DistillationLoss": (DistillationLoss(3.0), teacher),
+        "FocalLoss, class ids": (losses.FocalLoss(from_logits=True), ids),
+        "FocalLoss, one-hot": (losses.FocalLoss(from_logits=True), one_hot),
+        "FocalLoss, soft labels": (losses.FocalLoss(from_logits=True), soft),
+        "FocalLoss, independent": (losses.FocalLoss(exclusive=False, from_logits=True), one_hot),
+        "AsymmetricLoss": (losses.AsymmetricLoss(from_logits=True), one_hot),
+        "keras binary cross-entropy": (keras.losses.BinaryCrossentropy(from_logits=True), one_hot),
+        "keras KLDivergence on softmax": (keras_distillation(TEMPERATURE), teacher),
+        "DistillationLoss": (distil, teacher),
+        "DistillationLoss, near": (distil, near),
+        "DistillationLoss, cached log-probs": (losses.DistillationLoss(teacher="log_probs", **at_t), cached),
+        "DistillationLoss, top 10": (losses.DistillationLoss(teacher="top_k", **at_t), top),
+        "DistillationLoss, independent": (losses.DistillationLoss(TEMPERATURE, exclusive=False), teacher),
+        "DecoupledDistillationLoss": (losses.DecoupledDistillationLoss(), teacher),
+        "JensenShannonDistillationLoss": (losses.JensenShannonDistillationLoss(temperature=TEMPERATURE), teacher),
+        "CorrelationDistillationLoss": (losses.CorrelationDistillationLoss(temperature=TEMPERATURE), teacher),
     }
-    steps = {name: _compiled_step(*case) for name, case in cases.items()}
-    elapsed = {name: [] for name in cases}
+
+
+def time_ratios(rounds):
+    """Prints the table of time and memory."""
+    student, cases = timed_cases()
+    steps = {(name, xla): compiled_step(*case, student, xla) for xla in (False, True) for name, case in cases.items()}
+    elapsed = {key: [] for key in steps}
     for step in steps.values():
-        step(logits)
+        step()
+        step()
+    memory = {key: peak_memory(step) / student.nbytes for key, step in steps.items()}
     for _ in range(rounds):
-        for name, step in steps.items():
+        for key, step in steps.items():
             start = time.perf_counter()
-            step(logits)
-            elapsed[name].append(time.perf_counter() - start)
-    medians = {name: np.median(times) for name, times in elapsed.items()}
-    print(f"\nForward and backward, compiled, 4,096 x 1,000, {rounds} interleaved rounds: time / sparse cross-entropy")
-    for name, median in medians.items():
-        low, high = np.percentile(elapsed[name], [25, 75]) / medians["keras sparse cross-entropy"]
-        print(
-            f"  {name:<32} {median / medians['keras sparse cross-entropy']:6.2f}  (quartiles {low:.2f} to {high:.2f})"
-        )
+            step()
+            elapsed[key].append(time.perf_counter() - start)
+    print(f"\nForward and backward, 4,096 x 1,000, {rounds} interleaved rounds: time / Keras's sparse cross-entropy "
+          f"(quartiles);\npeak memory / the logits' {student.nbytes / 2**20:.1f} MiB")  # fmt: skip
+    print(f"  {'':<36} {'without XLA':<20} {'with XLA':<20} {'memory':>7} {'with XLA':>9}")
+    for name in cases:
+        columns = [ratio(elapsed[name, xla], elapsed["keras sparse cross-entropy", xla]) for xla in (False, True)]
+        print(f"  {name:<36} {columns[0]:<20} {columns[1]:<20} {memory[name, False]:7.1f} {memory[name, True]:9.1f}")
 
 
-def _keras_distillation(teacher, student):
-    loss = keras.distillation.LogitsDistillation(3.0, loss=keras.losses.KLDivergence())
-    return loss.compute_loss(keras.ops.convert_to_tensor(teacher), student)
+def ratio(times, baseline):
+    """Median and quartiles of the rounds' ratios."""
+    low, median, high = np.percentile(np.array(times) / np.array(baseline), [25, 50, 75])
+    return f"{median:5.2f} ({low:.2f} to {high:.2f})"
 
 
-def _compiled_step(loss, y_true):
+def compiled_step(loss, y_true, student, xla):
+    """A function that computes the loss and its gradient, and waits for them."""
     import tensorflow as tf
 
-    labels = tf.constant(y_true)
+    labels, logits = tf.constant(y_true), tf.constant(student)
 
-    @tf.function(jit_compile=True, autograph=False)
-    def step(logits):
+    @tf.function(jit_compile=xla, autograph=False)
+    def step(labels, logits):
         with tf.GradientTape() as tape:
             tape.watch(logits)
             value = loss(labels, logits)
-        return tape.gradient(value, logits)
+        return value, tape.gradient(value, logits)
 
-    return lambda logits: step(tf.constant(logits)).numpy()
+    return lambda: step(labels, logits)[1][0, 0].numpy()
+
+
+def peak_memory(step):
+    """Bytes by which the process grows above what it holds while a step runs; NaN where Linux does not tell."""
+    try:
+        gc.collect()
+        (PROCESS / "clear_refs").write_text("5")  # sets the peak to what is held now
+    except OSError:
+        return float("nan")
+    before = process_bytes("VmRSS")
+    step()
+    return max(process_bytes("VmHWM") - before, 0)
+
+
+def process_bytes(name):
+    """A figure of /proc/self/status."""
+    lines = (PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 if __name__ == "__main__":
@@ -116,5 +211,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     focal_gradients()
-    distillation_gradients()
+    distillation_at_margins()
+    distillation_at_temperatures()
     time_ratios(options.rounds)
