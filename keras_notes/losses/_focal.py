@@ -175,7 +175,8 @@ class FocalLoss(Loss):
         if self.alpha is not None:
             alpha = self._alpha_along(logits)
             weights_set, weights_not = alpha * weights_set, (1.0 - alpha) * weights_not
-        return ops.sum(focal_of_independent(logits, weights_set, weights_not, self.gamma), axis=self.axis)
+        values = focal_of_independent(logits, weights_set, weights_not, self.gamma, self.gamma)
+        return ops.sum(values, axis=self.axis)
 
     def _smoothed(self, labels, uniform: float):
         if not self.label_smoothing:

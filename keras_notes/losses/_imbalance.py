@@ -12,12 +12,9 @@ from keras import ops
 from keras_notes._checks import check_integer, check_non_negative, received
 from keras_notes.losses._base import Loss
 from keras_notes.losses._labels import aligned_labels, raise_if_labels_out_of_range, to_logits
-from keras_notes.losses._log_odds import focal
+from keras_notes.losses._log_odds import focal_of_independent, power
 
 __all__ = ["AsymmetricLoss", "class_balanced_alpha"]
-
-# Stands for a shifted probability of 0 where its logarithm is taken.
-_LEAST_PROBABILITY = 1e-30
 
 
 def class_balanced_alpha(counts: Sequence[int], beta: float = 0.9999) -> list[float]:
@@ -132,29 +129,50 @@ class AsymmetricLoss(Loss):
     def call(self, y_true, y_pred):
         labels = aligned_labels(y_true, y_pred, self.axis)
         logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=False)
-        when_set = focal(-logits, self.gamma_positive)
         if self.margin:
-            when_not = _shifted_focal(logits, self.gamma_negative, self.margin)
+            values = _asymmetric(logits, labels, self.gamma_positive, self.gamma_negative, self.margin)
         else:
-            when_not = focal(logits, self.gamma_negative)
-        return ops.sum(labels * when_set + (1.0 - labels) * when_not, axis=self.axis)
+            values = focal_of_independent(logits, labels, 1.0 - labels, self.gamma_positive, self.gamma_negative)
+        return ops.sum(values, axis=self.axis)
 
 
-def _shifted_focal(logits, gamma: float, margin: float):
-    """p_m^gamma * -log(1 - p_m) for p_m = max(sigmoid(z) - margin, 0).
+def _asymmetric(logits, labels, gamma_positive: float, gamma_negative: float, margin: float):
+    """The loss of each label, for a margin > 0, with its gradient."""
 
-    Near the margin the difference cancels; with z0 = log(margin / (1 - margin)) it is
-    -(1 - margin) * sigmoid(z) * expm1(z0 - z). z0 is subtracted in two parts, since its own rounding would cancel too.
+    @ops.custom_gradient
+    def values(logits, labels):
+        when_set, p, rest = ops.softplus(-logits), ops.sigmoid(logits), ops.sigmoid(-logits)
+        factor_set = labels * power(rest, gamma_positive)
+        shifted = _shifted_probability(logits, p, margin)
+        is_low = shifted < 0.5
+        # 1 - p_m, and its logarithm, from the side on which nothing cancels.
+        shifted_rest = ops.where(is_low, 1.0 - shifted, margin + rest)
+        when_not = -ops.where(is_low, ops.log1p(-ops.minimum(shifted, 0.5)), ops.log(shifted_rest))
+        factor_not = (1.0 - labels) * power(shifted, gamma_negative)
+
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            is_above = shifted > 0
+            ratio = when_not / ops.where(is_above, shifted, 1.0)
+            slope_not = factor_not * (gamma_negative * ratio + 1.0 / shifted_rest) * p * rest
+            slope_set = -factor_set * (gamma_positive * p * when_set + rest)
+            return (ops.where(is_above, slope_not, 0.0) + slope_set) * upstream, ops.zeros_like(labels)
+
+        return factor_set * when_set + factor_not * when_not, gradient
+
+    return values(logits, labels)
+
+
+def _shifted_probability(logits, p, margin: float):
+    """max(p - margin, 0) for p = sigmoid(z).
+
+    Near the margin the difference cancels; with z0 = log(margin / (1 - margin)) it is -(1 - margin) p expm1(z0 - z).
+    What float32 leaves of z0 enters as a factor and a term: compilers fold two subtracted constants into one.
     """
     threshold = math.log(margin) - math.log1p(-margin)
     coarse = float(np.float32(threshold))
-    above = (logits - coarse) - (threshold - coarse)
-    is_above = above > 0
-    shifted = ops.where(
-        is_above, (margin - 1.0) * ops.sigmoid(logits) * ops.expm1(-ops.maximum(above, 0.0)), _LEAST_PROBABILITY
-    )
-    shifted = ops.maximum(shifted, _LEAST_PROBABILITY)
-    minus_log_rest = ops.where(
-        shifted < 0.5, -ops.log1p(-ops.minimum(shifted, 0.5)), -ops.log(margin + ops.sigmoid(-logits))
-    )
-    return ops.where(is_above, ops.exp(gamma * ops.log(shifted)) * minus_log_rest, 0.0)
+    fine = threshold - coarse
+    # Not below -1, where the result is clipped anyway and the exponential could overflow.
+    above = ops.maximum(logits - coarse, -1.0)
+    decay = ops.expm1(-above) * math.exp(fine) + math.expm1(fine)
+    return ops.maximum((margin - 1.0) * p * decay, 0.0)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from keras import ops
 
-__all__ = ["focal", "focal_of_ids", "focal_of_independent", "focal_of_labels", "focal_of_one_hot"]
+__all__ = ["focal", "focal_of_ids", "focal_of_independent", "focal_of_labels", "focal_of_one_hot", "power"]
 
 # Takes the place of -inf for a class that is left out: finite, so that a row of nothing else has no 0 / 0.
 _LEFT_OUT = -3e38
+_RULED_OUT = -1e30
 # exp(-u) overflows float32 below this; softplus(u) / sigmoid(u) is 1 there long since.
 _LEAST_LOG_ODDS = -80.0
 
@@ -40,7 +41,18 @@ def _minus_log_over_rest(log_odds):
     return ops.softplus(bounded) / ops.sigmoid(bounded)
 
 
-def focal_of_independent(logits, weights_set, weights_not, gamma: float):
+def power(x, exponent: float):
+    """x^exponent for x >= 0; products where they do, since compilers make a slow call of the general power."""
+    if exponent == 0.0:
+        return ops.ones_like(x)
+    if exponent in (1.0, 2.0, 4.0):
+        for _ in range(int(exponent) // 2):
+            x = ops.square(x)
+        return x
+    return ops.exp(exponent * ops.log(x))
+
+
+def focal_of_independent(logits, weights_set, weights_not, gamma_set: float, gamma_not: float):
     """Focal losses of each label being set and not being set, weighted and added; elementwise.
 
     With s = softplus(z) and n = softplus(-z), -log(p) = n and -log(1 - p) = s, so set costs exp(-gamma s) n and not set
@@ -52,18 +64,14 @@ def focal_of_independent(logits, weights_set, weights_not, gamma: float):
         decay = ops.exp(-ops.abs(logits))
         log_total = ops.log1p(decay)
         when_not, when_set = ops.maximum(logits, 0.0) + log_total, ops.maximum(-logits, 0.0) + log_total
-        factor_set, factor_not = (weights_set, weights_not)
-        if gamma:
-            factor_set, factor_not = (
-                weights_set * ops.exp(-gamma * when_not),
-                weights_not * ops.exp(-gamma * when_set),
-            )
+        factor_set = weights_set * ops.exp(-gamma_set * when_not) if gamma_set else weights_set
+        factor_not = weights_not * ops.exp(-gamma_not * when_set) if gamma_not else weights_not
 
         def gradient(*arguments, upstream=None):
             upstream = arguments[0] if upstream is None else upstream
             larger, smaller = 1.0 / (1.0 + decay), decay / (1.0 + decay)
             p, rest = ops.where(logits > 0, larger, smaller), ops.where(logits > 0, smaller, larger)
-            slope = factor_not * (gamma * rest * when_not + p) - factor_set * (gamma * p * when_set + rest)
+            slope = factor_not * (gamma_not * rest * when_not + p) - factor_set * (gamma_set * p * when_set + rest)
             return slope * upstream, ops.zeros_like(weights_set), ops.zeros_like(weights_not)
 
         return factor_set * when_set + factor_not * when_not, gradient
@@ -134,8 +142,9 @@ def focal_of_labels(logits, labels, gamma: float, axis: int = -1):
         is_dominant = p > 0.75
         log_odds = _log_odds_of_dominant(logits, is_dominant, axis)
         rest = ops.where(is_dominant, ops.sigmoid(log_odds), 1.0 - p)
-        cross_entropy = ops.where(is_dominant, ops.softplus(log_odds), log_sum - logits)
-        factor = labels * ops.power(rest, gamma)
+        # A class that the model rules out by -inf costs nothing where its label is 0, and not 0 * inf.
+        cross_entropy = ops.where(is_dominant, ops.softplus(log_odds), log_sum - ops.maximum(logits, _RULED_OUT))
+        factor = labels * power(rest, gamma)
 
         def gradient(*arguments, upstream=None):
             upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis)

@@ -4,19 +4,21 @@
 
 Time: forward and backward of 4,096 x 1,000 logits on TensorFlow, with and without XLA, as multiples of Keras's fused
 sparse cross-entropy in the same round; median and quartiles of the rounds. Logits have the standard deviation 3 and
-the temperature is 4; "near" is a student within 0.01 of its teacher. Memory: how far the process grows above what it
-held before a step, as multiples of the logits' 15.6 MiB; Linux only.
+the temperature is 4; "near" is a student within 0.01 of its teacher. Memory, as multiples of the logits' 15.6 MiB, the
+gradient included: without XLA by how much a fresh TensorFlow process grows in its first step (Linux only), with XLA
+what the compiler reserves for results and temporaries (JAX).
 """
 
 import argparse
-import gc
+import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
@@ -25,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from keras_notes import losses
 from tests.gradients import value_and_gradient
-from tests.losses.references import distillation, exclusive_focal
+from tests.losses.references import distillation, exclusive_focal, log_softmax
 
 MARGINS = np.array([100, 50, 20, 10, 5, 0, -5, -10, -15, -16, -17, -20, -50, -100], "float32")
 TEMPERATURES = (1.0, 3.0, 20.0, 1000.0)
@@ -112,15 +114,13 @@ def keras_distillation(temperature):
 
 
 def timed_cases():
-    """By name: a loss and its first argument; the second one is the same for all."""
+    """The student's logits; and by name a loss and its first argument, all made by NumPy alone."""
     rng = np.random.default_rng(0)
     student, teacher = (rng.normal(scale=3, size=(SAMPLES, CLASSES)).astype("float32") for _ in range(2))
     near = (student + rng.normal(scale=0.01, size=student.shape)).astype("float32")
     ids = rng.integers(0, CLASSES, SAMPLES)
     one_hot = np.eye(CLASSES, dtype="float32")[ids]
-    soft = np.asarray(keras.ops.softmax(teacher))
-    cached = np.asarray(keras.ops.log_softmax(teacher / TEMPERATURE))
-    top = np.asarray(losses.top_k_targets(teacher, 10, TEMPERATURE))
+    cached = log_softmax(teacher / TEMPERATURE).astype("float32")
     distil = losses.DistillationLoss(TEMPERATURE)
     at_t = {"temperature": TEMPERATURE, "teacher_temperature": TEMPERATURE}
     return student, {
@@ -128,15 +128,16 @@ def timed_cases():
         "keras focal (one-hot)": (keras.losses.CategoricalFocalCrossentropy(from_logits=True), one_hot),
         "FocalLoss, class ids": (losses.FocalLoss(from_logits=True), ids),
         "FocalLoss, one-hot": (losses.FocalLoss(from_logits=True), one_hot),
-        "FocalLoss, soft labels": (losses.FocalLoss(from_logits=True), soft),
+        "FocalLoss, soft labels": (losses.FocalLoss(from_logits=True), np.exp(cached)),
         "FocalLoss, independent": (losses.FocalLoss(exclusive=False, from_logits=True), one_hot),
         "AsymmetricLoss": (losses.AsymmetricLoss(from_logits=True), one_hot),
+        "keras binary focal": (keras.losses.BinaryFocalCrossentropy(from_logits=True), one_hot),
         "keras binary cross-entropy": (keras.losses.BinaryCrossentropy(from_logits=True), one_hot),
         "keras KLDivergence on softmax": (keras_distillation(TEMPERATURE), teacher),
         "DistillationLoss": (distil, teacher),
         "DistillationLoss, near": (distil, near),
         "DistillationLoss, cached log-probs": (losses.DistillationLoss(teacher="log_probs", **at_t), cached),
-        "DistillationLoss, top 10": (losses.DistillationLoss(teacher="top_k", **at_t), top),
+        "DistillationLoss, top 10": (losses.DistillationLoss(teacher="top_k", **at_t), top_ten(cached)),
         "DistillationLoss, independent": (losses.DistillationLoss(TEMPERATURE, exclusive=False), teacher),
         "DecoupledDistillationLoss": (losses.DecoupledDistillationLoss(), teacher),
         "JensenShannonDistillationLoss": (losses.JensenShannonDistillationLoss(temperature=TEMPERATURE), teacher),
@@ -144,32 +145,48 @@ def timed_cases():
     }
 
 
+def top_ten(log_probs):
+    """What `top_k_targets` gives."""
+    ids = np.argsort(-log_probs)[:, :10]
+    listed = np.take_along_axis(log_probs, ids, axis=1)
+    rest = np.log1p(-np.exp(listed).sum(axis=1, keepdims=True))
+    pairs = np.concatenate([ids, np.full_like(rest, -1)], axis=1), np.concatenate([listed, rest], axis=1)
+    return np.stack(pairs, axis=-1).astype("float32")
+
+
 def time_ratios(rounds):
     """Prints the table of time and memory."""
     student, cases = timed_cases()
-    steps = {(name, xla): compiled_step(*case, student, xla) for xla in (False, True) for name, case in cases.items()}
+    steps = compiled_steps(student, cases)
     elapsed = {key: [] for key in steps}
-    for step in steps.values():
-        step()
-        step()
-    memory = {key: peak_memory(step) / student.nbytes for key, step in steps.items()}
     for _ in range(rounds):
         for key, step in steps.items():
             start = time.perf_counter()
             step()
             elapsed[key].append(time.perf_counter() - start)
+    memory = peak_memory(cases)
     print(f"\nForward and backward, 4,096 x 1,000, {rounds} interleaved rounds: time / Keras's sparse cross-entropy "
           f"(quartiles);\npeak memory / the logits' {student.nbytes / 2**20:.1f} MiB")  # fmt: skip
     print(f"  {'':<36} {'without XLA':<20} {'with XLA':<20} {'memory':>7} {'with XLA':>9}")
     for name in cases:
         columns = [ratio(elapsed[name, xla], elapsed["keras sparse cross-entropy", xla]) for xla in (False, True)]
-        print(f"  {name:<36} {columns[0]:<20} {columns[1]:<20} {memory[name, False]:7.1f} {memory[name, True]:9.1f}")
+        peaks = [memory[name, xla] / student.nbytes for xla in (False, True)]
+        print(f"  {name:<36} {columns[0]:<20} {columns[1]:<20} {peaks[0]:7.1f} {peaks[1]:9.1f}")
 
 
 def ratio(times, baseline):
     """Median and quartiles of the rounds' ratios."""
     low, median, high = np.percentile(np.array(times) / np.array(baseline), [25, 50, 75])
     return f"{median:5.2f} ({low:.2f} to {high:.2f})"
+
+
+def compiled_steps(student, cases):
+    """A compiled and warm step for each case, without and with XLA."""
+    steps = {(name, xla): compiled_step(*case, student, xla) for xla in (False, True) for name, case in cases.items()}
+    for step in steps.values():
+        step()
+        step()
+    return steps
 
 
 def compiled_step(loss, y_true, student, xla):
@@ -188,16 +205,47 @@ def compiled_step(loss, y_true, student, xla):
     return lambda: step(labels, logits)[1][0, 0].numpy()
 
 
-def peak_memory(step):
-    """Bytes by which the process grows above what it holds while a step runs; NaN where Linux does not tell."""
+def peak_memory(cases):
+    """Peak bytes by case, without and with XLA. Each in a process of its own: a used allocator hides what it holds."""
+    peaks = {}
+    for name in cases:
+        peaks[name, False] = in_process("tensorflow", "--growth-of", name)
+    compiled = in_process("jax", "--compiled-memory")
+    return peaks | {(name, True): size for name, size in compiled.items()}
+
+
+def in_process(backend, *arguments):
+    """What this file prints last, as JSON, on another backend and with other arguments."""
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, __file__, *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def growth_in_first_step(name):
+    """Bytes by which this process grows at most in the first step of its kind; NaN where Linux does not tell."""
+    import tensorflow as tf
+
+    student, cases = timed_cases()
+    loss, y_true = cases[name]
+    labels, logits = tf.constant(y_true), tf.constant(student)
+    signature = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in (labels, logits)]
+
+    @tf.function(autograph=False, input_signature=signature)
+    def step(labels, logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(labels, logits)
+        return value, tape.gradient(value, logits)
+
+    step(labels[:8], logits[:8])
     try:
-        gc.collect()
         (PROCESS / "clear_refs").write_text("5")  # sets the peak to what is held now
     except OSError:
         return float("nan")
     before = process_bytes("VmRSS")
-    step()
-    return max(process_bytes("VmHWM") - before, 0)
+    step(labels, logits)
+    return process_bytes("VmHWM") - before
 
 
 def process_bytes(name):
@@ -206,10 +254,29 @@ def process_bytes(name):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
+def compiled_memory():
+    """Bytes that XLA reserves for results and temporaries, by case."""
+    import jax
+
+    student, cases = timed_cases()
+    sizes = {}
+    for name, (loss, y_true) in cases.items():
+        step = jax.jit(jax.value_and_grad(lambda logits, labels, loss=loss: loss(labels, logits)))
+        memory = step.lower(student, jax.numpy.asarray(y_true)).compile().memory_analysis()
+        sizes[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return sizes
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--growth-of", metavar="CASE", help="print the memory of one case, no more")
+    parser.add_argument("--compiled-memory", action="store_true", help="print what XLA reserves, no more")
     options = parser.parse_args()
+    if options.growth_of:
+        sys.exit(print(json.dumps(growth_in_first_step(options.growth_of))))
+    if options.compiled_memory:
+        sys.exit(print(json.dumps(compiled_memory())))
     focal_gradients()
     distillation_at_margins()
     distillation_at_temperatures()
