@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 
-import matplotlib as mpl
 import numpy as np
+from figure_page import BLUE, GREEN, GREY, PURPLE, VERMILION, page, svg
 from matplotlib import pyplot as plt
 
-mpl.use("svg")
-
-# Okabe and Ito's colours, told apart with any colour vision (https://jfly.uni-koeln.de/color/), one a row of the table.
-COLOURS = ("#0072B2", "#D55E00", "#999999", "#009E73", "#CC79A7")
+# One a row of the table.
+COLOURS = (BLUE, VERMILION, GREY, GREEN, PURPLE)
 MOST_MISTAKES = 12
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Digits: from a teacher to a device</title>
-<style>
-:root {{ color-scheme: light dark; --line: #8884; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.5rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .4rem .5rem; text-align: right; border-bottom: 1px solid var(--line); }}
-td {{ white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
-figure {{ margin: 0; }} figcaption {{ font-size: .9rem; opacity: .8; }}
-svg {{ width: 100%; max-width: 44rem; height: auto; background: #fff; border-radius: .4rem; }}
-pre {{ overflow-x: auto; padding: .8rem; border: 1px solid var(--line); border-radius: .4rem; font-size: .85rem; }}
-</style>
-</head>
-<body>
-<h1>Digits: from a teacher to a device</h1>
-<p>{summary}</p>
+BODY = """<p>{summary}</p>
 <div class="scroll"><table>
 <thead><tr><th>Model</th><th>Parameters</th><th>File, bytes</th><th>Test accuracy</th><th>Least to largest</th>
 <th>Latency p50, ms</th><th>Largest error, LSB</th></tr></thead>
@@ -50,8 +25,6 @@ first seed. Latencies are medians of interleaved runs on one thread of this mach
 {figures}
 <h2>Verification of the int8 file</h2>
 <pre>{verification}</pre>
-</body>
-</html>
 """
 
 
@@ -82,14 +55,15 @@ def write_report(output, rows, curves, images, labels, predicted, verification):
         ("Confusion matrix of the int8 file", _confusion(confusion), "Rows: true digit. Columns: what the file says."),
         ("Wrongly classified digits", _mistakes(images, labels, predicted), _mistakes_caption(labels, predicted)),
     )
-    page = PAGE.format(
+    body = BODY.format(
         summary=_summary(rows),
         rows="\n".join(map(_table_row, rows)),
         seeds="1 seed" if len(rows[0]["accuracy_by_seed"]) == 1 else f"{len(rows[0]['accuracy_by_seed'])} seeds",
         figures="\n".join(_figure(*picture) for picture in pictures),
         verification=html.escape(verification),
     )
-    (output / "report.html").write_text(page)
+    title = "Digits: from a teacher to a device"
+    (output / "report.html").write_text(page(title, body, figure_width="44rem"))
 
 
 def _summary(rows):
@@ -117,12 +91,8 @@ def _table_row(row):
 
 
 def _figure(title, figure, caption):
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    svg = picture.getvalue()
-    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
-    return f"<h2>{html.escape(title)}</h2>\n<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    picture = f"{svg(figure, title)}<figcaption>{html.escape(caption)}</figcaption>"
+    return f"<h2>{html.escape(title)}</h2>\n<figure>{picture}</figure>"
 
 
 def _curves(rows, curves):
@@ -152,6 +122,7 @@ def _accuracy_against_size(rows):
 def _confusion(confusion):
     figure, axes = plt.subplots(figsize=(5.5, 5))
     axes.imshow(np.sqrt(confusion), cmap="Blues")
+    axes.grid(visible=False)
     for true, predicted in np.argwhere(confusion > 0):
         count = confusion[true, predicted]
         is_dark = count > confusion.max() / 3

@@ -1,17 +1,10 @@
 """The main job: a short run for its structure, the whole run for what the README says of it."""
 
-import json
-import re
-import subprocess
-import sys
-from html.parser import HTMLParser
-from pathlib import Path
-
 import pytest
 
 import keras_notes as kn
+from tests.examples.pages import assert_self_contained, run_example, start_example
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ROWS = [
     "teacher",
     "student from 120 labels",
@@ -21,29 +14,10 @@ ROWS = [
 ]
 
 
-def run_example(output, *arguments):
-    command = [sys.executable, "examples/teacher_to_device.py", "--output", str(output), *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout, json.loads((output / "report.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     output = tmp_path_factory.mktemp("digits") / "build"
-    return output, *run_example(output, "--seeds", "1", "--epochs", "6", "6")
-
-
-class Links(HTMLParser):
-    """Collects whatever a page would load, and its headings."""
-
-    def __init__(self):
-        super().__init__()
-        self.loaded, self.tags = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.loaded += [value for name, value in attributes if name in ("src", "href") and not value.startswith("#")]
+    return output, *run_example("teacher_to_device.py", output, "--seeds", "1", "--epochs", "6", "6")
 
 
 def test_leaves_a_bundle_that_verifies(short_run):
@@ -75,12 +49,7 @@ def test_states_its_protocol_before_it_trains(short_run):
 def test_the_page_is_self_contained_and_shows_the_same_figures(short_run):
     output, _, report = short_run
     text = (output / "report.html").read_text()
-    page = Links()
-    page.feed(text)
-    assert page.loaded == []
-    assert page.tags.count("svg") == 4
-    assert "script" not in page.tags
-    assert not re.search(r"url\((?!['\"]?#)", text)
+    assert_self_contained(text, figures=4)
     for row in report["rows"]:
         assert f"<td>{row['bytes']:,}</td><td>{row['accuracy']:.4f}</td>" in text
 
@@ -94,15 +63,14 @@ def test_the_confusion_matrix_counts_every_test_image(short_run):
 
 
 def test_wrong_options_are_errors():
-    command = [sys.executable, "examples/teacher_to_device.py", "--seeds", "0"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = start_example("teacher_to_device.py", "--seeds", "0")
     assert result.returncode == 2
     assert "--seeds and --epochs must be >= 1. Received: 0" in result.stderr
 
 
 @pytest.mark.slow
 def test_the_whole_run_shows_what_the_readme_says(tmp_path):
-    _, report = run_example(tmp_path / "build")
+    _, report = run_example("teacher_to_device.py", tmp_path / "build")
     teacher, few, _, distilled, int8 = report["rows"]
     for float_accuracy, int8_accuracy in zip(distilled["accuracy_by_seed"], int8["accuracy_by_seed"], strict=True):
         assert int8_accuracy >= float_accuracy - 0.005
