@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_notes._checks import check_non_negative, check_positive
 from keras_notes.losses._base import TeacherLoss
-from keras_notes.losses._distillation import check_logits
+from keras_notes.losses._labels import check_logits
 
 __all__ = ["CorrelationDistillationLoss", "one_minus_correlation"]
 

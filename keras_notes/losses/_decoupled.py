@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_notes._checks import check_non_negative, check_positive
 from keras_notes.losses._base import TeacherLoss
-from keras_notes.losses._distillation import check_logits
 from keras_notes.losses._divergences import (
     RULED_OUT,
     bernoulli_kl_divergence,
@@ -15,6 +14,7 @@ from keras_notes.losses._divergences import (
     log_sum_exp_difference,
     standardized,
 )
+from keras_notes.losses._labels import check_logits
 
 __all__ = ["DecoupledDistillationLoss"]
 

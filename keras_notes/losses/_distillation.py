@@ -10,7 +10,6 @@ from keras_notes._checks import (
     check_choice,
     check_integer,
     check_positive,
-    check_same_shape,
     differ,
     received,
 )
@@ -23,26 +22,10 @@ from keras_notes.losses._divergences import (
     reverse_kl_divergence,
     standardized,
 )
-from keras_notes.losses._labels import classes_of
+from keras_notes.losses._labels import check_logits
 from keras_notes.losses._teacher_targets import TEACHER_FORMS, dense_log_probs, teacher_logits_from
 
-__all__ = ["DistillationLoss", "JensenShannonDistillationLoss", "check_logits"]
-
-
-def check_logits(teacher_shape, student_shape, axis: int, *, exclusive: bool = True, standardize: bool = False) -> None:
-    """Raises ValueError unless teacher and student have the same classes, and enough of them."""
-    classes = classes_of(student_shape, axis)
-    check_same_shape(teacher_shape, student_shape, what_true="The teacher's logits", what_pred="the student's logits")
-    if exclusive and classes is not None and classes < 2:
-        raise ValueError(
-            f"The logits must have at least two classes when `exclusive=True`. Received: {classes} along axis "
-            f"{axis}. Use `exclusive=False` for a single sigmoid output."
-        )
-    if standardize and (classes is None or classes < 3):
-        raise ValueError(
-            f"`standardize=True` needs at least three classes: of two it leaves only which is larger. "
-            f"Received: {classes} along axis {axis}."
-        )
+__all__ = ["DistillationLoss", "JensenShannonDistillationLoss"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")

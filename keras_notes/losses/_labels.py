@@ -15,6 +15,7 @@ from keras_notes._checks import check_same_shape, differ, received
 __all__ = [
     "aligned_labels",
     "attach_mask",
+    "check_logits",
     "classes_of",
     "expand_class_axis",
     "is_class_ids",
@@ -83,6 +84,22 @@ def aligned_labels(y_true, y_pred, axis: int):
         y_true = ops.expand_dims(y_true, axis)
     check_same_shape(y_true, y_pred, what_true="Labels", what_pred="predictions")
     return y_true
+
+
+def check_logits(teacher, student, axis: int, *, exclusive: bool = True, standardize: bool = False) -> None:
+    """Raises ValueError unless teacher and student have the same classes, and enough of them."""
+    classes = classes_of(student, axis)
+    check_same_shape(teacher, student, what_true="The teacher's logits", what_pred="the student's logits")
+    if exclusive and classes is not None and classes < 2:
+        raise ValueError(
+            f"The logits must have at least two classes when `exclusive=True`. Received: {classes} along axis "
+            f"{axis}. Use `exclusive=False` for a single sigmoid output."
+        )
+    if standardize and (classes is None or classes < 3):
+        raise ValueError(
+            f"`standardize=True` needs at least three classes: of two it leaves only which is larger. "
+            f"Received: {classes} along axis {axis}."
+        )
 
 
 def _log(p):
