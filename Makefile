@@ -52,6 +52,7 @@ test-torch: $(VENV)/.torch-installed
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/losses.py
+	$(BIN)/python tests/benchmarks/imbalance.py
 	$(BIN)/python tests/benchmarks/conversion.py
 	$(BIN)/python tests/benchmarks/tolerance.py
 

@@ -14,6 +14,23 @@ def value_and_gradient(function, x, *, compiled=False):
     return np.asarray(value), np.asarray(gradient)
 
 
+def values_and_gradients(loss, y_true, y_pred, compiled=None, *, dtype="float32"):
+    """The loss of each row, which is the derivative with respect to a weight of the row, and the gradient of their sum.
+
+    So the values, too, come from the compiler if `compiled`. Predictions are cast to `dtype` on the way.
+    Left open, `compiled` is what costs less: JAX compiles every operation of an eager call anyway.
+    """
+    compiled = keras.backend.backend() == "jax" if compiled is None else compiled
+    per_row = type(loss).from_config({**loss.get_config(), "reduction": None})
+
+    def weighted(x):
+        return keras.ops.sum(x[:, -1] * per_row(y_true, keras.ops.cast(x[:, :-1], dtype)))
+
+    x = np.concatenate([y_pred, np.ones((len(y_pred), 1))], axis=-1).astype("float32")
+    _, gradient = value_and_gradient(weighted, x, compiled=compiled)
+    return gradient[:, -1], gradient[:, :-1]
+
+
 def _tensorflow(function, x, compiled):
     import tensorflow as tf
 

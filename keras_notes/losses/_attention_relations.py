@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import keras
 from keras import ops
-from keras.src import backend as keras_backend
 
 from keras_notes._checks import check_integer, check_positive, differ, received
 from keras_notes.losses._base import TeacherLoss
 from keras_notes.losses._divergences import RULED_OUT, kl_divergence
+from keras_notes.losses._labels import mask_of
 
 __all__ = ["AttentionRelationLoss"]
 
@@ -71,7 +71,7 @@ class AttentionRelationLoss(TeacherLoss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Keras applies the mask to the values of the positions; here it must also reach the positions looked at.
-        mask = keras_backend.get_keras_mask(y_pred)
+        mask = mask_of(y_pred)
         if mask is not None:
             y_true = (y_true, mask)
         return super().__call__(y_true, y_pred, sample_weight)

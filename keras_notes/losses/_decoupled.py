@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 from keras import ops
 
@@ -42,7 +44,8 @@ class DecoupledDistillationLoss(TeacherLoss):
 
     Call arguments:
         y_true: The teacher's logits, of shape (..., classes); the true class is then the teacher's most probable one.
-            Or (..., classes + 1), from `keras_notes.losses.with_labels`: logits, and the id of the true class.
+            Or (..., classes + 1), from `keras_notes.losses.with_labels`: logits, and the id of the true class. A sample
+            whose id is no class has the loss NaN.
         y_pred: The student's logits, of shape (..., classes).
 
     Raises:
@@ -83,26 +86,35 @@ class DecoupledDistillationLoss(TeacherLoss):
         check_logits(teacher, student, -1, standardize=self.standardize)
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)
+        teacher, student = ops.maximum(teacher, RULED_OUT), ops.maximum(student, RULED_OUT)
         is_true = ops.equal(ops.expand_dims(ids, -1), ops.arange(student.shape[-1], dtype=ids.dtype))
         teacher_others, student_others = (ops.where(is_true, RULED_OUT, logits) for logits in (teacher, student))
         true_class = self._true_class_term(teacher, student, is_true, teacher_others, student_others)
         other_classes = kl_divergence(teacher_others, student_others, self.temperature)
-        return self.temperature**2 * (self.alpha * true_class + self.beta * other_classes)
+        values = self.temperature**2 * (self.alpha * true_class + self.beta * other_classes)
+        return ops.where(ops.any(is_true, axis=-1), values, math.nan)
 
     def _true_class_term(self, teacher, student, is_true, teacher_others, student_others):
         """TCKD from the log-odds u of the true class, u = z_y / T - logsumexp_{j != y} (z_j / T), and their difference.
 
         The difference is summed from the differences of the logits, so a high temperature does not cancel it.
         """
-        true_logit = ops.sum(ops.where(is_true, teacher, 0.0), axis=-1) / self.temperature
-        log_odds = true_logit - ops.logsumexp(teacher_others / self.temperature, axis=-1)
+
+        def log_odds(logits, others):
+            true_logit = ops.sum(ops.where(is_true, logits, 0.0), axis=-1) / self.temperature
+            return true_logit - ops.logsumexp(others / self.temperature, axis=-1)
+
         true_difference = ops.sum(ops.where(is_true, student - teacher, 0.0), axis=-1) / self.temperature
         rest_difference = log_sum_exp_difference(teacher_others, student_others, self.temperature)
-        return bernoulli_kl_divergence(log_odds, true_difference - ops.squeeze(rest_difference, -1))
+        return bernoulli_kl_divergence(
+            log_odds(teacher, teacher_others),
+            log_odds(student, student_others),
+            true_difference - ops.squeeze(rest_difference, -1),
+        )
 
 
 def _split_labels(teacher, student):
     """The teacher's logits and the id of each sample's true class."""
     if teacher.shape[-1] == student.shape[-1] + 1:
-        return teacher[..., :-1], ops.cast(teacher[..., -1], "int32")
-    return teacher, ops.cast(ops.argmax(teacher, axis=-1), "int32")
+        return teacher[..., :-1], teacher[..., -1]
+    return teacher, ops.cast(ops.argmax(teacher, axis=-1), teacher.dtype)

@@ -140,8 +140,9 @@ class DistillationLoss(TeacherLoss):
         if self.exclusive:
             return scale * self._kl_divergence(logits, student, is_log_probs=self.teacher != "logits")
         logits = ops.clip(logits * self.teacher_temperature, RULED_OUT, -RULED_OUT)
-        difference = ops.clip(student, RULED_OUT, -RULED_OUT) - logits
-        per_label = bernoulli_kl_divergence(logits / self.temperature, difference / self.temperature)
+        student = ops.clip(student, RULED_OUT, -RULED_OUT)
+        scaled = (x / self.temperature for x in (logits, student, student - logits))
+        per_label = bernoulli_kl_divergence(*scaled)
         return scale * ops.sum(per_label, axis=self.axis)
 
     def _top_k(self, targets, student):

@@ -109,8 +109,10 @@ def jensen_shannon_divergence(teacher_logits, student_logits, beta: float, tempe
     return _divergence(value_and_slope, teacher_logits, student_logits, temperature, axis)
 
 
-def bernoulli_kl_divergence(teacher_logits, difference):
-    """KL(p || q) per label for p = sigmoid(a), q = sigmoid(a + d). The gradient with respect to d is q - p.
+def bernoulli_kl_divergence(teacher_logits, student_logits, difference):
+    """KL(p || q) per label for p = sigmoid(a), q = sigmoid(b) and d = b - a, which is given for its precision.
+
+    The gradient, q - p, goes to d alone: neither a nor b receives one.
 
     For p <= 1/2, to which the other half is turned over, it is log(1 + x) - p d with x = p expm1(d). Where d is small
     that cancels; there it is p (exp(d) - 1 - d) - (exp(y) - 1 - y) with y = log(1 + x), of which the second term is at
@@ -118,11 +120,11 @@ def bernoulli_kl_divergence(teacher_logits, difference):
     """
 
     @ops.custom_gradient
-    def divergence(difference, teacher_logits):
+    def divergence(difference, teacher_logits, student_logits):
         sign = ops.where(teacher_logits > 0, -1.0, 1.0)
-        a, d = -ops.abs(teacher_logits), sign * difference
-        softplus_a, p = _softplus_and_sigmoid(a)
-        softplus_b, q = _softplus_and_sigmoid(a + d)
+        d = sign * difference
+        softplus_a, p = _softplus_and_sigmoid(-ops.abs(teacher_logits))
+        softplus_b, q = _softplus_and_sigmoid(sign * student_logits)
         near = ops.clip(d, -_NEAR, _NEAR)
         is_near = ops.equal(near, d)
         near_remainder = _exp_minus_tangent(near)
@@ -130,12 +132,13 @@ def bernoulli_kl_divergence(teacher_logits, difference):
 
         def gradient(*arguments, upstream=None):
             upstream = arguments[0] if upstream is None else upstream
-            return ops.where(is_near, (1.0 - p) * x / (1.0 + x), q - p) * (sign * upstream), ops.zeros_like(a)
+            slope = ops.where(is_near, (1.0 - p) * x / (1.0 + x), q - p) * (sign * upstream)
+            return slope, ops.zeros_like(slope), ops.zeros_like(slope)
 
         near_value = p * near_remainder - _exp_minus_tangent(ops.log1p(x))
         return ops.where(is_near, near_value, softplus_b - softplus_a - p * d), gradient
 
-    return divergence(difference, teacher_logits)
+    return divergence(difference, teacher_logits, student_logits)
 
 
 def _softplus_and_sigmoid(x):
@@ -183,7 +186,10 @@ def _divergence(value_and_slope, teacher_logits, student_logits, temperature, ax
 
         def gradient(*arguments, upstream=None):
             upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis) / temperature
-            difference = q * (slope - ops.sum(q * slope, axis=axis, keepdims=True))
+            # Slopes count from that of the most probable class, which would cancel against the mean that it dominates.
+            is_top = ops.equal(q, ops.max(q, axis=axis, keepdims=True))
+            relative = slope - ops.max(ops.where(is_top, slope, 2.0 * RULED_OUT), axis=axis, keepdims=True)
+            difference = q * (relative - ops.sum(q * relative, axis=axis, keepdims=True))
             return difference * upstream, ops.zeros_like(teacher_logits)
 
         return ops.sum(terms, axis=axis), gradient

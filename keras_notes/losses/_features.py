@@ -6,8 +6,9 @@ import keras
 from keras import ops
 
 from keras_notes._checks import check_integer, check_positive, differ, received
-from keras_notes.losses._base import TeacherLoss
-from keras_notes.losses._geometry import unit_vectors
+from keras_notes.losses._base import TeacherLoss, WholeSampleLoss
+from keras_notes.losses._geometry import check_same_batch, unit_vectors
+from keras_notes.losses._labels import check_feature_axis
 
 __all__ = ["AttentionTransferLoss", "HintLoss"]
 
@@ -63,6 +64,7 @@ class HintLoss(TeacherLoss):
         self.axis = check_integer("axis", axis)
 
     def compare(self, teacher, student):
+        check_feature_axis(student, self.axis)
         shapes = tuple(teacher.shape), tuple(student.shape)
         if len(shapes[0]) != len(shapes[1]) or differ(*shapes):
             raise ValueError(
@@ -75,7 +77,7 @@ class HintLoss(TeacherLoss):
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
-class AttentionTransferLoss(TeacherLoss):
+class AttentionTransferLoss(WholeSampleLoss):
     """Attention transfer: where in space the features are strong, whatever their channels.
 
         Q = vec(mean_c |F_c|^power) / length of it;   L = mean over positions of (Q_t - Q_s)^2 = (2 - 2 cos) / positions
@@ -94,6 +96,7 @@ class AttentionTransferLoss(TeacherLoss):
 
     Call arguments:
         y_true: The teacher's features, of shape (batch, height, width, channels), or any number of spatial axes.
+            Positions that a Keras mask of y_pred leaves out are taken as zero.
         y_pred: The student's features, of the same rank.
 
     Raises:
@@ -132,6 +135,8 @@ class AttentionTransferLoss(TeacherLoss):
                 f"The features of teacher and student must have shape (batch, positions..., channels). "
                 f"Received: shapes {tuple(teacher.shape)} and {tuple(student.shape)}."
             )
+        check_same_batch(teacher, student)
+        check_feature_axis(student, self.axis)
         teacher, student = (ops.moveaxis(x, self.axis, -1) for x in (teacher, student))
         teacher, student = _averaged(teacher, student), _averaged(student, teacher)
         return ops.mean(ops.square(self._attention(teacher) - self._attention(student)), axis=-1)

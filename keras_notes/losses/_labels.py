@@ -15,11 +15,13 @@ from keras_notes._checks import check_same_shape, differ, received
 __all__ = [
     "aligned_labels",
     "attach_mask",
+    "check_feature_axis",
     "check_logits",
     "classes_of",
     "expand_class_axis",
     "is_class_ids",
     "loss_dtype",
+    "mask_of",
     "raise_if_labels_out_of_range",
     "to_logits",
 ]
@@ -51,6 +53,15 @@ def classes_of(y_pred, axis: int) -> int | None:
     if not -rank <= axis < rank:
         raise ValueError(f"`axis` must be an axis of y_pred. {received(axis=axis, shape=tuple(y_pred.shape))}")
     return y_pred.shape[axis]
+
+
+def check_feature_axis(features, axis: int) -> None:
+    """Raises ValueError unless `axis` is an axis of the features behind that of the batch."""
+    classes_of(features, axis)
+    if axis % len(features.shape) == 0:
+        raise ValueError(
+            f"`axis` must not be the batch axis. {received(axis=axis)} The features have shape {tuple(features.shape)}."
+        )
 
 
 def is_class_ids(y_true, y_pred, axis: int) -> bool:
@@ -142,6 +153,11 @@ def raise_if_labels_out_of_range(y_true, y_pred, axis: int, exclusive: bool, ign
 
 def _wrong_values(values: np.ndarray, wrong: np.ndarray) -> str:
     return f"Received: {values[wrong].flat[0]} ({int(wrong.sum())} of {values.size} are wrong)."
+
+
+def mask_of(values):
+    """The Keras mask of what a model predicted, or None."""
+    return keras_backend.get_keras_mask(values)
 
 
 def attach_mask(values, mask):

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_notes._checks import check_integer, check_non_negative, received
-from keras_notes.losses._base import TeacherLoss
+from keras_notes.losses._base import WholeSampleLoss
 from keras_notes.losses._divergences import kl_terms
 from keras_notes.losses._geometry import check_same_batch, flattened, unit_vectors
 
@@ -21,7 +21,7 @@ _LEAST_AFFINITY = 1e-7
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
-class SimilarityPreservingLoss(TeacherLoss):
+class SimilarityPreservingLoss(WholeSampleLoss):
     """Similarity-preserving distillation: samples that are alike to the teacher are alike to the student.
 
         G = F F^T with each row divided by its (Euclidean) length
@@ -36,7 +36,8 @@ class SimilarityPreservingLoss(TeacherLoss):
         dtype: float32 (the default) or float64, the precision of the computation.
 
     Call arguments:
-        y_true: The teacher's features, of shape (batch, ...).
+        y_true: The teacher's features, of shape (batch, ...). Positions that a Keras mask of y_pred leaves out are
+            taken as zero.
         y_pred: The student's features, of shape (batch, ...).
 
     Raises:
@@ -73,7 +74,7 @@ def _similarities(vectors):
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
-class RelationalLoss(TeacherLoss):
+class RelationalLoss(WholeSampleLoss):
     """Relational distillation (RKD): distances between samples, and angles between triplets of them.
 
         D_ij = |x_i - x_j| / mean distance;   A_jik = cos of the angle at x_i between x_j and x_k
@@ -94,7 +95,8 @@ class RelationalLoss(TeacherLoss):
         dtype: float32 (the default) or float64, the precision of the computation.
 
     Call arguments:
-        y_true: The teacher's features, of shape (batch, ...).
+        y_true: The teacher's features, of shape (batch, ...). Positions that a Keras mask of y_pred leaves out are
+            taken as zero.
         y_pred: The student's features, of shape (batch, ...).
 
     Raises:
@@ -165,7 +167,7 @@ def _cosines(differences_nmd):
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
-class ProbabilisticTransferLoss(TeacherLoss):
+class ProbabilisticTransferLoss(WholeSampleLoss):
     """Probabilistic knowledge transfer (PKT): how probable each sample is as a neighbour of another.
 
         K_ij = (cos(x_i, x_j) + 1) / 2,   P_ij = K_ij / sum_j K_ij
@@ -180,7 +182,8 @@ class ProbabilisticTransferLoss(TeacherLoss):
         dtype: float32 (the default) or float64, the precision of the computation.
 
     Call arguments:
-        y_true: The teacher's features, of shape (batch, ...).
+        y_true: The teacher's features, of shape (batch, ...). Positions that a Keras mask of y_pred leaves out are
+            taken as zero.
         y_pred: The student's features, of shape (batch, ...).
 
     Raises:
@@ -209,7 +212,10 @@ class ProbabilisticTransferLoss(TeacherLoss):
     def compare(self, teacher, student):
         check_same_batch(teacher, student)
         p, q = (_neighbour_probs(flattened(x)) for x in (teacher, student))
-        return ops.mean(kl_terms(p, q, ops.log1p((q - p) / p)), axis=1)
+        change = (q - p) / p
+        is_small = ops.abs(change) < 0.5
+        log_ratio = ops.where(is_small, ops.log1p(ops.where(is_small, change, 0.0)), ops.log(q / p))
+        return ops.mean(kl_terms(p, q, log_ratio), axis=1)
 
 
 def _neighbour_probs(vectors):

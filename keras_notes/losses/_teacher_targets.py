@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_notes._checks import check_integer, check_positive, received
 from keras_notes.losses._divergences import RULED_OUT
+from keras_notes.losses._labels import raise_if_labels_out_of_range
 
 __all__ = ["TEACHER_FORMS", "dense_log_probs", "teacher_logits_from", "top_k_targets", "with_labels"]
 
@@ -61,7 +62,7 @@ def with_labels(teacher_logits, labels):
         labels: Class ids in [0, classes), of shape (...,) or (..., 1).
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not fit together, or labels given as a NumPy array are no class ids.
 
     Example:
         >>> import numpy as np
@@ -69,15 +70,16 @@ def with_labels(teacher_logits, labels):
         [[2.0, 0.5, 1.0]]
     """
     logits = ops.cast(ops.convert_to_tensor(teacher_logits), "float32")
-    labels = ops.cast(ops.convert_to_tensor(labels), "float32")
-    if tuple(labels.shape) == tuple(logits.shape[:-1]):
-        labels = ops.expand_dims(labels, -1)
-    if tuple(labels.shape) != (*logits.shape[:-1], 1):
+    ids = ops.cast(ops.convert_to_tensor(labels), "float32")
+    if tuple(ids.shape) == tuple(logits.shape[:-1]):
+        ids = ops.expand_dims(ids, -1)
+    if tuple(ids.shape) != (*logits.shape[:-1], 1):
         raise ValueError(
             f"`labels` must hold one class id a sample. "
-            f"Received: labels of shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}."
+            f"Received: labels of shape {tuple(ids.shape)} for logits of shape {tuple(logits.shape)}."
         )
-    return ops.concatenate([logits, labels], axis=-1)
+    raise_if_labels_out_of_range(labels, logits, axis=-1, exclusive=True)
+    return ops.concatenate([logits, ids], axis=-1)
 
 
 def teacher_logits_from(values, form: str, *, exclusive: bool):

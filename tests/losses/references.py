@@ -51,3 +51,19 @@ def distillation(teacher, student, temperature):
     t, s = np.asarray(teacher, np.float64) / temperature, np.asarray(student, np.float64) / temperature
     p, q = softmax(t), softmax(s)
     return temperature**2 * (p * (log_softmax(t) - log_softmax(s))).sum(-1), temperature * (q - p)
+
+
+def asymmetric(logits, labels, gamma_positive, gamma_negative, margin):
+    """Asymmetric loss per sample, summed over labels, and its gradient; arXiv:2009.14119, equations 4 to 8."""
+    z, y = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
+    p, not_p = sigmoid(z), sigmoid(-z)
+    minus_log_p = np.logaddexp(0, -z)
+    set_value = not_p**gamma_positive * minus_log_p
+    set_slope = -(not_p**gamma_positive) * (not_p + gamma_positive * p * minus_log_p)
+    is_above = p > margin
+    shifted = np.where(is_above, p - margin, 0.5)  # 0.5 stands where nothing is counted
+    minus_log_rest = np.where(shifted < 0.5, -np.log1p(-np.minimum(shifted, 0.5)), -np.log(not_p + margin))
+    not_value = np.where(is_above, shifted**gamma_negative * minus_log_rest, 0.0)
+    slope_in_p = shifted**gamma_negative * (1 / (not_p + margin) + gamma_negative * minus_log_rest / shifted)
+    not_slope = np.where(is_above, slope_in_p * p * not_p, 0.0)
+    return (y * set_value + (1 - y) * not_value).sum(-1), y * set_slope + (1 - y) * not_slope

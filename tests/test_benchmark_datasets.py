@@ -1,0 +1,154 @@
+"""The loaders of the benchmarks' data: what they accept, and how they refuse a damaged file. Nothing is downloaded."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from tests.benchmarks import datasets
+
+needs_data = pytest.mark.skipif(
+    not os.environ.get("KERAS_NOTES_DATA"), reason="KERAS_NOTES_DATA does not name a folder with the data sets"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_download(monkeypatch):
+    def refuse(name, url, **_):
+        raise AssertionError(f"{name} would be downloaded from {url}")
+
+    monkeypatch.setattr(keras.utils, "get_file", refuse)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_NOTES_DATA", str(tmp_path))
+    for name in ("mammography", "multilabel"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def mammography_lines(rows=datasets.MAMMOGRAPHY_ROWS, positives=datasets.MAMMOGRAPHY_POSITIVES):
+    """Rows as in the file; each row occurs twice."""
+    return [f"{i // 2},{i // 2}.5,-1,0,0,2,'{1 if i < positives else -1}'" for i in range(rows)]
+
+
+def write_mammography(folder, lines):
+    (folder / "mammography" / "mammography.csv").write_text("\n".join(lines))
+
+
+def yeast_arrays():
+    """Zeros with as many labels set as in the data set."""
+    arrays = {}
+    for split, rows in datasets.YEAST_ROWS.items():
+        arrays[f"x_{split}"] = np.zeros((rows, datasets.YEAST_FEATURES), "float32")
+        arrays[f"y_{split}"] = (np.arange(rows)[:, None] < datasets.YEAST_POSITIVES[split]).astype("uint8")
+    return arrays
+
+
+def write_yeast(folder, **arrays):
+    np.savez_compressed(folder / "multilabel" / "yeast.npz", **arrays)
+
+
+def test_mammography_is_read_and_equal_rows_share_a_part(folder):
+    write_mammography(folder, mammography_lines())
+    x, y, part = datasets.mammography()
+    assert (x.shape, x.dtype, y.shape, y.sum()) == ((11183, 6), np.float64, (11183,), 260)
+    np.testing.assert_array_equal(x[2], [1, 1.5, -1, 0, 0, 2])
+    np.testing.assert_array_equal(part[:-1:2], part[1::2])
+    assert set(part) == set(range(datasets.PARTS))
+
+
+def test_yeast_is_read(folder):
+    write_yeast(folder, **yeast_arrays())
+    (x_train, y_train), (x_test, y_test) = datasets.yeast()
+    assert (x_train.shape, y_train.shape) == ((1500, 103), (1500, 14))
+    assert (x_test.shape, y_test.shape) == ((917, 103), (917, 14))
+    assert (x_train.dtype, y_train.dtype) == (np.float32, np.uint8)
+
+
+def test_yeast_is_read_from_the_rows_of_its_source(folder, monkeypatch):
+    arrays = yeast_arrays()
+    for split in datasets.YEAST_ROWS:
+        table = np.concatenate([arrays[f"x_{split}"] + 0.25, arrays[f"y_{split}"]], axis=1)
+        np.savetxt(folder / f"yeast-{split}.arff", table, "%g", delimiter=",")
+    monkeypatch.setattr(keras.utils, "get_file", lambda name, url, **_: folder / name)
+    (x_train, y_train), (x_test, y_test) = datasets.yeast()
+    assert (x_train == 0.25).all()
+    assert (x_test == 0.25).all()
+    np.testing.assert_array_equal(y_train, arrays["y_train"])
+    np.testing.assert_array_equal(y_test, arrays["y_test"])
+
+
+def test_absent_files_are_fetched_and_where_from_is_said(folder, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(folder))
+    with pytest.raises(AssertionError, match=r"mammography\.csv would be downloaded from https://raw\.github"):
+        datasets.mammography()
+    assert f"downloading {datasets.MAMMOGRAPHY_URL}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (mammography_lines()[:-1], r"11183 rows\. Received: 11182 rows"),
+        ([*mammography_lines()[:-1], "0,0,0"], r"rows of 7 numbers\. Received: a fault .* columns"),
+        ([*mammography_lines()[:-1], "0,0,0,0,0,0,'?'"], r"rows of 7 numbers\. Received: a fault \(could not convert"),
+        (mammography_lines(positives=261), r"260 positives\. Received: 261 positives"),
+        ([line[:-1] + "0'" for line in mammography_lines()], r"labels 1 and -1\. Received"),
+        (["1,2,3"], r"rows of 7 numbers\. Received: rows of 3"),
+    ],
+    ids=["rows", "last row cut off", "no number", "positives", "labels", "columns"],
+)
+def test_damaged_mammography_is_refused(folder, lines, message):
+    write_mammography(folder, lines)
+    with pytest.raises(ValueError, match=r"mammography\.csv must hold " + message):
+        datasets.mammography()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_train": np.zeros((1499, 103))}, r"\(1500, 103\) and \(1500, 14\)\. Received: .*\(1499, 103\)"),
+        ({"y_test": np.ones((917, 14))}, r"labels 0 and 1\. Received: labels \[1\.\]"),
+        ({"y_test": 1 - yeast_arrays()["y_test"]}, r"\[286, .*13\] positives a label in test\. Received: \[631, "),
+    ],
+    ids=["shape", "labels", "positives"],
+)
+def test_damaged_yeast_is_refused(folder, change, message):
+    write_yeast(folder, **(yeast_arrays() | change))
+    with pytest.raises(ValueError, match=r"yeast\.npz must hold .*" + message):
+        datasets.yeast()
+
+
+def test_yeast_without_its_arrays_is_refused(folder):
+    write_yeast(folder, x=np.zeros(3))
+    with pytest.raises(ValueError, match=r"yeast\.npz must hold arrays x_train and y_train\. Received: a fault"):
+        datasets.yeast()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_npz_is_refused(folder, content):
+    (folder / "multilabel" / "yeast.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"yeast\.npz must hold arrays x_train and y_train\. Received: a fault"):
+        datasets.yeast()
+
+
+@needs_data
+def test_the_parts_of_mammography():
+    _, y, part = datasets.mammography()
+    assert np.bincount(part).tolist() == [1587, 1569, 1501, 1547, 4979]
+    assert np.bincount(part[y == 1]).tolist() == [47, 49, 55, 51, 58]
+
+
+@needs_data
+def test_the_copies_of_the_blank_row_are_in_one_part():
+    x, y, part = datasets.mammography()
+    is_blank = (x == x.min(0)).all(1)
+    assert (is_blank.sum(), y[is_blank].sum(), set(part[is_blank])) == (3329, 7, {4})
+
+
+@needs_data
+def test_the_labels_of_yeast():
+    (_, y_train), (_, y_test) = datasets.yeast()
+    assert np.concatenate([y_train, y_test]).sum(1).mean() == pytest.approx(4.24, abs=0.005)
