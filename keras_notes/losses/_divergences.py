@@ -28,7 +28,7 @@ __all__ = [
 RULED_OUT = -1e30
 # Below this |r| a rational function replaces exp(r) - 1 - r, which cancels: at it both are within 4e-6 of the term.
 _NEAR = 0.3
-# The direct sum is taken where it loses less than about 2^-21 / _LEAST_SHARE = 1e-5 of its value.
+# The direct sum is taken where it loses less than about 2^-22 / _LEAST_SHARE = 1e-5 of its value.
 _LEAST_SHARE = 0.02
 _STANDARD_DEVIATION_EPSILON = 1e-7
 

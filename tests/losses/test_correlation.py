@@ -9,8 +9,8 @@ from tests.losses.contract import (
     check_loss,
     check_no_gradient_reaches_the_teacher,
     check_trains_in_a_plain_model,
-    copy_of,
 )
+from tests.losses.logit_checks import values_of
 from tests.losses.references import softmax
 
 pytestmark = pytest.mark.any_backend
@@ -27,10 +27,6 @@ INTER, INTRA = {"gamma": 0.0}, {"beta": 0.0}
 def logits_pair(scale=1.0, shape=(16, 10), seed=0):
     rng = np.random.default_rng(seed)
     return tuple(rng.normal(scale=scale, size=shape).astype("float32") for _ in range(2))
-
-
-def values_of(loss, teacher, student):
-    return np.asarray(copy_of(loss, reduction=None)(teacher, student))
 
 
 def gradient_of(loss, teacher, student, compiled=False):

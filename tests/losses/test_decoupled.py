@@ -12,6 +12,7 @@ from tests.losses.contract import (
     check_trains_in_a_plain_model,
     copy_of,
 )
+from tests.losses.logit_checks import values_of
 from tests.losses.references import softmax
 
 pytestmark = pytest.mark.any_backend
@@ -28,10 +29,6 @@ def batch():
     rng = np.random.default_rng(1)
     teacher, student = (rng.normal(scale=3, size=(12, 5)).astype("float32") for _ in range(2))
     return teacher, student, rng.integers(0, 5, 12)
-
-
-def values_of(loss, y_true, student):
-    return np.asarray(copy_of(loss, reduction=None)(y_true, student))
 
 
 def gradient_of(loss, y_true, student, compiled=False):

@@ -8,6 +8,7 @@ from keras import ops
 from keras_notes.losses import DistillationLoss
 from tests.gradients import value_and_gradient
 from tests.losses.contract import check_loss
+from tests.losses.logit_checks import gradient_of, logits_pair
 from tests.losses.references import distillation, softmax
 
 pytestmark = pytest.mark.any_backend
@@ -15,15 +16,6 @@ pytestmark = pytest.mark.any_backend
 # A few roundings of float32 (6e-8 each); values near zero are sums of classes terms.
 FLOAT32_TOLERANCE = 3e-6
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 20.0, 1000.0)
-
-
-def logits_pair(scale=3.0, shape=(16, 10), seed=0):
-    rng = np.random.default_rng(seed)
-    return tuple(rng.normal(scale=scale, size=shape).astype("float32") for _ in range(2))
-
-
-def gradient_of(loss, teacher, student, compiled=False):
-    return value_and_gradient(lambda s: loss(teacher, s), student, compiled=compiled)
 
 
 # Identities

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_notes.losses import DistillationLoss
 from tests.gradients import value_and_gradient
-from tests.losses.contract import copy_of
+from tests.losses.logit_checks import gradient_of, logits_pair, values_of
 from tests.losses.references import distillation, sigmoid
 
 pytestmark = pytest.mark.any_backend
@@ -19,19 +19,6 @@ FLOAT32_TOLERANCE = 3e-6
 AT_THE_SWITCH = 5e-6
 IDS = np.array([[3, 1, 2, 0], [2, 0, 0, 0], [1, 3, 1, 2]])
 CLASSES = 10
-
-
-def logits_pair(scale=3.0, shape=(16, CLASSES), seed=0):
-    rng = np.random.default_rng(seed)
-    return tuple(rng.normal(scale=scale, size=shape).astype("float32") for _ in range(2))
-
-
-def gradient_of(loss, teacher, student, compiled=False):
-    return value_and_gradient(lambda s: loss(teacher, s), student, compiled=compiled)
-
-
-def values_of(loss, teacher, student):
-    return np.asarray(copy_of(loss, reduction=None)(teacher, student))
 
 
 def independent(teacher, student, temperature):

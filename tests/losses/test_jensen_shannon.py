@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from keras_notes.losses import DistillationLoss, JensenShannonDistillationLoss
-from tests.gradients import value_and_gradient
 from tests.losses.contract import (
     check_loss,
     check_no_gradient_reaches_the_teacher,
     check_trains_in_a_plain_model,
-    copy_of,
 )
+from tests.losses.logit_checks import gradient_of, logits_pair, values_of
 from tests.losses.references import log_softmax
 
 pytestmark = pytest.mark.any_backend
@@ -19,19 +18,6 @@ pytestmark = pytest.mark.any_backend
 TOLERANCE = 1e-5
 BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 SCALES = (0.01, 1.0, 10.0, 100.0)
-
-
-def logits_pair(scale=3.0, shape=(16, 10), seed=0):
-    rng = np.random.default_rng(seed)
-    return tuple(rng.normal(scale=scale, size=shape).astype("float32") for _ in range(2))
-
-
-def gradient_of(loss, teacher, student, compiled=False):
-    return value_and_gradient(lambda s: loss(teacher, s), student, compiled=compiled)
-
-
-def values_of(loss, teacher, student):
-    return np.asarray(copy_of(loss, reduction=None)(teacher, student))
 
 
 def kl_terms(p, q, log_p, log_q):

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from keras_notes.losses import DecoupledDistillationLoss, DistillationLoss, top_k_targets, with_labels
-from tests.gradients import value_and_gradient
 from tests.losses.contract import (
     check_loss,
     check_no_gradient_reaches_the_teacher,
     check_trains_in_a_plain_model,
     copy_of,
 )
+from tests.losses.logit_checks import gradient_of, logits_pair
 from tests.losses.references import distillation, log_softmax, sigmoid, softmax
 
 pytestmark = pytest.mark.any_backend
@@ -21,15 +21,6 @@ SAME_TEACHER = 3e-6
 # A probability near 1 leaves 1 - p only to 6e-8 / (1 - p), here 1 - p >= 2e-3.
 SAME_LABELS = 5e-5
 CLASSES = 10
-
-
-def logits_pair(scale=3.0, shape=(16, CLASSES), seed=0):
-    rng = np.random.default_rng(seed)
-    return tuple(rng.normal(scale=scale, size=shape).astype("float32") for _ in range(2))
-
-
-def gradient_of(loss, teacher, student, compiled=False):
-    return value_and_gradient(lambda s: loss(teacher, s), student, compiled=compiled)
 
 
 def top_k_loss(temperature=1.0, reduction="sum"):
