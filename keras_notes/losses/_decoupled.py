@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_non_negative, check_positive
+from keras_notes._checks import check_non_negative, check_positive, differ
 from keras_notes.losses._base import TeacherLoss
 from keras_notes.losses._divergences import (
     RULED_OUT,
@@ -16,7 +17,7 @@ from keras_notes.losses._divergences import (
     log_sum_exp_difference,
     standardized,
 )
-from keras_notes.losses._labels import check_logits
+from keras_notes.losses._labels import check_logits, raise_if_labels_out_of_range
 
 __all__ = ["DecoupledDistillationLoss"]
 
@@ -49,7 +50,8 @@ class DecoupledDistillationLoss(TeacherLoss):
         y_pred: The student's logits, of shape (..., classes).
 
     Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit together.
+        ValueError: If an argument is out of its range, if the shapes do not fit together, or if the ids of a NumPy
+            array are no classes.
 
     Example:
         >>> import numpy as np
@@ -80,6 +82,12 @@ class DecoupledDistillationLoss(TeacherLoss):
         self.beta = check_non_negative("beta", beta)
         self.temperature = check_positive("temperature", temperature)
         self.standardize = bool(standardize)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Only here can be seen whether a column more holds class ids; a teacher of another task may have one, too.
+        if isinstance(y_true, np.ndarray) and _has_labels(y_true, y_pred):
+            raise_if_labels_out_of_range(y_true[..., -1], y_pred, axis=-1, exclusive=True)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def compare(self, teacher, student):
         teacher, ids = _split_labels(teacher, student)
@@ -113,8 +121,16 @@ class DecoupledDistillationLoss(TeacherLoss):
         )
 
 
+def _has_labels(teacher, student) -> bool:
+    """Whether the teacher's logits have the column more that `with_labels` adds."""
+    shape, student_shape = tuple(teacher.shape), tuple(student.shape)
+    if len(shape) != len(student_shape) or differ(shape[:-1], student_shape[:-1]):
+        return False
+    return shape[-1] == student_shape[-1] + 1
+
+
 def _split_labels(teacher, student):
     """The teacher's logits and the id of each sample's true class."""
-    if teacher.shape[-1] == student.shape[-1] + 1:
+    if _has_labels(teacher, student):
         return teacher[..., :-1], teacher[..., -1]
     return teacher, ops.cast(ops.argmax(teacher, axis=-1), teacher.dtype)

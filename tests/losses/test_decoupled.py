@@ -203,7 +203,7 @@ def test_a_true_class_that_teacher_or_student_rules_out_leaves_value_and_gradien
 def test_an_id_that_is_no_class_gives_nan_where_it_cannot_be_seen(batch):
     teacher, student, ids = batch
     targets = np.concatenate([teacher, np.where(np.arange(len(ids)) == 7, -1, ids)[:, None]], axis=-1).astype("float32")
-    values = values_of(DecoupledDistillationLoss(), targets, student)
+    values = values_of(DecoupledDistillationLoss(), ops.convert_to_tensor(targets), student)
     assert np.isnan(values[7])
     assert np.isfinite(np.delete(values, 7)).all()
 
@@ -262,3 +262,11 @@ def test_wrong_arguments_are_errors_at_once(arguments, error, message):
 def test_shapes_that_do_not_fit_are_errors(arguments, teacher_shape, student_shape, message):
     with pytest.raises(ValueError, match=message):
         DecoupledDistillationLoss(**arguments)(np.zeros(teacher_shape, "float32"), np.zeros(student_shape, "float32"))
+
+
+def test_an_id_that_is_no_class_is_an_error_where_it_can_be_seen(batch):
+    teacher, student, _ = batch
+    with pytest.raises(
+        ValueError, match=r"Class ids must be integers in \[0, 5\)\. Received: .* \(12 of 12 are wrong\)"
+    ):
+        DecoupledDistillationLoss()(np.concatenate([teacher, teacher[:, :1]], axis=-1), student)
