@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from keras import ops
 
+from keras_notes.losses._branch import branch
+
 __all__ = [
     "RULED_OUT",
     "bernoulli_kl_divergence",
@@ -68,11 +70,11 @@ def kl_divergence(
             log_ratio = pair.finite_difference(logits) - delta
             return function(p_exps / p_total, q_exps / q_total, log_ratio, axis)
 
-        value = ops.cond(is_direct, lambda: direct, lambda: careful(_careful_kl))
+        value = branch(is_direct, lambda: direct, lambda: careful(_careful_kl))
 
         def gradient(*arguments, upstream=None):
             upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis) / temperature
-            difference = ops.cond(
+            difference = branch(
                 is_direct,
                 lambda: q_exps * (upstream / q_total) - p_exps * (upstream / p_total),
                 lambda: careful(_careful_difference) * upstream,

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_notes._checks import check_between, check_integer, check_non_negative, received
 from keras_notes.losses._base import Loss
+from keras_notes.losses._branch import branch
 from keras_notes.losses._labels import (
     aligned_labels,
     attach_mask,
@@ -156,7 +157,7 @@ class FocalLoss(Loss):
         is_true = ops.equal(labels, 1.0)
         ones = ops.sum(ops.cast(is_true, "int32"), axis=self.axis)
         is_one_hot = ops.all(is_true | ops.equal(labels, 0.0)) & ops.all(ops.equal(ones, 1))
-        return ops.cond(is_one_hot, lambda: self._hard(labels, logits), lambda: self._soft(labels, logits))
+        return branch(is_one_hot, lambda: self._hard(labels, logits), lambda: self._soft(labels, logits))
 
     def _hard(self, labels, logits):
         values = focal_of_one_hot(logits, labels, self.gamma, self.axis)
