@@ -10,6 +10,8 @@ from tests.gradients import value_and_gradient
 FLOAT32_ROUNDING = 1e-6
 # Compilers sum in another order, and a sum of a few hundred terms rounds in proportion to its root.
 COMPILED_ROUNDING = 1e-5
+# A central difference over 1e-6 of the predictions is wrong by the square of it, and by rounding: 2e-16 / 1e-6.
+FLOAT64_TOLERANCE = 1e-7
 
 
 def check_loss(loss, y_true, y_pred, *, positions=1):
@@ -26,6 +28,9 @@ def check_loss(loss, y_true, y_pred, *, positions=1):
     _check_half_precision(loss, y_true, y_pred)
     _check_round_trip(loss, y_true, y_pred)
     _check_compiled(loss, y_true, y_pred)
+    # JAX has float64 only where it is switched on; on PyTorch Keras itself rounds to float32 on the way.
+    if keras.backend.backend() == "tensorflow":
+        _check_float64(loss, y_true, y_pred, per_sample)
 
 
 def check_trains_in_a_plain_model(loss, y_true, classes, activation, tmp_path):
@@ -95,6 +100,20 @@ def _check_compiled(loss, y_true, y_pred):
     np.testing.assert_allclose(
         compiled[1], eager[1], rtol=COMPILED_ROUNDING, atol=COMPILED_ROUNDING * abs(eager[1]).max()
     )
+
+
+def _check_float64(loss, y_true, y_pred, per_sample):
+    """In float64 a change of the predictions that float32 cannot hold changes the loss by its gradient."""
+    in_float64 = copy_of(loss, reduction=None, dtype="float64")
+    values = in_float64(y_true, y_pred)
+    assert keras.backend.standardize_dtype(values.dtype) == "float64"
+    np.testing.assert_allclose(np.asarray(values), per_sample, rtol=COMPILED_ROUNDING, atol=FLOAT32_ROUNDING)
+    total = copy_of(loss, reduction="sum", dtype="float64")
+    _, gradient = value_and_gradient(lambda z: total(y_true, z), y_pred.astype("float64"))
+    step = 1e-6 * np.abs(y_pred) * np.random.default_rng(0).normal(size=y_pred.shape)
+    change = float(total(y_true, y_pred + step)) - float(total(y_true, y_pred - step))
+    wanted = 2 * (gradient * step).sum()
+    assert abs(change - wanted) < FLOAT64_TOLERANCE * np.abs(gradient * step).sum()
 
 
 def _close(got, wanted):
