@@ -63,7 +63,7 @@ def kl_divergence(
             teacher_logits, axis, 1.0 / temperature, teacher_temperature / temperature, is_normalized=is_normalized
         )
         (p_exps, p_total), (q_exps, q_total), delta = pair.exponentials(logits)
-        mean_difference = ops.sum(p_exps * pair.difference(logits), axis=axis, keepdims=True) / p_total
+        mean_difference = pair.mean_difference(logits, p_exps, p_total)
         direct = delta - mean_difference
         scale = 1.0 + ops.abs(delta) + ops.abs(mean_difference)
         is_direct = ops.sum(direct) > _LEAST_SHARE * ops.sum(scale)
@@ -220,6 +220,14 @@ class _SoftmaxPair:
         """The difference b - a with -inf replaced by a large number."""
         pair = _SoftmaxPair(ops.maximum(self.teacher_logits, RULED_OUT), self.axis, self.scale, self.teacher_scale)
         return pair.difference(ops.maximum(logits, RULED_OUT))
+
+    def mean_difference(self, logits, exps, total):
+        """The mean of b - a under p = exps / total, of shape (..., 1, ...); a common scale multiplies the sum alone."""
+        if self.scale == self.teacher_scale:
+            difference, factor = logits - self.teacher_logits, self.scale
+        else:
+            difference, factor = self.difference(logits), 1.0
+        return ops.sum(exps * difference, axis=self.axis, keepdims=True) * (factor / total)
 
     def exponentials(self, logits):
         """exp(a) and exp(b) up to a factor, with their sums; and delta = logsumexp(b) - logsumexp(a), (..., 1, ...)."""
