@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from keras import ops
 
+from keras_notes.losses._divergences import RULED_OUT
+
 __all__ = ["focal", "focal_of_ids", "focal_of_independent", "focal_of_labels", "focal_of_one_hot", "power"]
 
 # Takes the place of -inf for a class that is left out: finite, so that a row of nothing else has no 0 / 0.
 _LEFT_OUT = -3e38
-_RULED_OUT = -1e30
 # exp(-u) overflows float32 below this; softplus(u) / sigmoid(u) is 1 there long since.
 _LEAST_LOG_ODDS = -80.0
 
@@ -143,7 +144,7 @@ def focal_of_labels(logits, labels, gamma: float, axis: int = -1):
         log_odds = _log_odds_of_dominant(logits, is_dominant, axis)
         rest = ops.where(is_dominant, ops.sigmoid(log_odds), 1.0 - p)
         # A class that the model rules out by -inf costs nothing where its label is 0, and not 0 * inf.
-        cross_entropy = ops.where(is_dominant, ops.softplus(log_odds), log_sum - ops.maximum(logits, _RULED_OUT))
+        cross_entropy = ops.where(is_dominant, ops.softplus(log_odds), log_sum - ops.maximum(logits, RULED_OUT))
         factor = labels * power(rest, gamma)
 
         def gradient(*arguments, upstream=None):
