@@ -4,17 +4,20 @@ teacher -> distillation -> compression -> conversion -> BUNDLE -> verification -
            (uses losses, layers)                        (files)                   (on the device)
 """
 
-from keras_notes import errors, losses
+from keras_notes import distillation, errors, losses
 from keras_notes.bundle import Bundle
 from keras_notes.conversion import convert
-from keras_notes.distillation import Distiller
+from keras_notes.distillation import Distiller, FeatureMatch, TeacherCache
 from keras_notes.verification import Report, verify
 
 __all__ = [
     "Bundle",
     "Distiller",
+    "FeatureMatch",
     "Report",
+    "TeacherCache",
     "convert",
+    "distillation",
     "errors",
     "losses",
     "verify",

@@ -1,7 +1,18 @@
-"""Distillation: train a compact student on what a teacher says."""
+"""Distillation: train a compact student on what a teacher says.
 
+teacher ----> TeacherCache (optional: its outputs on disk) --+
+   |                                                         |
+   +--------> Distiller(teacher, student, losses, features) -+--> distiller.student
+"""
+
+from keras_notes.distillation._batches import SeededBatches
 from keras_notes.distillation._distiller import Distiller
+from keras_notes.distillation._features import FeatureMatch
+from keras_notes.distillation._teacher_cache import TeacherCache
 
 __all__ = [
     "Distiller",
+    "FeatureMatch",
+    "SeededBatches",
+    "TeacherCache",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,8 +11,23 @@ from keras import ops
 # Not public, but the rule by which Keras logs a loss under several replicas.
 from keras.src.losses.loss import unscale_loss_for_distribution
 
-from keras_notes._checks import check_between, check_non_negative, check_same_shape, differ, received
-from keras_notes.losses import DistillationLoss
+from keras_notes._checks import check_between, check_positive, received
+from keras_notes.distillation._arguments import (
+    as_features,
+    as_losses,
+    as_teachers,
+    as_weights,
+    check_models,
+    terms_of,
+)
+from keras_notes.distillation._batches import inputs_and_record
+from keras_notes.distillation._connectors import StudentFeatures
+from keras_notes.distillation._features import FeatureMatch
+from keras_notes.distillation._first_batch import StartOfTraining, TeacherProbe
+from keras_notes.distillation._objective import Objective
+from keras_notes.distillation._schedules import constant_or_schedule, is_schedule, restored, serialized, value_at
+from keras_notes.distillation._teacher_cache import TeacherCache
+from keras_notes.distillation._teachers import Teachers, teacher_shares
 
 __all__ = ["Distiller"]
 
@@ -25,37 +40,51 @@ class Distiller(keras.Model):
 
     with w the `student_loss_weight` and r the student's regularizers and `add_loss` terms, counted once and in full.
 
-    It takes the place of `keras.distillation.Distiller` for models with one output: same constructor, same `compile`,
-    same names in the logs (`loss`, `student_loss`, `distillation_loss`, `total_loss`). Features of layers are not
-    matched so far. Only `compute_loss` is overridden, so `fit`, `evaluate`, gradient accumulation, mixed precision and
-    compilation are those of the Keras backend in use. Sample weights, class weights and Keras masks reach every term.
-    The teacher runs with `training=False` and is never updated; `evaluate` runs the student once, with
-    `training=False`.
+    It takes the place of `keras.distillation.Distiller`: same constructor, same `compile`, same names in the logs
+    (`loss`, `student_loss`, `distillation_loss`, `total_loss`). Only `compute_loss` is overridden, so `fit`,
+    `evaluate`, gradient accumulation, mixed precision, compilation and distribution are those of the Keras backend in
+    use. Models may have one output or any structure of them, and may be functional, nested or subclassed. Sample
+    weights, class weights and Keras masks reach every term. The student runs once a step, whatever is matched; the
+    teacher runs with `training=False` and is never updated.
 
     Samples without a label take part through the teacher alone: give them the label -1 and use a student loss with
-    `ignore_class=-1`.
+    `ignore_class=-1`. Batches of `TeacherCache.join` bring the teacher's outputs with them, and the teacher does not
+    run.
 
     Args:
-        teacher: A built `keras.Model` with the outputs that `distillation_losses` expect (logits for ours). It is
-            frozen: its `trainable` becomes False.
+        teacher: A built `keras.Model` with the outputs that `distillation_losses` expect (logits for ours), a list of
+            such models, or a `TeacherCache` if every batch comes from its `join`. Models are frozen: their `trainable`
+            becomes False.
         student: The `keras.Model` to train. After training it is `distiller.student`, unwrapped.
         distillation_losses: A Keras loss or a list of them, called as `loss(teacher_output, student_output,
-            sample_weight)`. Objects of `keras.distillation` that compare outputs are taken too; they have no place
-            for sample weights, so fitting with weights is then an error. Defaults to `DistillationLoss()`.
-        distillation_loss_weights: One weight >= 0 for each of them. Defaults to 1.
-        student_loss_weight: w in [0, 1]. At 0 no labels are needed.
+            sample_weight)`. For several outputs one loss serves each of them, or each loss of the list is a dict, list
+            or tuple with one loss (or None) an output. Objects of `keras.distillation` are taken too, on logits or
+            probabilities as the models give them; one of a class of your own has no place for sample weights, so
+            fitting with weights is then an error. Defaults to `DistillationLoss()`; `[]` matches features alone.
+        distillation_loss_weights: One weight >= 0 for each of them, or a Keras schedule, or a function of the step
+            (batches seen so far). Defaults to 1.
+        student_loss_weight: w in [0, 1], or a schedule. At 0 no labels are needed.
+        features: `FeatureMatch` objects, whose losses are added to the distillation losses.
+        temperature: None, or a schedule (or number) that replaces the temperature of every distillation loss that has
+            one.
+        preprocess: A layer or function that makes the teacher's inputs from the student's; None if they are the same.
+        teacher_weights: For several teachers: their weights in the mean of the losses (for a KL divergence that is
+            distilling the mean of their probabilities, up to a constant), or "best" for the outputs of the teacher
+            with the least cross-entropy on each sample. Defaults to equal weights.
         name: Name of the model.
 
     Raises:
         TypeError: If teacher or student is not a `keras.Model`, or a distillation loss is not a loss object.
-        ValueError: If a weight is out of its range, or teacher and student differ in the shape of their one output.
+        ValueError: If a weight is out of its range, if teacher and student differ in inputs or outputs, if a loss was
+            told logits and the model ends in a softmax, if a layer does not exist, or if features cannot be matched.
+            At the first batch: if the teacher gives NaN, or probabilities where logits were told.
 
     Example:
         >>> import keras, numpy as np
         >>> x, y = np.random.rand(32, 4).astype("float32"), np.random.randint(0, 3, 32)
         >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
         >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        >>> distiller = Distiller(teacher, student, DistillationLoss(temperature=2.0), student_loss_weight=0.1)
+        >>> distiller = Distiller(teacher, student, student_loss_weight=0.1, temperature=2.0)
         >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> history = distiller.fit(x, y, verbose=0)
         >>> sorted(history.history)
@@ -63,43 +92,74 @@ class Distiller(keras.Model):
 
     References:
         Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network, section 2
-        (https://arxiv.org/abs/1503.02531).
+        (https://arxiv.org/abs/1503.02531). Several teachers: the same paper, section 5.
     """
 
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: Any,
         student: keras.Model,
         distillation_losses: Any = None,
-        distillation_loss_weights: Sequence[float] | None = None,
-        student_loss_weight: float = 0.5,
+        distillation_loss_weights: Sequence | float | Callable | None = None,
+        student_loss_weight: Any = 0.5,
+        *,
+        features: Sequence[FeatureMatch] | FeatureMatch = (),
+        temperature: Any = None,
+        preprocess: Callable | None = None,
+        teacher_weights: Sequence[float] | str | None = None,
         name: str = "distiller",
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        _check_models(teacher, student)
-        self.teacher = teacher
-        self.student = student
-        self.distillation_losses = _as_losses(distillation_losses)
-        self.distillation_loss_weights = _as_weights(distillation_loss_weights, len(self.distillation_losses))
-        self.student_loss_weight = check_between("student_loss_weight", student_loss_weight, 0.0, 1.0)
-        self.teacher.trainable = False
+        self.teacher, self.student, self.preprocess = teacher, student, preprocess
+        self.features = as_features(features)
+        self.distillation_losses = as_losses(distillation_losses, self.features)
+        self.distillation_loss_weights = as_weights(distillation_loss_weights, len(self.distillation_losses))
+        self.student_loss_weight = constant_or_schedule(
+            "student_loss_weight", student_loss_weight, lambda name, value: check_between(name, value, 0.0, 1.0)
+        )
+        self.temperature = temperature and constant_or_schedule("temperature", temperature, check_positive)
+        models = as_teachers(teacher)
+        terms = terms_of(self.distillation_losses, self.distillation_loss_weights, self.features, models, student)
+        check_models(models, student, terms, preprocess)
+        self.teacher_weights = teacher_weights
+        shares = teacher_shares(teacher_weights, len(models) or teacher.teachers)
+        self._objective = Objective(terms, shares, self.temperature)
+        matches = [term for term, _ in terms if isinstance(term, FeatureMatch)]
+        wanted = [(match.teacher, match.teacher_layer) for match in matches]
+        self._teachers = Teachers(models, preprocess, wanted) if models else teacher
+        self._probe = TeacherProbe(self._teachers) if models else None
+        self._student_features = StudentFeatures(student, matches)
+        for model in models:
+            model.trainable = False
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
-        if teacher.built and student.built:
+        self._step = self._make_step()
+        if getattr(student, "inputs", None) and student.built and all(model.built for model in models):
+            self.connectors = self._student_features.make_connectors(None, self._teachers)
             self.built = True
 
+    def _make_step(self):
+        """Counts batches, in a variable of the model, so that compiled and resumed runs go by it."""
+        if not self._objective.schedules and not is_schedule(self.student_loss_weight):
+            return None
+        arguments = {"initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
+        return self.add_weight(name="step", shape=(), dtype="int32", **arguments)
+
     def build(self, input_shape) -> None:
-        for model in (self.teacher, self.student):
-            if not model.built:
-                # A symbolic call builds subclassed models too, which `model.build` does not.
-                model(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
+        inputs = inputs_and_record(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))[0]
+        # A symbolic call builds subclassed models too, which `model.build` does not.
+        if not self.student.built:
+            self.student(inputs)
+        if isinstance(self._teachers, Teachers) and not all(model.built for model in self._teachers.models):
+            self._teachers.record(inputs)
+        self.connectors = self._student_features.make_connectors(inputs, self._teachers)
         self.built = True
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs: Any) -> None:
         """Configures training; `loss` is the student's, on the labels. See `keras.Model.compile`."""
-        if loss is None and self.student_loss_weight > 0:
+        if loss is None and self.student_loss_weight != 0:
             raise ValueError(
                 f"`loss` must be given unless `student_loss_weight` is 0. "
                 f"{received(loss=loss, student_loss_weight=self.student_loss_weight)}"
@@ -112,142 +172,108 @@ class Distiller(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, *args, **kwargs):
+        """Trains the student. See `keras.Model.fit`.
+
+        The teacher's answer to the first samples is looked at before (arrays and `SeededBatches`), and the losses
+        after the first batch: what is not finite there is an error.
+        """
+        self._check_cache(x)
+        self._check_cache(kwargs.get("validation_data"))
+        if self._probe is not None and self.student_loss_weight != 1:
+            self._probe.check(x, self._objective.output_losses)
+        callbacks = [] if callbacks is None else callbacks
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(StartOfTraining(x))
+        else:
+            callbacks = [StartOfTraining(x), *keras.tree.flatten(callbacks)]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Measures the student, and its distillation loss. See `keras.Model.evaluate`."""
+        self._check_cache(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _check_cache(self, data) -> None:
+        """Batches that a cache joined must be of this teacher, and in the form that the losses take."""
+        cache = getattr(data, "cache", None)
+        if isinstance(cache, TeacherCache):
+            cache.check_losses(self._objective.output_losses(1))
+            if self._probe is not None:
+                cache.check_teacher(self._teachers.models)
+
     def call(self, inputs, training=None, **kwargs):
-        return self.student(inputs, training=training, **kwargs)
+        inputs, _ = inputs_and_record(inputs)
+        return self._student_features.run(inputs, training=training, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if y_pred is None:
-            y_pred = self(x, training=training)
+        inputs, record = inputs_and_record(x)
+        y_pred, features = self._student_features.taken(y_pred, inputs, training)
         # Before the teacher runs: what its layers add to `losses` is no part of the objective.
-        regularization = self._regularization()
-        student_loss = self._student_loss(x, y, y_pred, sample_weight, training, regularization)
-        distillation_loss = self._distillation_loss(x, y_pred, sample_weight)
-        weight = self.student_loss_weight
-        total_loss = weight * student_loss + (1.0 - weight) * distillation_loss + regularization
-        samples = ops.shape(keras.tree.flatten(y_pred)[0])[0]
+        added = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        step = None if self._step is None else ops.convert_to_tensor(self._step)
+        weight = value_at(self.student_loss_weight, step)
+        student_loss = self._student_loss(y, y_pred, sample_weight)
+        distillation_loss = self._distillation_loss(inputs, record, y, y_pred, features, sample_weight, step)
+        # A weight of 1 leaves the very numbers of training without a teacher.
+        is_mixed = is_schedule(self.student_loss_weight) or weight != 1
+        mixed = weight * student_loss + (1.0 - weight) * distillation_loss if is_mixed else student_loss
+        total_loss = ops.sum([mixed, *(ops.cast(loss, mixed.dtype) for loss in added)]) if added else mixed
+        self._log(student_loss, distillation_loss, total_loss, samples=ops.shape(keras.tree.flatten(y_pred)[0])[0])
+        if step is not None and training:
+            self._step.assign_add(1)
+        return total_loss
+
+    def _log(self, student_loss, distillation_loss, total_loss, samples) -> None:
         for tracker, loss in (
             (self.student_loss_tracker, student_loss),
             (self.distillation_loss_tracker, distillation_loss),
             (self.total_loss_tracker, total_loss),
         ):
             tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=samples)
-        return total_loss
 
-    def _regularization(self):
-        """What the student's regularizers and `add_loss` terms add, by the rule of `keras.Model` for replicas."""
-        total = ops.zeros((), dtype=keras.backend.floatx())
-        for loss in self.losses:
-            total = total + ops.cast(self._aggregate_additional_loss(loss), total.dtype)
-        return total
-
-    def _student_loss(self, x, y, y_pred, sample_weight, training, regularization):
-        if self.student_loss_weight == 0:
-            return ops.zeros_like(regularization)
+    def _student_loss(self, y, y_pred, sample_weight):
+        if not is_schedule(self.student_loss_weight) and self.student_loss_weight == 0:
+            return ops.zeros((), dtype=keras.backend.floatx())
         if y is None:
             raise ValueError(
                 "`y` must be given unless `student_loss_weight` is 0. Received: y=None. "
                 "Mark single samples without a label by -1 and a student loss with `ignore_class=-1`."
             )
-        return super().compute_loss(x, y, y_pred, sample_weight, training) - regularization
+        return self._compile_loss(y, y_pred, sample_weight)
 
-    def _distillation_loss(self, x, y_pred, sample_weight):
-        total = ops.zeros((), dtype=keras.backend.floatx())
-        if self.student_loss_weight == 1:
-            return total
-        teacher_output = self.teacher(x, training=False)
-        for loss, weight in zip(self.distillation_losses, self.distillation_loss_weights, strict=True):
-            if isinstance(loss, keras.losses.Loss):
-                check_same_shape(teacher_output, y_pred, what_true="The teacher's output", what_pred="the student's")
-                value = loss(teacher_output, y_pred, sample_weight=sample_weight)
-            else:
-                value = _keras_distillation(loss, teacher_output, y_pred, sample_weight)
-            total = total + weight * ops.cast(value, total.dtype)
-        return total
+    def _distillation_loss(self, inputs, record, y, y_pred, features, sample_weight, step):
+        if not is_schedule(self.student_loss_weight) and self.student_loss_weight == 1:
+            return ops.zeros((), dtype=keras.backend.floatx())
+        if record is None and self._probe is None:
+            raise ValueError(
+                "Each batch must bring the teacher's outputs where `teacher` is a TeacherCache. Received: a batch "
+                "without them. Fit and evaluate on `cache.join(dataset)`."
+            )
+        record = self._teachers.record(inputs) if record is None else record
+        return self._objective.value(record, y, y_pred, features, sample_weight, step)
 
     def get_config(self):
+        one = not isinstance(self.teacher, (list, tuple))
+        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "teacher": keras.saving.serialize_keras_object(self.teacher),
-            "student": keras.saving.serialize_keras_object(self.student),
-            "distillation_losses": [keras.saving.serialize_keras_object(loss) for loss in self.distillation_losses],
-            "distillation_loss_weights": self.distillation_loss_weights,
-            "student_loss_weight": self.student_loss_weight,
+            "teacher": serialize(self.teacher) if one else [serialize(model) for model in self.teacher],
+            "student": serialize(self.student),
+            "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
+            "distillation_loss_weights": [serialized(weight) for weight in self.distillation_loss_weights],
+            "student_loss_weight": serialized(self.student_loss_weight),
+            "features": [serialize(match) for match in self.features],
+            "temperature": serialized(self.temperature),
+            "preprocess": self.preprocess and serialize(self.preprocess),
+            "teacher_weights": self.teacher_weights,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for key in ("teacher", "student"):
-            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-        config["distillation_losses"] = [
-            keras.saving.deserialize_keras_object(loss, custom_objects=custom_objects)
-            for loss in config["distillation_losses"]
-        ]
-        return cls(**config)
+        def restore(value):
+            if isinstance(value, list):
+                return [restore(item) for item in value]
+            return restored(value, custom_objects)
 
-
-def _check_models(teacher, student) -> None:
-    for name, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`{name}` must be a keras.Model. {received(**{name: type(model).__name__})}")
-    if teacher is student:
-        raise ValueError(f"`teacher` and `student` must be two models. Received: {teacher.name!r} for both.")
-    outputs = [getattr(model, "outputs", None) or [] for model in (teacher, student)]
-    for name, found in zip(("teacher", "student"), outputs, strict=True):
-        if len(found) > 1:
-            raise ValueError(f"`{name}` must have one output. Received: {len(found)} outputs.")
-    if all(outputs):
-        # The batch size may differ in what the two models say of it.
-        shapes = [tuple(found[0].shape[1:]) for found in outputs]
-        if len(shapes[0]) != len(shapes[1]) or differ(*shapes):
-            raise ValueError(
-                f"`teacher` and `student` must have outputs of the same shape, classes included. "
-                f"Received: teacher {shapes[0]}, student {shapes[1]}."
-            )
-
-
-def _keras_distillation(loss, teacher_output, student_output, sample_weight):
-    """The value of an object of `keras.distillation`, with the checks of Keras's own Distiller."""
-    if sample_weight is not None:
-        raise ValueError(
-            f"Sample weights and class weights must be None with {type(loss).__name__}, which has no place for them. "
-            f"Use `keras_notes.losses.DistillationLoss` instead."
-        )
-    loss.validate_outputs(teacher_output, student_output)
-    value = loss.compute_loss(teacher_output, student_output)
-    if len(value.shape) > 0:
-        raise ValueError(f"{type(loss).__name__} must return a scalar. Received: shape {tuple(value.shape)}.")
-    return value
-
-
-def _as_losses(losses) -> list:
-    if losses is None:
-        losses = DistillationLoss()
-    losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
-    if not losses:
-        raise ValueError(f"`distillation_losses` must not be empty. {received(distillation_losses=losses)}")
-    for loss in losses:
-        if getattr(loss, "teacher_layer_name", None) or getattr(loss, "student_layer_name", None):
-            raise TypeError(
-                f"`distillation_losses` must compare outputs: features of layers are not matched yet. "
-                f"Received: {type(loss).__name__} of the layers {loss.teacher_layer_name!r} and "
-                f"{loss.student_layer_name!r}."
-            )
-        if not isinstance(loss, (keras.losses.Loss, keras.distillation.DistillationLoss)):
-            raise TypeError(
-                f"`distillation_losses` must hold loss objects, such as `keras_notes.losses.DistillationLoss()`. "
-                f"{received(distillation_losses=loss)}"
-            )
-    return losses
-
-
-def _as_weights(weights, count: int) -> list[float]:
-    if weights is None:
-        return [1.0] * count
-    weights = [weights] if isinstance(weights, (int, float)) else list(weights)
-    if len(weights) != count:
-        raise ValueError(
-            f"`distillation_loss_weights` must hold one weight a distillation loss. "
-            f"Received: {len(weights)} weights for {count} losses."
-        )
-    return [check_non_negative("distillation_loss_weights", weight) for weight in weights]
+        return cls(**{name: value if name == "dtype" else restore(value) for name, value in config.items()})

@@ -22,7 +22,7 @@ from keras_notes.losses._divergences import (
     reverse_kl_divergence,
     standardized,
 )
-from keras_notes.losses._labels import check_logits
+from keras_notes.losses._labels import check_logits, to_logits
 from keras_notes.losses._teacher_targets import TEACHER_FORMS, dense_log_probs, teacher_logits_from
 
 __all__ = ["DistillationLoss", "JensenShannonDistillationLoss"]
@@ -54,6 +54,8 @@ class DistillationLoss(TeacherLoss):
             `keras_notes.losses.top_k_targets`. With top-k targets, all classes that are not among the k count as one,
             whose probability is what the teacher left: L is then the least that the dense loss can be with these k
             probabilities, and equal to it for k = classes.
+        from_logits: Whether the student gives logits; False for the probabilities of its softmax or sigmoid, of which
+            the logits are taken again (to 1e-36; logits keep more).
         teacher_temperature: The temperature at which the teacher's probabilities were taken. Probabilities at 1 serve
             every T; where it is T, log-probabilities need no further computation. Top-k targets must be taken at T.
         axis: The class axis.
@@ -64,7 +66,7 @@ class DistillationLoss(TeacherLoss):
     Call arguments:
         y_true: The teacher's output, of shape (..., classes), or (..., k + 1, 2) for "top_k". Logits of -inf rule a
             class out (not with `standardize`, whose mean and deviation are over all classes).
-        y_pred: The student's logits, of shape (..., classes).
+        y_pred: The student's logits (or probabilities, see `from_logits`), of shape (..., classes).
 
     Raises:
         ValueError: If an argument is out of its range, or teacher and student differ in shape.
@@ -93,6 +95,7 @@ class DistillationLoss(TeacherLoss):
         standardize: bool = False,
         teacher: str = "logits",
         teacher_temperature: float = 1.0,
+        from_logits: bool = True,
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str = "distillation_loss",
@@ -104,6 +107,7 @@ class DistillationLoss(TeacherLoss):
         self.standardize = bool(standardize)
         self.teacher = check_choice("teacher", teacher, TEACHER_FORMS)
         self.teacher_temperature = check_positive("teacher_temperature", teacher_temperature)
+        self.from_logits = bool(from_logits)
         self.axis = check_integer("axis", axis)
         _check_standardize(self.standardize, self.exclusive)
         self._check_teacher()
@@ -130,6 +134,7 @@ class DistillationLoss(TeacherLoss):
 
     def compare(self, teacher, student):
         scale = self.temperature**2
+        student = to_logits(student, from_logits=self.from_logits, exclusive=self.exclusive)
         if self.teacher == "top_k":
             return scale * self._top_k(teacher, student)
         check_logits(teacher, student, self.axis, exclusive=self.exclusive, standardize=self.standardize)

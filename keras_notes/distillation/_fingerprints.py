@@ -1,0 +1,79 @@
+"""Fingerprints that tell one sample, one teacher and one file from another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import xxhash
+
+__all__ = ["as_arrays", "file_fingerprint", "model_fingerprint", "sample_fingerprints"]
+
+_CHUNK_BYTES = 1 << 22
+
+
+def as_arrays(structure):
+    """A structure of tensors or arrays as NumPy arrays in the memory of the host."""
+    return keras.tree.map_structure(
+        lambda leaf: leaf if isinstance(leaf, np.ndarray) else keras.ops.convert_to_numpy(leaf), structure
+    )
+
+
+def sample_fingerprints(inputs: Any) -> np.ndarray:
+    """64 bits for each sample of a batch, from its bytes: uint64 of shape (batch,)."""
+    leaves = [np.ascontiguousarray(leaf) for leaf in keras.tree.flatten(inputs)]
+    if len(leaves) == 1:
+        values = [xxhash.xxh3_64_intdigest(row) for row in _rows(leaves[0])]
+    else:
+        values = []
+        for rows in zip(*map(_rows, leaves), strict=True):
+            hasher = xxhash.xxh3_64()
+            for row in rows:
+                hasher.update(row)
+            values.append(hasher.intdigest())
+    return np.array(values, "uint64")
+
+
+def _rows(leaf):
+    """The samples of an array as contiguous bytes; its strings, too."""
+    if leaf.dtype.kind in "OUS":
+        return [str(row.tolist()).encode() for row in leaf]
+    return leaf.reshape(len(leaf), -1).view("uint8")
+
+
+def model_fingerprint(model: keras.Model) -> str:
+    """128 bits of what a model computes: its layers' settings and all its weights, whatever their names."""
+    hasher = xxhash.xxh3_128()
+    for layer in model._flatten_layers():
+        hasher.update(_settings(layer).encode())
+    for weight in model.weights:
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        hasher.update(f"{value.shape}{value.dtype}".encode())
+        hasher.update(value.tobytes())
+    return hasher.hexdigest()
+
+
+def _settings(layer: keras.Layer) -> str:
+    """The class and the config of a layer without sub-layers; a composed layer is its parts."""
+    kind = type(layer).__name__
+    if len(list(layer._flatten_layers())) > 1:
+        return kind
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        return kind  # a class of the user's that Keras cannot save, either
+    # What a model is called, and how it was trained, is no part of what it computes.
+    kept = {name: value for name, value in config.items() if name not in ("name", "trainable", "seed")}
+    return kind + json.dumps(kept, sort_keys=True, default=lambda value: type(value).__name__)
+
+
+def file_fingerprint(path: Path) -> str:
+    """64 bits of a file's bytes."""
+    hasher = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            hasher.update(chunk)
+    return hasher.hexdigest()

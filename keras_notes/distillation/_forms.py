@@ -1,0 +1,102 @@
+"""Logits or probabilities: what a model's last layer gives, and whether that is what a loss was told."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_notes.losses import DistillationLoss
+from keras_notes.losses._base import TeacherLoss
+
+__all__ = ["check_forms", "check_values", "final_activations", "forms_of"]
+
+_PROBABILITIES = ("softmax", "sigmoid")
+# How far a row of float16 probabilities may be from 1.
+_ROUNDING = 1e-2
+
+
+def final_activations(model) -> list[str | None]:
+    """The activation behind each output of a model with a known graph: "softmax", "linear", ..., or None if unknown."""
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return []
+    return [_activation_of(output) for output in outputs]
+
+
+def _activation_of(tensor) -> str | None:
+    operation, _, tensor_index = getattr(tensor, "_keras_history", (None, None, None))
+    if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
+        return _activation_of(operation.outputs[tensor_index])
+    if isinstance(operation, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(operation, "activation", None)
+    if activation is not None:
+        return getattr(activation, "__name__", None)
+    return "softmax" if type(operation).__name__ == "Softmax" else None
+
+
+def forms_of(teacher, student) -> list[tuple[str, bool]]:
+    """For each output: what the teacher gives ("logits" or "probs"), and whether the student gives logits."""
+    activations = final_activations(teacher), final_activations(student)
+    count = max(map(len, activations)) or 1
+    teachers, students = ([*found, *[None] * (count - len(found))] for found in activations)
+    return [
+        ("probs" if first in _PROBABILITIES else "logits", second not in _PROBABILITIES)
+        for first, second in zip(teachers, students, strict=True)
+    ]
+
+
+def check_forms(losses: list, activations: list[str | None], *, of_teacher: bool) -> None:
+    """Raises ValueError if a loss was told logits and the model ends in a softmax or sigmoid.
+
+    Args:
+        losses: A loss, or None, for each output.
+        activations: What `final_activations` found; may be empty.
+        of_teacher: Whether the activations are the teacher's.
+    """
+    for loss, activation in zip(losses, activations, strict=False):
+        if activation not in _PROBABILITIES or not takes_logits(loss):
+            continue
+        if of_teacher and getattr(loss, "teacher", "logits") == "logits":
+            raise ValueError(
+                f"The teacher must give logits to {type(loss).__name__}. Received: an output behind a {activation}. "
+                f'Use `DistillationLoss(teacher="probs")`, or take the activation off the teacher.'
+            )
+        if not of_teacher and getattr(loss, "from_logits", True):
+            raise ValueError(
+                f"The student must give logits to {type(loss).__name__}. Received: an output behind a {activation}. "
+                f"Take the activation off the student and compile with a loss `from_logits=True`, or use "
+                f"`DistillationLoss(from_logits=False)`."
+            )
+
+
+def takes_logits(loss) -> bool:
+    """Whether a loss is one of this package's on logits."""
+    return isinstance(loss, TeacherLoss) and hasattr(loss, "temperature")
+
+
+def check_values(losses: list, outputs: list[np.ndarray]) -> None:
+    """Raises ValueError if what a teacher gives is not finite, or is probabilities where logits were told.
+
+    Logits of -inf rule a class out, and are no error.
+    """
+    for loss, values in zip(losses, outputs, strict=False):
+        values = np.asarray(values, "float32")
+        wrong = np.isnan(values) | (values == np.inf)
+        if wrong.any():
+            samples = wrong.reshape(len(values), -1).any(axis=1)
+            raise ValueError(
+                f"The teacher must give finite numbers. Received: NaN or inf for {int(samples.sum())} of "
+                f"{len(samples)} samples of the first batch, such as sample {int(samples.argmax())}. Check the "
+                f"teacher's weights and that it gets the input that it was trained on (`preprocess`)."
+            )
+        if not takes_logits(loss) or getattr(loss, "teacher", "logits") != "logits":
+            continue
+        sums = values.sum(axis=getattr(loss, "axis", -1))
+        # Never all of a batch by chance: logits have no reason to be positive and to sum to one.
+        exclusive = not isinstance(loss, DistillationLoss) or loss.exclusive
+        if exclusive and values.min() >= 0 and np.abs(sums - 1).max() < _ROUNDING and values.shape[-1] > 1:
+            raise ValueError(
+                f"The teacher must give logits to {type(loss).__name__}. Received: a first batch whose values are all "
+                f'>= 0 and sum to 1, as probabilities do. Use `DistillationLoss(teacher="probs")`.'
+            )

@@ -1,0 +1,88 @@
+"""The distillation loss of a batch: every term, with its weight, over every teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_notes.distillation._features import FeatureMatch
+from keras_notes.distillation._schedules import is_schedule, value_at
+from keras_notes.distillation._teachers import best_outputs, feature_key
+from keras_notes.distillation._terms import OutputTerm, weighted_feature_loss
+
+__all__ = ["Objective"]
+
+
+class Objective:
+    """The sum of weight * term over the terms.
+
+    Args:
+        terms: Pairs (OutputTerm or FeatureMatch, weight or schedule).
+        shares: The share of each teacher in the mean of an OutputTerm, or "best".
+        temperature: None, a number or a schedule, in place of the losses' own.
+    """
+
+    def __init__(self, terms: list[tuple], shares: list[float] | str, temperature) -> None:
+        self.terms, self.shares, self.temperature = terms, shares, temperature
+
+    @property
+    def schedules(self) -> list:
+        """What changes with the step."""
+        return [number for number in (self.temperature, *(weight for _, weight in self.terms)) if is_schedule(number)]
+
+    def output_losses(self, count: int) -> list:
+        """A loss, or None, for each of `count` outputs, as the first term on outputs has them."""
+        for term, _ in self.terms:
+            if isinstance(term, OutputTerm) and term.custom is None:
+                losses = keras.tree.flatten(term.losses)
+                return losses if keras.tree.is_nested(term.losses) else losses * count
+        return [None] * count
+
+    def value(self, record: dict, y, y_pred, features: list, sample_weight, step):
+        """The distillation loss.
+
+        Args:
+            record: What the teachers say, of `Teachers.record` or of a cache.
+            y: The labels, or None.
+            y_pred: The student's outputs.
+            features: The student's features behind their connectors, one for each FeatureMatch.
+            sample_weight: Weights of the samples, or None.
+            step: A scalar tensor where there are schedules.
+        """
+        total = ops.zeros((), dtype=keras.backend.floatx())
+        remaining = iter(features)
+        for term, weight in self.terms:
+            if isinstance(term, FeatureMatch):
+                feature = next(remaining)
+                value = weighted_feature_loss(term.loss, _teacher_feature(record, term), feature, sample_weight)
+            else:
+                value = self._output_value(term, record["outputs"], y, y_pred, sample_weight, step)
+            total = total + value_at(weight, step) * ops.cast(value, total.dtype)
+        return total
+
+    def _output_value(self, term, outputs, y, y_pred, sample_weight, step):
+        shares: Any = self.shares
+        if shares == "best":
+            losses = term.for_outputs(y_pred) if term.custom is None else [None] * len(outputs[0])
+            outputs, shares = [best_outputs(outputs, losses, term.labels(y, y_pred))], [1.0]
+        temperature = None if self.temperature is None else value_at(self.temperature, step)
+        values = [
+            share * term(leaves, y_pred, y, sample_weight, temperature)
+            for share, leaves in zip(shares, outputs, strict=True)
+            if share != 0
+        ]
+        return sum(values[1:], values[0])
+
+
+def _teacher_feature(record: dict, match: FeatureMatch):
+    if match.teacher_layer is None:
+        return record["outputs"][match.teacher][0]
+    key, features = feature_key(match.teacher, match.teacher_layer), record.get("features", {})
+    if key not in features:
+        raise ValueError(
+            f"A cache must hold the teacher's features that are matched. Received: a cache of {sorted(features)} "
+            f"without {key!r}. Build it with `features=[{match.teacher_layer!r}]`."
+        )
+    return features[key]
