@@ -6,13 +6,17 @@ teacher ----> TeacherCache (optional: its outputs on disk) --+
 """
 
 from keras_notes.distillation._batches import SeededBatches
+from keras_notes.distillation._checkpoint import Checkpoint
 from keras_notes.distillation._distiller import Distiller
 from keras_notes.distillation._features import FeatureMatch
+from keras_notes.distillation._mutual import MutualDistiller
 from keras_notes.distillation._teacher_cache import TeacherCache
 
 __all__ = [
+    "Checkpoint",
     "Distiller",
     "FeatureMatch",
+    "MutualDistiller",
     "SeededBatches",
     "TeacherCache",
 ]

@@ -34,7 +34,8 @@ class SeededBatches(keras.utils.PyDataset):
     What batch i of epoch e holds depends on `seed`, e and i and on nothing that happened before. So a run that was cut
     off goes on with the batches that it would have seen, a cached teacher sees the views that the student sees, and
     several processes agree on the order without talking. `Distiller.fit` keeps `epoch` right, `initial_epoch`
-    included; elsewhere it counts the epochs that were completed.
+    included. `keras.Model.fit` needs `shuffle=False`, or it draws an order of the batches from the global random
+    state; there `epoch` counts the epochs that were completed.
 
     Needs memory for the order of one epoch (8 bytes a sample); the arrays may be memory-mapped.
 
@@ -49,7 +50,9 @@ class SeededBatches(keras.utils.PyDataset):
             `numpy.random.Generator`, which is its only source of randomness.
         views: How many augmented views of each sample there are: epoch e shows view `e % views`. None makes every
             epoch a view of its own; a cached teacher needs a number.
-        drop_remainder: Whether the last, smaller batch of an epoch is left out.
+        drop_remainder: Whether the last, smaller batch of a pass over the samples is left out.
+        batches_per_epoch: Batches that Keras calls an epoch, where passes over the samples are long: checkpoints and
+            logs then come as often. Order and view still go by the pass. None makes each pass an epoch.
         process: (index, count): this process's equal share of each batch, for training on several processes.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
 
@@ -78,6 +81,7 @@ class SeededBatches(keras.utils.PyDataset):
         augment: Callable | None = None,
         views: int | None = None,
         drop_remainder: bool = False,
+        batches_per_epoch: int | None = None,
         process: tuple[int, int] = (0, 1),
         **kwargs: Any,
     ) -> None:
@@ -93,6 +97,10 @@ class SeededBatches(keras.utils.PyDataset):
             raise ValueError(f"`augment` must be given where there is more than one view. {received(views=views)}")
         self.shuffle, self.augment, self.drop_remainder = bool(shuffle), augment, bool(drop_remainder)
         self.process = _check_process(process, self.batch_size, self.samples, self.drop_remainder)
+        self.batches_per_pass = samples_to_batches(self.samples, self.batch_size, self.drop_remainder)
+        self.batches_per_epoch = self.batches_per_pass
+        if batches_per_epoch is not None:
+            self.batches_per_epoch = _check_at_least("batches_per_epoch", batches_per_epoch, 1)
         self.epoch = 0
         self._is_inside_epoch = False
         self._order: tuple[int, np.ndarray] | None = None
@@ -100,7 +108,7 @@ class SeededBatches(keras.utils.PyDataset):
     @property
     def num_batches(self) -> int:
         """Batches an epoch."""
-        return self.samples // self.batch_size if self.drop_remainder else -(-self.samples // self.batch_size)
+        return self.batches_per_epoch
 
     def __len__(self) -> int:
         return self.num_batches
@@ -108,16 +116,13 @@ class SeededBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple:
         if not 0 <= index < self.num_batches:
             raise IndexError(f"`index` must be in [0, {self.num_batches}). {received(index=index)}")
-        rows = self._epoch_order()[index * self.batch_size : (index + 1) * self.batch_size]
+        number, place = divmod(self.epoch * self.num_batches + index, self.batches_per_pass)
+        rows = self._order_of(number)[place * self.batch_size : (place + 1) * self.batch_size]
         part, parts = self.process
         rows = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
-        batch = self.inputs(rows, self.view), _taken(self.y, rows), _taken(self.sample_weight, rows)
+        view = number if self.views is None else number % self.views
+        batch = self.inputs(rows, view), _taken(self.y, rows), _taken(self.sample_weight, rows)
         return batch if batch[2] is not None else batch[:2] if batch[1] is not None else batch[:1]
-
-    @property
-    def view(self) -> int:
-        """The view that the current epoch shows."""
-        return self.epoch if self.views is None else self.epoch % self.views
 
     def inputs(self, rows: np.ndarray, view: int):
         """The samples of x in these rows, as one view shows them."""
@@ -142,12 +147,26 @@ class SeededBatches(keras.utils.PyDataset):
             self.epoch += 1
         self._is_inside_epoch = False
 
-    def _epoch_order(self) -> np.ndarray:
+    def _order_of(self, number: int) -> np.ndarray:
+        """The order of the samples in one pass over them."""
         if not self.shuffle:
             return np.arange(self.samples)
-        if self._order is None or self._order[0] != self.epoch:
-            self._order = self.epoch, np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
-        return self._order[1]
+        order = self._order
+        if order is None or order[0] != number:
+            order = number, np.random.default_rng((self.seed, number)).permutation(self.samples)
+            # Replaced as one object: workers read it side by side.
+            self._order = order
+        return order[1]
+
+
+def samples_to_batches(samples: int, batch_size: int, drop_remainder: bool) -> int:
+    """Batches of so many samples. Raises ValueError if there are none."""
+    batches = samples // batch_size if drop_remainder else -(-samples // batch_size)
+    if batches == 0:
+        raise ValueError(
+            f"`drop_remainder=True` must leave a batch. {received(samples=samples, batch_size=batch_size)}"
+        )
+    return batches
 
 
 def _indexable(leaf):

@@ -8,10 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-# Not public, but the rule by which Keras logs a loss under several replicas.
-from keras.src.losses.loss import unscale_loss_for_distribution
-
-from keras_notes._checks import check_between, check_positive, received
+from keras_notes._checks import check_between, check_positive
 from keras_notes.distillation._arguments import (
     as_features,
     as_losses,
@@ -23,17 +20,18 @@ from keras_notes.distillation._arguments import (
 from keras_notes.distillation._batches import inputs_and_record
 from keras_notes.distillation._connectors import StudentFeatures
 from keras_notes.distillation._features import FeatureMatch
-from keras_notes.distillation._first_batch import StartOfTraining, TeacherProbe
+from keras_notes.distillation._first_batch import TeacherProbe
 from keras_notes.distillation._objective import Objective
 from keras_notes.distillation._schedules import constant_or_schedule, is_schedule, restored, serialized, value_at
 from keras_notes.distillation._teacher_cache import TeacherCache
 from keras_notes.distillation._teachers import Teachers, teacher_shares
+from keras_notes.distillation._two_terms import TwoTermModel
 
 __all__ = ["Distiller"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
-class Distiller(keras.Model):
+class Distiller(TwoTermModel):
     """Trains a student on labels and on a frozen teacher at once.
 
         loss = w * student_loss(y, student(x)) + (1 - w) * sum_i w_i * distillation_loss_i(teacher(x), student(x)) + r
@@ -118,7 +116,9 @@ class Distiller(keras.Model):
         self.student_loss_weight = constant_or_schedule(
             "student_loss_weight", student_loss_weight, lambda name, value: check_between(name, value, 0.0, 1.0)
         )
-        self.temperature = temperature and constant_or_schedule("temperature", temperature, check_positive)
+        self.temperature = (
+            None if temperature is None else constant_or_schedule("temperature", temperature, check_positive)
+        )
         models = as_teachers(teacher)
         terms = terms_of(self.distillation_losses, self.distillation_loss_weights, self.features, models, student)
         check_models(models, student, terms, preprocess)
@@ -132,13 +132,15 @@ class Distiller(keras.Model):
         self._student_features = StudentFeatures(student, matches)
         for model in models:
             model.trainable = False
-        self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
-        self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
-        self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
         self._step = self._make_step()
         if getattr(student, "inputs", None) and student.built and all(model.built for model in models):
             self.connectors = self._student_features.make_connectors(None, self._teachers)
             self.built = True
+
+    @property
+    def teacher_models(self) -> list[keras.Model]:
+        """The teachers that are models; none where a cache stands for them."""
+        return [] if self._probe is None else list(self._teachers.models)
 
     def _make_step(self):
         """Counts batches, in a variable of the model, so that compiled and resumed runs go by it."""
@@ -159,35 +161,20 @@ class Distiller(keras.Model):
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs: Any) -> None:
         """Configures training; `loss` is the student's, on the labels. See `keras.Model.compile`."""
-        if loss is None and self.student_loss_weight != 0:
-            raise ValueError(
-                f"`loss` must be given unless `student_loss_weight` is 0. "
-                f"{received(loss=loss, student_loss_weight=self.student_loss_weight)}"
-            )
+        self._check_loss(loss)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def compile_from_config(self, config) -> None:
-        """Compiles a reloaded distiller as it was; Keras leaves that to classes with a `compile` of their own."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, *args, **kwargs):
-        """Trains the student. See `keras.Model.fit`.
+    def fit(self, x=None, *args, **kwargs):
+        """Trains the student. See `keras.Model.fit`; batches by seed (`SeededBatches`) keep their own order.
 
         The teacher's answer to the first samples is looked at before (arrays and `SeededBatches`), and the losses
         after the first batch: what is not finite there is an error.
         """
         self._check_cache(x)
         self._check_cache(kwargs.get("validation_data"))
-        if self._probe is not None and self.student_loss_weight != 1:
+        if self._probe is not None and not self._is_weight(1.0):
             self._probe.check(x, self._objective.output_losses)
-        callbacks = [] if callbacks is None else callbacks
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(StartOfTraining(x))
-        else:
-            callbacks = [StartOfTraining(x), *keras.tree.flatten(callbacks)]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+        return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """Measures the student, and its distillation loss. See `keras.Model.evaluate`."""
@@ -210,40 +197,25 @@ class Distiller(keras.Model):
         inputs, record = inputs_and_record(x)
         y_pred, features = self._student_features.taken(y_pred, inputs, training)
         # Before the teacher runs: what its layers add to `losses` is no part of the objective.
-        added = [self._aggregate_additional_loss(loss) for loss in self.losses]
-        step = None if self._step is None else ops.convert_to_tensor(self._step)
-        weight = value_at(self.student_loss_weight, step)
+        added = self._added_losses()
+        # A copy: some backends change a variable in place.
+        step = None if self._step is None else ops.copy(self._step)
         student_loss = self._student_loss(y, y_pred, sample_weight)
         distillation_loss = self._distillation_loss(inputs, record, y, y_pred, features, sample_weight, step)
-        # A weight of 1 leaves the very numbers of training without a teacher.
-        is_mixed = is_schedule(self.student_loss_weight) or weight != 1
-        mixed = weight * student_loss + (1.0 - weight) * distillation_loss if is_mixed else student_loss
-        total_loss = ops.sum([mixed, *(ops.cast(loss, mixed.dtype) for loss in added)]) if added else mixed
-        self._log(student_loss, distillation_loss, total_loss, samples=ops.shape(keras.tree.flatten(y_pred)[0])[0])
+        weight = value_at(self.student_loss_weight, step)
         if step is not None and training:
             self._step.assign_add(1)
-        return total_loss
-
-    def _log(self, student_loss, distillation_loss, total_loss, samples) -> None:
-        for tracker, loss in (
-            (self.student_loss_tracker, student_loss),
-            (self.distillation_loss_tracker, distillation_loss),
-            (self.total_loss_tracker, total_loss),
-        ):
-            tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=samples)
+        samples = ops.shape(keras.tree.flatten(y_pred)[0])[0]
+        return self._total_loss(weight, student_loss, distillation_loss, added, samples)
 
     def _student_loss(self, y, y_pred, sample_weight):
-        if not is_schedule(self.student_loss_weight) and self.student_loss_weight == 0:
+        if self._is_weight(0.0):
             return ops.zeros((), dtype=keras.backend.floatx())
-        if y is None:
-            raise ValueError(
-                "`y` must be given unless `student_loss_weight` is 0. Received: y=None. "
-                "Mark single samples without a label by -1 and a student loss with `ignore_class=-1`."
-            )
+        self._check_labels(y)
         return self._compile_loss(y, y_pred, sample_weight)
 
     def _distillation_loss(self, inputs, record, y, y_pred, features, sample_weight, step):
-        if not is_schedule(self.student_loss_weight) and self.student_loss_weight == 1:
+        if self._is_weight(1.0):
             return ops.zeros((), dtype=keras.backend.floatx())
         if record is None and self._probe is None:
             raise ValueError(
