@@ -1,5 +1,7 @@
 """The loaders of the benchmarks' data: what they accept, and how they refuse a damaged file. Nothing is downloaded."""
 
+import gzip
+import hashlib
 import os
 
 import keras
@@ -24,7 +26,7 @@ def _no_download(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_NOTES_DATA", str(tmp_path))
-    for name in ("mammography", "multilabel"):
+    for name in ("mammography", "multilabel", "fashion_mnist"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -49,6 +51,24 @@ def yeast_arrays():
 
 def write_yeast(folder, **arrays):
     np.savez_compressed(folder / "multilabel" / "yeast.npz", **arrays)
+
+
+def fashion_arrays(**changes):
+    """Images whose pixels are all their label, in the order of the files."""
+    arrays = {}
+    for split, rows in datasets.FASHION_MNIST_ROWS.items():
+        arrays[f"y_{split}"] = (np.arange(rows) % 10).astype("uint8")
+        arrays[f"x_{split}"] = np.repeat(arrays[f"y_{split}"], 28 * 28).reshape(rows, 28, 28)
+    return {name: (arrays | changes)[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+
+
+def write_fashion_mnist(folder, monkeypatch, arrays):
+    """The four files; what they hold now is what the loader expects."""
+    for name, array in zip(datasets.FASHION_MNIST_MD5, arrays.values(), strict=True):
+        header = bytes(4 + 4 * array.ndim)
+        content = gzip.compress(header + array.tobytes(), compresslevel=1)
+        (folder / "fashion_mnist" / name).write_bytes(content)
+        monkeypatch.setitem(datasets.FASHION_MNIST_MD5, name, hashlib.md5(content).hexdigest())
 
 
 def test_mammography_is_read_and_equal_rows_share_a_part(folder):
@@ -79,6 +99,55 @@ def test_yeast_is_read_from_the_rows_of_its_source(folder, monkeypatch):
     assert (x_test == 0.25).all()
     np.testing.assert_array_equal(y_train, arrays["y_train"])
     np.testing.assert_array_equal(y_test, arrays["y_test"])
+
+
+def test_fashion_mnist_is_read(folder, monkeypatch):
+    arrays = fashion_arrays()
+    write_fashion_mnist(folder, monkeypatch, arrays)
+    (x_train, y_train), (x_test, y_test) = datasets.fashion_mnist()
+    for name, array in {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}.items():
+        assert array.dtype == np.uint8
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_fashion_mnist_is_taken_from_keras_where_there_is_no_file(folder, monkeypatch):
+    x_train, y_train, x_test, y_test = fashion_arrays().values()
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: ((x_train, y_train), (x_test, y_test)))
+    assert datasets.fashion_mnist()[1][0] is x_test
+    x_test = x_test[1:]
+    with pytest.raises(
+        ValueError, match=r"keras\.datasets\.fashion_mnist must hold test .*Received: \(\(9999, 28, 28\)"
+    ):
+        datasets.fashion_mnist()
+
+
+def test_fashion_mnist_with_a_file_missing_is_refused(folder, monkeypatch):
+    write_fashion_mnist(folder, monkeypatch, fashion_arrays())
+    (folder / "fashion_mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(ValueError, match=r"must hold the files .* Received: none of t10k-labels-idx1-ubyte\.gz\."):
+        datasets.fashion_mnist()
+
+
+def test_fashion_mnist_of_other_bytes_is_refused(folder, monkeypatch):
+    write_fashion_mnist(folder, monkeypatch, fashion_arrays())
+    path = folder / "fashion_mnist" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz must hold bytes of MD5 .*Received: "):
+        datasets.fashion_mnist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": np.zeros((9999, 28, 28), "uint8")}, r"test images and labels .*Received: \(\(9999, 28, 28\)"),
+        ({"y_train": np.zeros(60_000, "uint8")}, r"6000 images of each of ten classes in train\. Received: \[60000\]"),
+    ],
+    ids=["shape", "labels"],
+)
+def test_fashion_mnist_of_other_contents_is_refused(folder, monkeypatch, change, message):
+    write_fashion_mnist(folder, monkeypatch, fashion_arrays(**change))
+    with pytest.raises(ValueError, match=r"fashion_mnist must hold " + message):
+        datasets.fashion_mnist()
 
 
 def test_absent_files_are_fetched_and_where_from_is_said(folder, monkeypatch, capsys):
@@ -152,3 +221,9 @@ def test_the_copies_of_the_blank_row_are_in_one_part():
 def test_the_labels_of_yeast():
     (_, y_train), (_, y_test) = datasets.yeast()
     assert np.concatenate([y_train, y_test]).sum(1).mean() == pytest.approx(4.24, abs=0.005)
+
+
+@needs_data
+def test_no_test_image_of_fashion_mnist_is_in_training():
+    (x_train, _), (x_test, _) = datasets.fashion_mnist()
+    assert not {image.tobytes() for image in x_train} & {image.tobytes() for image in x_test}

@@ -58,6 +58,13 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep = check_integer("keep", keep)
         if self.keep < 1:
             raise ValueError(f"`keep` must be >= 1. {received(keep=keep)}")
+        self._random_state: np.ndarray | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Not in `restore`: reading the first batch draws from PyTorch's random state, too.
+        if self._random_state is not None:
+            _set_torch_random_state(self._random_state)
+        self._random_state = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.save(self.model, epoch + 1)
@@ -130,8 +137,7 @@ class Checkpoint(keras.callbacks.Callback):
             )
         for variable, value in zip(variables, arrays.values(), strict=True):
             variable.assign(_restored(value, variable.dtype))
-        if random_state is not None and keras.backend.backend() == "torch":
-            _set_torch_random_state(random_state)
+        self._random_state = random_state if keras.backend.backend() == "torch" else None
         return meta["epochs"]
 
     def _files(self) -> list[Path]:

@@ -1,10 +1,12 @@
-"""Two imbalanced data sets, as the benchmarks read them: Mammography and Yeast.
+"""The data sets of the benchmarks: Mammography and Yeast, which are imbalanced, and the images of Fashion-MNIST.
 
 Each loader looks in the folder that the environment variable KERAS_NOTES_DATA names, then in Keras's cache
-(`~/.keras/datasets`), and then downloads into that cache from a pinned commit. Neither set states a licence: they are
-public research data, for measuring only, and no part of this package.
+(`~/.keras/datasets`), and then downloads into that cache: Mammography and Yeast from a pinned commit, Fashion-MNIST as
+Keras does. Fashion-MNIST is under the MIT licence; the other two state none: they are public research data, for
+measuring only. None is a part of this package.
 """
 
+import gzip
 import hashlib
 import os
 import sys
@@ -28,6 +30,14 @@ YEAST_POSITIVES = {
     "test": [286, 393, 385, 330, 281, 219, 167, 191, 80, 92, 91, 688, 683, 13],
 }
 YEAST_ROWS = {"train": 1500, "test": 917}
+
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+FASHION_MNIST_ROWS = {"train": 60_000, "test": 10_000}
 
 
 def mammography():
@@ -59,6 +69,28 @@ def yeast():
     """
     path = _local("multilabel/yeast.npz")
     return tuple(_yeast_of_npz(path, split) if path else _yeast_of_arff(split) for split in ("train", "test"))
+
+
+def fashion_mnist():
+    """Grey images of clothing (Xiao et al. 2017): 28 x 28 pixels, ten classes of equal size, official split.
+
+    Returns:
+        (x_train, y_train), (x_test, y_test): x uint8 (60000 and 10000, 28, 28), y uint8 (60000 and 10000,).
+    """
+    paths = {name: _local(f"fashion_mnist/{name}") for name in FASHION_MNIST_MD5}
+    missing = [name for name, path in paths.items() if path is None]
+    if not missing:
+        x_train, y_train, x_test, y_test = (_idx(paths[name], md5) for name, md5 in FASHION_MNIST_MD5.items())
+        source = next(iter(paths.values())).parent
+    elif len(missing) == len(paths):
+        source = "keras.datasets.fashion_mnist"
+        (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
+    else:
+        folder = next(path for path in paths.values() if path is not None).parent
+        raise ValueError(_damaged(folder, f"the files {', '.join(paths)}", f"none of {', '.join(missing)}"))
+    _check_images(source, "train", x_train, y_train)
+    _check_images(source, "test", x_test, y_test)
+    return (x_train, y_train), (x_test, y_test)
 
 
 def _local(relative):
@@ -110,6 +142,24 @@ def _checked_yeast(path, split, x, y):
     positives, counted = YEAST_POSITIVES[split], y.sum(0).astype(int).tolist()
     _check(path, f"{positives} positives a label in {split}", f"{counted}", counted == positives)
     return x.astype("float32"), y.astype("uint8")
+
+
+def _idx(path, md5):
+    """The uint8 array of a gzipped idx file: of images where its name says so, else of labels."""
+    content = path.read_bytes()
+    received = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    _check(path, f"bytes of MD5 {md5}", received, received == md5)
+    is_images = "-images-" in path.name
+    values = np.frombuffer(gzip.decompress(content), "uint8", offset=16 if is_images else 8)
+    return values.reshape(-1, 28, 28) if is_images else values
+
+
+def _check_images(source, split, x, y):
+    rows = FASHION_MNIST_ROWS[split]
+    wanted, shapes = ((rows, 28, 28), (rows,)), (x.shape, y.shape)
+    _check(source, f"{split} images and labels of shapes {wanted}", f"{shapes}", shapes == wanted)
+    counts = np.bincount(y).tolist()
+    _check(source, f"{rows // 10} images of each of ten classes in {split}", f"{counts}", counts == [rows // 10] * 10)
 
 
 def _part_of(row):
