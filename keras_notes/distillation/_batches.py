@@ -35,7 +35,8 @@ class SeededBatches(keras.utils.PyDataset):
     off goes on with the batches that it would have seen, a cached teacher sees the views that the student sees, and
     several processes agree on the order without talking. `Distiller.fit` keeps `epoch` right, `initial_epoch`
     included. `keras.Model.fit` needs `shuffle=False`, or it draws an order of the batches from the global random
-    state; there `epoch` counts the epochs that were completed.
+    state, and `callbacks=[batches.epoch_callback()]`: without it `epoch` counts what Keras begins, which with
+    replicas is one more, for a look at the data.
 
     Needs memory for the order of one epoch (8 bytes a sample); the arrays may be memory-mapped.
 
@@ -137,6 +138,10 @@ class SeededBatches(keras.utils.PyDataset):
             for i, row in enumerate(rows)
         ]
         return keras.tree.map_structure(lambda *leaves: np.stack(leaves), *views)
+
+    def epoch_callback(self) -> keras.callbacks.Callback:
+        """A callback for `keras.Model.fit` that tells the batches in which epoch they are."""
+        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(self, "epoch", epoch))
 
     def on_epoch_begin(self) -> None:
         self._is_inside_epoch = True

@@ -45,8 +45,8 @@ class Checkpoint(keras.callbacks.Callback):
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     checkpoint = kn.distillation.Checkpoint(directory)
         ...     for epochs in (2, 3):  # the second time as after a kill
-        ...         begin = batches.epoch = checkpoint.restore(model)
-        ...         settings = {"initial_epoch": begin, "callbacks": [checkpoint], "shuffle": False, "verbose": 0}
+        ...         begin, callbacks = checkpoint.restore(model), [checkpoint, batches.epoch_callback()]
+        ...         settings = {"initial_epoch": begin, "callbacks": callbacks, "shuffle": False, "verbose": 0}
         ...         print(begin, model.fit(batches, epochs=epochs, **settings).epoch)
         0 [0, 1]
         2 [2]
