@@ -71,7 +71,8 @@ def test_all_names_are_there_and_sorted(name):
 def test_every_public_class_of_losses_and_distillation_is_registered_for_saving():
     classes = [item for item in vars(kn.losses).values() if isinstance(item, type)]
     assert len(classes) == 12
-    for cls in (*classes, kn.Distiller):
+    distillation = kn.Distiller, kn.FeatureMatch, kn.TeacherCache, kn.distillation.MutualDistiller
+    for cls in (*classes, *distillation):
         assert keras.saving.get_registered_name(cls) == f"keras_notes>{cls.__name__}"
 
 
@@ -92,7 +93,7 @@ def test_modules_stay_readable_in_one_sitting():
 
 def test_the_readme_shows_the_public_names():
     readme = (ROOT / "README.md").read_text()
-    for name in (*kn.losses.__all__, "Distiller", "convert", "verify", "make demo", "make test"):
+    for name in (*kn.losses.__all__, *kn.distillation.__all__, "convert", "verify", "make demo", "make test"):
         assert name in readme
 
 

@@ -122,7 +122,7 @@ def test_a_newer_file_is_never_half_there_and_old_ones_go(tmp_path):
     assert checkpoint.restore(model) == 3
     newest = tmp_path / "run" / "epoch-00003.npz"
     newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="epoch-00003.npz must be a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"epoch-00003\.npz must be a whole checkpoint"):
         checkpoint.restore(model)
     newest.unlink()
     assert checkpoint.restore(model) == 2
