@@ -21,6 +21,7 @@ from keras_notes.distillation._batches import inputs_and_record
 from keras_notes.distillation._connectors import StudentFeatures
 from keras_notes.distillation._features import FeatureMatch
 from keras_notes.distillation._first_batch import TeacherProbe
+from keras_notes.distillation._forms import check_label_losses, final_activations
 from keras_notes.distillation._objective import Objective
 from keras_notes.distillation._schedules import constant_or_schedule, is_schedule, restored, serialized, value_at
 from keras_notes.distillation._teacher_cache import TeacherCache
@@ -162,6 +163,7 @@ class Distiller(TwoTermModel):
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs: Any) -> None:
         """Configures training; `loss` is the student's, on the labels. See `keras.Model.compile`."""
         self._check_loss(loss)
+        check_label_losses(loss, final_activations(self.student))
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def fit(self, x=None, *args, **kwargs):

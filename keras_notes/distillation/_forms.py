@@ -8,8 +8,16 @@ import numpy as np
 from keras_notes.losses import DistillationLoss
 from keras_notes.losses._base import TeacherLoss
 
-__all__ = ["check_forms", "check_values", "final_activations", "forms_of"]
+__all__ = ["check_forms", "check_label_losses", "check_values", "final_activations", "forms_of"]
 
+# Functions of Keras whose `from_logits` is False.
+_CROSS_ENTROPIES = (
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "sparse_categorical_crossentropy",
+)
 _PROBABILITIES = ("softmax", "sigmoid")
 # How far a row of float16 probabilities may be from 1.
 _ROUNDING = 1e-2
@@ -68,6 +76,37 @@ def check_forms(losses: list, activations: list[str | None], *, of_teacher: bool
                 f"Take the activation off the student and compile with a loss `from_logits=True`, or use "
                 f"`DistillationLoss(from_logits=False)`."
             )
+
+
+def check_label_losses(losses, activations: list[str | None]) -> None:
+    """Raises ValueError if the student's loss on labels takes probabilities and the student ends in a linear layer.
+
+    Keras clips logits to probabilities there without a word, and training stands still.
+    """
+    losses = keras.tree.flatten(losses)
+    losses = losses * len(activations) if len(losses) == 1 else losses
+    for loss, activation in zip(losses, activations, strict=False):
+        if activation == "linear" and _takes_probabilities(loss):
+            raise ValueError(
+                f"`loss` must take what the student gives. Received: {_name_of(loss)}, which takes probabilities, "
+                f"for an output without an activation. Use a loss object with `from_logits=True`."
+            )
+
+
+def _takes_probabilities(loss) -> bool:
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        return loss.get_config().get("from_logits") is False if _has_config(loss) else False
+    return getattr(loss, "__name__", "") in _CROSS_ENTROPIES
+
+
+def _has_config(loss) -> bool:
+    return type(loss).get_config is not keras.losses.Loss.get_config
+
+
+def _name_of(loss) -> str:
+    return loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss)))
 
 
 def takes_logits(loss) -> bool:

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_notes._checks import check_between, check_same_shape, received
+from keras_notes.distillation._forms import check_label_losses, final_activations
 from keras_notes.distillation._schedules import restored
 from keras_notes.distillation._terms import weighted_loss
 from keras_notes.distillation._two_terms import TwoTermModel
@@ -95,6 +96,8 @@ class MutualDistiller(TwoTermModel):
     def compile(self, optimizer="adam", loss=None, metrics=None, weighted_metrics=None, **kwargs: Any) -> None:
         """Configures training; `loss` and metrics are those of one student, and each student has its own."""
         self._check_loss(loss)
+        for student in self.students:
+            check_label_losses(loss, final_activations(student))
         super().compile(
             optimizer=optimizer,
             loss=self._for_each(loss),

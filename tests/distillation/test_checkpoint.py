@@ -139,9 +139,9 @@ def test_another_teacher_another_model_or_an_uncompiled_one_are_refused(tmp_path
     checkpoint.save(distiller, 1)
     with pytest.raises(ValueError, match="The teacher must be that of the run"):
         checkpoint.restore(compiled(kn.Distiller(small("teacher"), small())))
+    deeper = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="must hold the state of this model and optimizer"):
-        wider = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
-        checkpoint.restore(compiled(kn.Distiller(distiller.teacher, wider)))
+        checkpoint.restore(compiled(kn.Distiller(distiller.teacher, deeper)))
     with pytest.raises(ValueError, match="`keep` must be >= 1"):
         kn.distillation.Checkpoint(tmp_path, keep=0)
 
