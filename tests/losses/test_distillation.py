@@ -61,6 +61,19 @@ def test_independent_labels_are_two_class_softmaxes_of_the_logit_and_zero():
     np.testing.assert_allclose(np.asarray(got), wanted, rtol=FLOAT32_TOLERANCE)
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_probabilities_of_the_student_are_as_good_as_its_logits(temperature, exclusive):
+    teacher, student = logits_pair()
+    activation = ops.softmax if exclusive else ops.sigmoid
+    loss = DistillationLoss(temperature, exclusive=exclusive, from_logits=False)
+    behind = value_and_gradient(lambda x: loss(teacher, activation(x)), student)
+    value, gradient = gradient_of(DistillationLoss(temperature, exclusive=exclusive), teacher, student)
+    # A probability near 1 has lost the last digits of its logit.
+    assert behind[0] == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(behind[1], gradient, atol=1e-5 * np.abs(gradient).max())
+
+
 def test_a_certain_teacher_gives_crossentropy():
     _, student = logits_pair()
     ids = np.arange(16) % 10
