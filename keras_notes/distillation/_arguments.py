@@ -74,7 +74,7 @@ def terms_of(losses: list, weights: list, features: list[FeatureMatch], teachers
         ):
             terms.append((feature_match_from(loss), weight))
             continue
-        term = OutputTerm(loss, forms)
+        term = OutputTerm(loss, forms, getattr(student, "output_names", None))
         term.check()
         terms.append((term, weight))
     return terms + [(match, match.weight) for match in features]
@@ -83,14 +83,22 @@ def terms_of(losses: list, weights: list, features: list[FeatureMatch], teachers
 def check_models(teachers: list, student, terms: list[tuple], preprocess) -> None:
     """Raises an error if the models cannot be distilled into one another, as far as their graphs tell."""
     _check_model("student", student)
+    if preprocess is not None and not callable(preprocess):
+        raise TypeError(f"`preprocess` must be a layer or a function. {received(preprocess=preprocess)}")
     for teacher in teachers:
         if teacher is student:
             raise ValueError(f"`teacher` and `student` must be two models. Received: {teacher.name!r} for both.")
+        if any(layer is student for layer in teacher._flatten_layers()):
+            raise ValueError(
+                f"`teacher` must not hold the student, which would be frozen with it. Received: {teacher.name!r} with "
+                f"{student.name!r} inside. Use a copy: `keras.models.clone_model`."
+            )
         _check_inputs(teacher, student, preprocess)
         outputs = [getattr(model, "outputs", None) for model in (teacher, student)]
         output_terms = [term for term, _ in terms if isinstance(term, OutputTerm) and term.custom is None]
         if not all(outputs) or not output_terms:
             continue
+        _check_names(_structure(teacher), _structure(student))
         _check_outputs(*outputs)
         for term in output_terms:
             losses = term.for_outputs(_structure(student))
@@ -100,7 +108,21 @@ def check_models(teachers: list, student, terms: list[tuple], preprocess) -> Non
 
 def _structure(model):
     """The outputs of a model with a graph in the structure in which it returns them."""
-    return model.output if len(model.outputs) > 1 else model.outputs[0]
+    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+
+def _check_names(teacher, student) -> None:
+    """Outputs are matched by name where they have names, and never by the order of names that differ."""
+    names = [sorted(outputs) if isinstance(outputs, dict) else None for outputs in (teacher, student)]
+    if names[0] != names[1] and len(keras.tree.flatten(student)) > 1:
+        kinds = [
+            f"{type(outputs).__name__} {found or ''}".strip()
+            for outputs, found in zip((teacher, student), names, strict=True)
+        ]
+        raise ValueError(
+            f"`teacher` and `student` must return their outputs under the same names. Received: teacher {kinds[0]}, "
+            f"student {kinds[1]}."
+        )
 
 
 def _check_inputs(teacher, student, preprocess) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_notes._checks import check_integer, received
 
-__all__ = ["SeededBatches", "inputs_and_record", "with_record"]
+__all__ = ["SeededBatches", "check_at_least", "check_process", "inputs_and_record", "with_record"]
 
 # A batch that was joined with a cache is a dictionary of these two; no model's inputs have such names.
 _INPUTS, _RECORD = "keras_notes.inputs", "keras_notes.teacher"
@@ -35,8 +35,8 @@ class SeededBatches(keras.utils.PyDataset):
     off goes on with the batches that it would have seen, a cached teacher sees the views that the student sees, and
     several processes agree on the order without talking. `Distiller.fit` keeps `epoch` right, `initial_epoch`
     included. `keras.Model.fit` needs `shuffle=False`, or it draws an order of the batches from the global random
-    state, and `callbacks=[batches.epoch_callback()]`: without it `epoch` counts what Keras begins, which with
-    replicas is one more, for a look at the data.
+    state, and `callbacks=[batches.epoch_callback()]`: without it `epoch` counts what Keras begins, which may
+    be one more, for a look at the data.
 
     Needs memory for the order of one epoch (8 bytes a sample); the arrays may be memory-mapped.
 
@@ -87,24 +87,27 @@ class SeededBatches(keras.utils.PyDataset):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.x, self.y, self.sample_weight = (
-            keras.tree.map_structure(_indexable, part) if part is not None else None for part in (x, y, sample_weight)
-        )
+        self.x, self.y, self.sample_weight = (None if part is None else _arrays(part) for part in (x, y, sample_weight))
         self.samples = _common_length(self.x, self.y, self.sample_weight)
-        self.batch_size = _check_at_least("batch_size", batch_size, 1)
-        self.seed = _check_at_least("seed", seed, 0)
-        self.views = None if views is None else _check_at_least("views", views, 1)
+        self.batch_size = check_at_least("batch_size", batch_size, 1)
+        self.seed = check_at_least("seed", seed, 0)
+        self.views = None if views is None else check_at_least("views", views, 1)
         if augment is None and views is not None and views > 1:
             raise ValueError(f"`augment` must be given where there is more than one view. {received(views=views)}")
         self.shuffle, self.augment, self.drop_remainder = bool(shuffle), augment, bool(drop_remainder)
-        self.process = _check_process(process, self.batch_size, self.samples, self.drop_remainder)
+        self.process = _check_shares(process, self.batch_size, self.samples, self.drop_remainder)
         self.batches_per_pass = samples_to_batches(self.samples, self.batch_size, self.drop_remainder)
         self.batches_per_epoch = self.batches_per_pass
         if batches_per_epoch is not None:
-            self.batches_per_epoch = _check_at_least("batches_per_epoch", batches_per_epoch, 1)
+            self.batches_per_epoch = check_at_least("batches_per_epoch", batches_per_epoch, 1)
         self.epoch = 0
         self._is_inside_epoch = False
         self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def keeps_order(self) -> bool:
+        """That the order of the batches is theirs, and not Keras's to shuffle."""
+        return True
 
     @property
     def num_batches(self) -> int:
@@ -174,9 +177,14 @@ def samples_to_batches(samples: int, batch_size: int, drop_remainder: bool) -> i
     return batches
 
 
-def _indexable(leaf):
-    """Arrays as they are, memory maps too; lists and tensors as arrays."""
-    return leaf if hasattr(leaf, "shape") and hasattr(leaf, "__getitem__") else np.asarray(leaf)
+def _arrays(structure):
+    """A structure of arrays: memory maps as they are, tensors and lists of numbers as arrays."""
+    leaves = keras.tree.flatten(structure)
+    if isinstance(structure, (list, tuple)) and not any(hasattr(leaf, "shape") for leaf in leaves):
+        return np.asarray(structure)
+    return keras.tree.map_structure(
+        lambda leaf: keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf, structure
+    )
 
 
 def _taken(structure, rows):
@@ -184,7 +192,11 @@ def _taken(structure, rows):
 
 
 def _common_length(*structures) -> int:
-    lengths = [len(leaf) for part in structures if part is not None for leaf in keras.tree.flatten(part)]
+    leaves = [leaf for part in structures if part is not None for leaf in keras.tree.flatten(part)]
+    for leaf in leaves:
+        if not getattr(leaf, "shape", ()):
+            raise TypeError(f"`x`, `y` and `sample_weight` must be arrays with a first axis. {received(leaf=leaf)}")
+    lengths = [leaf.shape[0] for leaf in leaves]
     if not lengths or len(set(lengths)) > 1 or lengths[0] == 0:
         raise ValueError(
             f"`x`, `y` and `sample_weight` must hold the same number of samples, at least one. "
@@ -193,17 +205,26 @@ def _common_length(*structures) -> int:
     return lengths[0]
 
 
-def _check_at_least(name: str, value: int, least: int) -> int:
+def check_at_least(name: str, value: int, least: int) -> int:
+    """Returns `value`, which must be an integer of at least so much."""
     value = check_integer(name, value)
     if value < least:
         raise ValueError(f"`{name}` must be >= {least}. {received(**{name: value})}")
     return value
 
 
-def _check_process(process, batch_size: int, samples: int, drop_remainder: bool) -> tuple[int, int]:
+def check_process(process) -> tuple[int, int]:
+    """Returns (index, count), two integers with 0 <= index < count."""
+    if not isinstance(process, (list, tuple)) or len(process) != 2:
+        raise TypeError(f"`process` must be a pair (index, count). {received(process=process)}")
     index, count = (check_integer("process", value) for value in process)
     if not 0 <= index < count:
         raise ValueError(f"`process` must be (index, count) with 0 <= index < count. {received(process=process)}")
+    return index, count
+
+
+def _check_shares(process, batch_size: int, samples: int, drop_remainder: bool) -> tuple[int, int]:
+    index, count = check_process(process)
     if batch_size % count or (not drop_remainder and samples % batch_size % count):
         raise ValueError(
             f"Each batch must divide into equal shares. {received(batch_size=batch_size, process=process)} The last "

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._checks import received
+from keras_notes.distillation._batches import check_process
 from keras_notes.distillation._cache_records import FINGERPRINTS, RecordLayout
 from keras_notes.distillation._fingerprints import as_arrays, sample_fingerprints
 from keras_notes.distillation._shards import (
     KEYS,
     ROWS,
     Shard,
+    account_of,
     read_json,
     shard_path,
     write_array,
@@ -25,10 +26,10 @@ from keras_notes.distillation._shards import (
 from keras_notes.distillation._sources import Source
 from keras_notes.distillation._teachers import RecordingModel, Teachers
 
-__all__ = ["build_cache"]
+__all__ = ["FORMAT_VERSION", "build_cache"]
 
 _LARGEST_SHARD_BYTES = 256 << 20
-_FORMAT_VERSION = 1
+FORMAT_VERSION = 1
 
 
 def build_cache(
@@ -46,15 +47,13 @@ def build_cache(
     Raises:
         ValueError: If the folder holds another build, or `process` is out of its range.
     """
-    index, count = process
-    if not 0 <= index < count:
-        raise ValueError(f"`process` must be (index, count) with 0 <= index < count. {received(process=process)}")
+    index, count = check_process(process)
     first = source.first()
     recording = RecordingModel(lambda inputs: layout.arrays(teachers.record(inputs)), teachers.models)
     specs = recording.compute_output_spec(keras.tree.map_structure(_symbolic, first))
     bytes_per_sample = layout.learn_shapes(specs, first)
     shard_size = max(1, min(shard_size, _LARGEST_SHARD_BYTES // bytes_per_sample))
-    layout.settings.update(format=_FORMAT_VERSION, views=source.views, shard_size=shard_size)
+    layout.settings.update(format=FORMAT_VERSION, views=source.views, shard_size=shard_size)
     directory.mkdir(parents=True, exist_ok=True)
     _check_same_settings(directory, layout.settings)
     bar = _Progress(verbose, _remaining(source, directory, shard_size, process), len(keras.tree.flatten(first)[0]))
@@ -80,7 +79,7 @@ def _check_same_settings(directory: Path, settings: dict) -> None:
     if not path.is_file():
         write_json(path, settings)
         return
-    found = read_json(path)
+    found = read_json(path, ("teachers",), "Delete the folder and build the cache anew.")
     names = {"teachers": "teacher", "inputs": "data set"}
     for name, value in settings.items():
         if found.get(name) != value:
@@ -125,7 +124,16 @@ def _padded(leaf: np.ndarray, size: int) -> np.ndarray:
 
 
 def _finish(directory: Path, settings: dict, shards: int) -> bool:
-    """Writes the index and the manifest, if all shards are there."""
+    """Writes the index and the manifest, if all shards are there.
+
+    Raises:
+        ValueError: If there are more shards than the data set has.
+    """
+    if shard_path(directory, shards).is_dir():
+        raise ValueError(
+            f"`dataset` must be the one that the build began with. Received: a smaller one, of {shards} shards, for "
+            f"{str(directory)!r}, which has more. `join` takes any part of the data as it is; no build is needed."
+        )
     if not all(shard_path(directory, number).is_dir() for number in range(shards)):
         return False
     parts = [Shard(shard_path(directory, n), check_bytes=False).arrays[FINGERPRINTS] for n in range(shards)]
@@ -133,7 +141,8 @@ def _finish(directory: Path, settings: dict, shards: int) -> bool:
     order = np.argsort(keys, kind="stable")
     write_array(directory / KEYS, keys[order])
     write_array(directory / ROWS, order.astype("int64"))
-    write_json(directory / "cache.json", {"settings": settings, "shards": shards, "samples": len(keys)})
+    index = {name: account_of(directory / name) for name in (KEYS, ROWS)}
+    write_json(directory / "cache.json", {"settings": settings, "shards": shards, "samples": len(keys), "index": index})
     return True
 
 

@@ -15,7 +15,7 @@ from keras_notes.distillation._teachers import Teachers
 from keras_notes.losses import top_k_targets
 from keras_notes.losses._teacher_targets import REST, teacher_logits_from
 
-__all__ = ["FINGERPRINTS", "RecordLayout"]
+__all__ = ["FINGERPRINTS", "RecordLayout", "preprocess_fingerprint"]
 
 # The array of a shard that holds the samples' fingerprints.
 FINGERPRINTS = "fingerprints"
@@ -34,11 +34,17 @@ class RecordLayout:
     @classmethod
     def of(cls, teachers: Teachers, **options: Any) -> RecordLayout:
         """The layout of what teachers record, with `top_k`, `temperature`, `form` and `dtype`."""
-        preprocess = teachers.preprocess
+        keys = list(teachers.feature_keys)
+        nameless = [key for key in keys if ":function " in key]
+        if nameless:
+            raise ValueError(
+                f"`features` must have names that another process finds again. Received: {len(nameless)} lambdas or "
+                f"the like. Use the layer's name or path, or a function of a module."
+            )
         settings = {
             "teachers": [model_fingerprint(model) for model in teachers.models],
-            "features": list(teachers.feature_keys),
-            "preprocess": preprocess if preprocess is None else getattr(preprocess, "name", _name_of(preprocess)),
+            "features": keys,
+            "preprocess": preprocess_fingerprint(teachers.preprocess),
             **options,
         }
         return cls(settings)
@@ -86,7 +92,7 @@ class RecordLayout:
                 f"{len(samples)} samples of a batch. Check its weights, its inputs and `preprocess`."
             )
         largest = float(np.abs(np.where(np.isfinite(array), array, 0)).max(initial=0))
-        if self.settings["dtype"] == "float16" and largest > np.finfo("float16").max:
+        if self.settings["dtype"] == "float16" and largest > float(np.finfo("float16").max):
             raise ValueError(
                 f"float16 must hold what the teacher gives. Received: {largest:g} in {name}. Use `dtype='float32'`."
             )
@@ -137,8 +143,17 @@ def _spec(dims) -> keras.KerasTensor:
     return keras.KerasTensor((None, *dims), dtype="float32")
 
 
-def _name_of(function) -> str:
-    name = getattr(function, "__qualname__", None)
+def preprocess_fingerprint(preprocess) -> str | None:
+    """What tells one `preprocess` from another: a layer's settings and weights, a function's name.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if preprocess is None:
+        return None
+    if isinstance(preprocess, keras.Layer):
+        return model_fingerprint(preprocess)
+    name = getattr(preprocess, "__qualname__", None)
     if name is None:
-        raise TypeError(f"`preprocess` must be a layer or a function. {received(preprocess=function)}")
+        raise TypeError(f"`preprocess` must be a layer or a function. {received(preprocess=preprocess)}")
     return name

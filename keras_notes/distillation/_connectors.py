@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import keras
 
+from keras_notes._checks import check_same_shape
 from keras_notes.distillation._features import FeatureMatch, make_connector
 from keras_notes.distillation._taps import find_layer
-from keras_notes.distillation._teachers import RecordingModel, Teachers, feature_key, run_recorded
+from keras_notes.distillation._teachers import RecordingModel, Teachers, feature_of, run_recorded
+from keras_notes.distillation._terms import compares_entries
 
 __all__ = ["StudentFeatures"]
 
@@ -76,13 +78,14 @@ class StudentFeatures:
             else teachers.record_spec
         )
         for i, (match, feature) in enumerate(zip(self.matches, features, strict=True)):
-            if match.teacher_layer is None:
-                teacher = record["outputs"][match.teacher][0]
-            else:
-                teacher = record["features"][feature_key(match.teacher, match.teacher_layer)]
+            teacher = feature_of(record, match.teacher, match.teacher_layer)
             layer = make_connector(match, teacher, feature, f"connector_{i}")
-            if layer is not None and not layer.built:
-                layer(keras.KerasTensor(feature.shape, dtype=feature.dtype))
+            if layer is not None:
+                made = layer(keras.KerasTensor(feature.shape, dtype=feature.dtype))
+                if compares_entries(match.loss):
+                    check_same_shape(
+                        teacher, made, what_true="The teacher's feature", what_pred=f"that of {layer.name!r}"
+                    )
             self.connectors.append(layer)
         return [layer for layer in self.connectors if layer is not None]
 

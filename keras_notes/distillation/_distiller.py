@@ -112,8 +112,8 @@ class Distiller(TwoTermModel):
         super().__init__(name=name, **kwargs)
         self.teacher, self.student, self.preprocess = teacher, student, preprocess
         self.features = as_features(features)
-        self.distillation_losses = as_losses(distillation_losses, self.features)
-        self.distillation_loss_weights = as_weights(distillation_loss_weights, len(self.distillation_losses))
+        losses = as_losses(distillation_losses, self.features)
+        weights = as_weights(distillation_loss_weights, len(losses))
         self.student_loss_weight = constant_or_schedule(
             "student_loss_weight", student_loss_weight, lambda name, value: check_between(name, value, 0.0, 1.0)
         )
@@ -121,7 +121,9 @@ class Distiller(TwoTermModel):
             None if temperature is None else constant_or_schedule("temperature", temperature, check_positive)
         )
         models = as_teachers(teacher)
-        terms = terms_of(self.distillation_losses, self.distillation_loss_weights, self.features, models, student)
+        # Before Keras wraps the lists and dictionaries that become attributes.
+        terms = terms_of(losses, weights, self.features, models, student)
+        self.distillation_losses, self.distillation_loss_weights = losses, weights
         check_models(models, student, terms, preprocess)
         self.teacher_weights = teacher_weights
         shares = teacher_shares(teacher_weights, len(models) or teacher.teachers)
@@ -130,13 +132,20 @@ class Distiller(TwoTermModel):
         wanted = [(match.teacher, match.teacher_layer) for match in matches]
         self._teachers = Teachers(models, preprocess, wanted) if models else teacher
         self._probe = TeacherProbe(self._teachers) if models else None
-        self._student_features = StudentFeatures(student, matches)
-        for model in models:
+        # Labels alone train no connector.
+        self._student_features = StudentFeatures(student, [] if self._is_weight(1.0) else matches)
+        frozen = [*models, *([preprocess] if isinstance(preprocess, keras.Layer) else [])]
+        for model in frozen:
             model.trainable = False
         self._step = self._make_step()
         if getattr(student, "inputs", None) and student.built and all(model.built for model in models):
             self.connectors = self._student_features.make_connectors(None, self._teachers)
             self.built = True
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the student's outputs, for losses and metrics by name. Subclassed students have none."""
+        return self.student.output_names
 
     @property
     def teacher_models(self) -> list[keras.Model]:
@@ -155,8 +164,8 @@ class Distiller(TwoTermModel):
         # A symbolic call builds subclassed models too, which `model.build` does not.
         if not self.student.built:
             self.student(inputs)
-        if isinstance(self._teachers, Teachers) and not all(model.built for model in self._teachers.models):
-            self._teachers.record(inputs)
+        if isinstance(self._teachers, Teachers):
+            self._teachers.build(inputs)
         self.connectors = self._student_features.make_connectors(inputs, self._teachers)
         self.built = True
 
@@ -189,7 +198,7 @@ class Distiller(TwoTermModel):
         if isinstance(cache, TeacherCache):
             cache.check_losses(self._objective.output_losses(1))
             if self._probe is not None:
-                cache.check_teacher(self._teachers.models)
+                cache.check_teacher(self._teachers.models, preprocess=self.preprocess)
 
     def call(self, inputs, training=None, **kwargs):
         inputs, _ = inputs_and_record(inputs)

@@ -9,9 +9,7 @@ import keras
 
 from keras_notes._checks import check_integer, check_non_negative, check_same_shape, received
 from keras_notes.distillation._schedules import constant_or_schedule, restored, serialized
-from keras_notes.distillation._terms import ScaledLoss, as_loss
-from keras_notes.losses import AttentionRelationLoss
-from keras_notes.losses._base import WholeSampleLoss
+from keras_notes.distillation._terms import ScaledLoss, as_loss, compares_entries
 
 __all__ = ["FeatureMatch", "feature_match_from", "make_connector"]
 
@@ -98,11 +96,6 @@ def _check_layer(name, value):
 def feature_match_from(theirs: keras.distillation.FeatureDistillation) -> FeatureMatch:
     """The match that a `keras.distillation.FeatureDistillation` of layers describes."""
     return FeatureMatch(theirs.teacher_layer_name, theirs.student_layer_name, theirs.loss)
-
-
-def compares_entries(loss) -> bool:
-    """Whether a loss takes the features entry by entry, so that both must have one width."""
-    return not isinstance(loss, (WholeSampleLoss, AttentionRelationLoss))
 
 
 def make_connector(match: FeatureMatch, teacher, student, name: str) -> keras.Layer | None:

@@ -44,7 +44,7 @@ def _rows(leaf):
     return leaf.reshape(len(leaf), -1).view("uint8")
 
 
-def model_fingerprint(model: keras.Model) -> str:
+def model_fingerprint(model: keras.Layer) -> str:
     """128 bits of what a model computes: its layers' settings and all its weights, whatever their names."""
     hasher = xxhash.xxh3_128()
     for layer in model._flatten_layers():
@@ -57,17 +57,41 @@ def model_fingerprint(model: keras.Model) -> str:
 
 
 def _settings(layer: keras.Layer) -> str:
-    """The class and the config of a layer without sub-layers; a composed layer is its parts."""
+    """The class and the config of a layer, wiring included, whatever its parts are called."""
     kind = type(layer).__name__
-    if len(list(layer._flatten_layers())) > 1:
-        return kind
     try:
-        config = layer.get_config()
-    except NotImplementedError:
+        config = keras.saving.serialize_keras_object(layer)["config"]
+    except (NotImplementedError, TypeError, ValueError):
         return kind  # a class of the user's that Keras cannot save, either
-    # What a model is called, and how it was trained, is no part of what it computes.
-    kept = {name: value for name, value in config.items() if name not in ("name", "trainable", "seed")}
-    return kind + json.dumps(kept, sort_keys=True, default=lambda value: type(value).__name__)
+    numbers: dict[str, int] = {}
+    _number_names(config, numbers)
+    return kind + json.dumps(_kept(config, numbers), sort_keys=True, default=lambda value: type(value).__name__)
+
+
+def _number_names(value, numbers: dict[str, int]) -> None:
+    """Numbers the names in a config, in the order in which they come."""
+    if isinstance(value, dict):
+        if "DTypePolicy" in str(value.get("class_name")):
+            return  # its name is what it does
+        if isinstance(value.get("name"), str):
+            numbers.setdefault(value["name"], len(numbers))
+        for key in sorted(value, key=str):
+            _number_names(value[key], numbers)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _number_names(item, numbers)
+
+
+def _kept(value, numbers: dict[str, int]):
+    """A config with numbers for names, and without how the model was trained."""
+    if isinstance(value, dict):
+        if "DTypePolicy" in str(value.get("class_name")):
+            return value["config"]
+        left_out = ("name", "trainable", "seed", "build_config", "compile_config", "registered_name", "module")
+        return {str(key): _kept(item, numbers) for key, item in value.items() if key not in left_out}
+    if isinstance(value, (list, tuple)):
+        return [_kept(item, numbers) for item in value]
+    return f"#{numbers[value]}" if isinstance(value, str) and value in numbers else value
 
 
 def file_fingerprint(path: Path) -> str:

@@ -55,7 +55,7 @@ class StartOfTraining(keras.callbacks.Callback):
         self._is_first = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        if hasattr(self._data, "epoch"):
+        if getattr(self._data, "keeps_order", False) and hasattr(self._data, "epoch"):
             self._data.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):

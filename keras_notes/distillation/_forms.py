@@ -18,6 +18,8 @@ _CROSS_ENTROPIES = (
     "categorical_focal_crossentropy",
     "sparse_categorical_crossentropy",
 )
+# Layers and operations of Keras that give the values that they get.
+_VALUE_KEEPING = ("Identity", "Reshape", "Flatten", "Permute", "Dropout", "Cast", "Squeeze", "ExpandDims", "Transpose")
 _PROBABILITIES = ("softmax", "sigmoid")
 # How far a row of float16 probabilities may be from 1.
 _ROUNDING = 1e-2
@@ -32,15 +34,26 @@ def final_activations(model) -> list[str | None]:
 
 
 def _activation_of(tensor) -> str | None:
-    operation, _, tensor_index = getattr(tensor, "_keras_history", (None, None, None))
+    operation, node_index, tensor_index = getattr(tensor, "_keras_history", (None, None, None))
     if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
         return _activation_of(operation.outputs[tensor_index])
+    if operation is not None and _keeps_values(operation):
+        return _activation_of(operation._inbound_nodes[node_index].input_tensors[0])
+    if isinstance(operation, keras.layers.TimeDistributed):
+        operation = operation.layer
     if isinstance(operation, keras.layers.Softmax):
         return "softmax"
     activation = getattr(operation, "activation", None)
     if activation is not None:
         return getattr(activation, "__name__", None)
     return "softmax" if type(operation).__name__ == "Softmax" else None
+
+
+def _keeps_values(operation) -> bool:
+    """Whether an operation gives the values that it gets, in another shape or dtype."""
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    return type(operation).__name__ in _VALUE_KEEPING
 
 
 def forms_of(teacher, student) -> list[tuple[str, bool]]:
@@ -63,7 +76,16 @@ def check_forms(losses: list, activations: list[str | None], *, of_teacher: bool
         of_teacher: Whether the activations are the teacher's.
     """
     for loss, activation in zip(losses, activations, strict=False):
-        if activation not in _PROBABILITIES or not takes_logits(loss):
+        if not takes_logits(loss):
+            continue
+        told = getattr(loss, "teacher", "logits") == "probs" if of_teacher else not getattr(loss, "from_logits", True)
+        if told and activation == "linear":
+            which, argument = ("teacher", "teacher='logits'") if of_teacher else ("student", "from_logits=True")
+            raise ValueError(
+                f"The {which} must give probabilities to this {type(loss).__name__}. Received: an output without an "
+                f"activation. Use `{argument}`."
+            )
+        if activation not in _PROBABILITIES:
             continue
         if of_teacher and getattr(loss, "teacher", "logits") == "logits":
             raise ValueError(

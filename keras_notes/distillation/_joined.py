@@ -23,7 +23,7 @@ class _Joined(keras.utils.PyDataset):
         self.dataset, self.cache = dataset, cache
 
     def _joined(self, batch) -> tuple:
-        inputs, *rest = batch if isinstance(batch, tuple) else (batch,)
+        inputs, *rest = batch if isinstance(batch, (tuple, list)) else (batch,)
         inputs = as_arrays(inputs)
         return with_record(inputs, self.cache.lookup(inputs)), *rest
 
@@ -48,13 +48,18 @@ class JoinedBatches(_Joined):
         return self._joined(self.dataset[index])
 
     @property
+    def keeps_order(self) -> bool:
+        """Whether the order of the batches is theirs (`SeededBatches`), and not Keras's to shuffle."""
+        return getattr(self.dataset, "keeps_order", False)
+
+    @property
     def epoch(self) -> int:
         """The epoch of the data set, where it has one (`SeededBatches`)."""
         return getattr(self.dataset, "epoch", 0)
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        if hasattr(self.dataset, "epoch"):
+        if self.keeps_order:
             self.dataset.epoch = epoch
 
     def on_epoch_begin(self) -> None:
@@ -69,15 +74,20 @@ class JoinedStream(_Joined):
 
     def __init__(self, dataset: Any, cache: TeacherCache) -> None:
         super().__init__(dataset, cache)
+        self._count: int | None = None
         self._iterator: Iterator | None = None
         self._next = 0
 
+    keeps_order = True
+
     @property
-    def num_batches(self) -> int | None:
-        try:
-            return len(self.dataset)
-        except TypeError:
-            return None
+    def num_batches(self) -> int:
+        if self._count is None:
+            try:
+                self._count = len(self.dataset)
+            except TypeError:
+                self._count = sum(1 for _ in self.dataset)
+        return self._count
 
     def __getitem__(self, index: int) -> tuple:
         if index == 0 or self._iterator is None:

@@ -9,8 +9,9 @@ from keras import ops
 
 from keras_notes.distillation._features import FeatureMatch
 from keras_notes.distillation._schedules import is_schedule, value_at
-from keras_notes.distillation._teachers import best_outputs, feature_key
+from keras_notes.distillation._teachers import best_outputs, feature_of
 from keras_notes.distillation._terms import OutputTerm, weighted_feature_loss
+from keras_notes.losses._labels import mask_of
 
 __all__ = ["Objective"]
 
@@ -55,8 +56,8 @@ class Objective:
         remaining = iter(features)
         for term, weight in self.terms:
             if isinstance(term, FeatureMatch):
-                feature = next(remaining)
-                value = weighted_feature_loss(term.loss, _teacher_feature(record, term), feature, sample_weight)
+                teacher = feature_of(record, term.teacher, term.teacher_layer)
+                value = weighted_feature_loss(term.loss, teacher, next(remaining), sample_weight)
             else:
                 value = self._output_value(term, record["outputs"], y, y_pred, sample_weight, step)
             total = total + value_at(weight, step) * ops.cast(value, total.dtype)
@@ -66,7 +67,8 @@ class Objective:
         shares: Any = self.shares
         if shares == "best":
             losses = term.for_outputs(y_pred) if term.custom is None else [None] * len(outputs[0])
-            outputs, shares = [best_outputs(outputs, losses, term.labels(y, y_pred))], [1.0]
+            masks = [mask_of(leaf) for leaf in keras.tree.flatten(y_pred)]
+            outputs, shares = [best_outputs(outputs, losses, term.labels(y, y_pred), masks)], [1.0]
         temperature = None if self.temperature is None else value_at(self.temperature, step)
         values = [
             share * term(leaves, y_pred, y, sample_weight, temperature)
@@ -74,15 +76,3 @@ class Objective:
             if share != 0
         ]
         return sum(values[1:], values[0])
-
-
-def _teacher_feature(record: dict, match: FeatureMatch):
-    if match.teacher_layer is None:
-        return record["outputs"][match.teacher][0]
-    key, features = feature_key(match.teacher, match.teacher_layer), record.get("features", {})
-    if key not in features:
-        raise ValueError(
-            f"A cache must hold the teacher's features that are matched. Received: a cache of {sorted(features)} "
-            f"without {key!r}. Build it with `features=[{match.teacher_layer!r}]`."
-        )
-    return features[key]

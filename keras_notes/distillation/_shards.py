@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ import numpy as np
 
 from keras_notes.distillation._fingerprints import file_fingerprint
 
-__all__ = ["KEYS", "ROWS", "Shard", "read_json", "shard_path", "write_array", "write_json", "write_shard"]
+__all__ = [
+    "KEYS",
+    "ROWS",
+    "Shard",
+    "account_of",
+    "check_file",
+    "read_json",
+    "shard_path",
+    "write_array",
+    "write_json",
+    "write_shard",
+]
 
 KEYS, ROWS = "index-keys.npy", "index-rows.npy"
 _ACCOUNT = "shard.json"
@@ -29,23 +41,41 @@ def shard_path(directory: Path, index: int) -> Path:
     return directory / f"shard-{index:05d}"
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict:
     """The contents of a JSON file.
 
     Raises:
-        ValueError: If the file is no JSON.
+        ValueError: If the file does not hold an object with these keys; the message ends with the remedy.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} must hold JSON. Received: {error}. Delete the folder and build the cache anew."
-        ) from error
+        content = json.loads(path.read_text())
+        found = sorted(set(keys) - set(content)) if isinstance(content, dict) else type(content).__name__
+        problem = found and f"nothing of {found}"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(f"{path} must hold JSON that the build wrote. Received: {problem}. {remedy}")
+    return content
+
+
+def account_of(file: Path) -> dict:
+    """What tells later whether a file is as it was written."""
+    return {"bytes": file.stat().st_size, "xxh3_64": file_fingerprint(file)}
+
+
+def check_file(file: Path, wanted: dict, remedy: str, *, check_bytes: bool) -> None:
+    """Raises ValueError unless a file is as its account says; the message ends with the remedy."""
+    size = file.stat().st_size if file.is_file() else None
+    if size != wanted["bytes"]:
+        found = "no such file" if size is None else f"{size} bytes"
+        raise ValueError(f"{file} must have {wanted['bytes']} bytes. Received: {found}. {remedy}")
+    if check_bytes and file_fingerprint(file) != wanted["xxh3_64"]:
+        raise ValueError(f"{file} must hold what was written. Received: other bytes. {remedy}")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that other processes see whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
     _to_disk(temporary)
     temporary.replace(path)
@@ -53,7 +83,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes an array that other processes see whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
     _to_disk(temporary)
@@ -62,14 +92,14 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the arrays of one shard into a folder that appears when it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     files = {}
     for name, array in arrays.items():
         file = temporary / f"{name}.npy"
         write_array(file, array)
-        files[file.name] = {"bytes": file.stat().st_size, "xxh3_64": file_fingerprint(file)}
+        files[file.name] = account_of(file)
     write_json(temporary / _ACCOUNT, {"samples": len(next(iter(arrays.values()))), "files": files})
     try:
         temporary.rename(path)
@@ -96,25 +126,12 @@ class Shard:
         self.path = path
         if not path.is_dir():
             raise ValueError(f"{path.parent} must hold {path.name}. Received: no such folder. Build the cache again.")
-        account = read_json(path / _ACCOUNT)
+        remedy = f"Delete {path.name} and build again; the other shards are kept."
+        account = read_json(path / _ACCOUNT, ("samples", "files"), remedy)
         self.samples: int = account["samples"]
         for name, wanted in account["files"].items():
-            self._check(path / name, wanted, check_bytes)
+            check_file(path / name, wanted, remedy, check_bytes=check_bytes)
         self.arrays = {
             name.removesuffix(".npy"): np.load(path / name, mmap_mode="r", allow_pickle=False)
             for name in account["files"]
         }
-
-    def _check(self, file: Path, wanted: dict, check_bytes: bool) -> None:
-        size = file.stat().st_size if file.is_file() else None
-        if size != wanted["bytes"]:
-            found = "no such file" if size is None else f"{size} bytes"
-            raise ValueError(
-                f"{file} must have {wanted['bytes']} bytes. Received: {found}. Delete {self.path.name} and build "
-                f"again; the other shards are kept."
-            )
-        if check_bytes and file_fingerprint(file) != wanted["xxh3_64"]:
-            raise ValueError(
-                f"{file} must hold what was written. Received: other bytes. Delete {self.path.name} and build again; "
-                f"the other shards are kept."
-            )

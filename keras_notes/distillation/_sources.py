@@ -12,12 +12,29 @@ from keras_notes._checks import received
 from keras_notes.distillation._batches import SeededBatches
 from keras_notes.distillation._fingerprints import as_arrays
 
-__all__ = ["Source", "inputs_of"]
+__all__ = ["Source", "check_batches", "inputs_of", "is_arrays"]
 
 
 def inputs_of(batch) -> Any:
     """The inputs of a batch `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
-    return as_arrays(batch[0] if isinstance(batch, tuple) else batch)
+    return as_arrays(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def is_arrays(dataset) -> bool:
+    """Whether a data set is given as arrays: one, a dictionary of inputs, or `(x, y)` and the like."""
+    return hasattr(dataset, "shape") or isinstance(dataset, (tuple, dict))
+
+
+def check_batches(dataset) -> None:
+    """Raises an error unless a data set gives its batches again and again, and comes to an end."""
+    if not isinstance(dataset, (keras.utils.PyDataset, Iterable)) or isinstance(dataset, (Iterator, str)):
+        raise TypeError(
+            f"`dataset` must be arrays, SeededBatches, a PyDataset, or batches that can be iterated over again. "
+            f"{received(dataset=type(dataset).__name__)}"
+        )
+    # tf.data's way of saying that it was repeated without end.
+    if hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1:
+        raise ValueError("`dataset` must come to an end. Received: an infinite tf.data.Dataset. Leave `repeat()` out.")
 
 
 class Source:
@@ -31,14 +48,9 @@ class Source:
     """
 
     def __init__(self, dataset: Any, views: int, batch_size: int) -> None:
-        if isinstance(dataset, (np.ndarray, tuple, list)):
-            arrays = dataset if isinstance(dataset, tuple) else (dataset,)
-            dataset = SeededBatches(arrays[0], batch_size=batch_size)
-        elif not isinstance(dataset, (keras.utils.PyDataset, Iterable)) or isinstance(dataset, Iterator):
-            raise TypeError(
-                f"`dataset` must be arrays, SeededBatches, a PyDataset, or batches that can be iterated over again. "
-                f"{received(dataset=type(dataset).__name__)}"
-            )
+        if is_arrays(dataset):
+            dataset = SeededBatches(dataset[0] if isinstance(dataset, tuple) else dataset, batch_size=batch_size)
+        check_batches(dataset)
         self.dataset, self.views, self.batch_size = dataset, views, batch_size
 
     @property
@@ -50,9 +62,11 @@ class Source:
         """The inputs of one batch, to learn shapes from."""
         if isinstance(self.dataset, SeededBatches):
             return self.dataset.inputs(np.arange(min(self.batch_size, self.dataset.samples)), view=0)
-        return inputs_of(
-            self.dataset[0] if isinstance(self.dataset, keras.utils.PyDataset) else next(iter(self.dataset))
-        )
+        if isinstance(self.dataset, keras.utils.PyDataset):
+            return inputs_of(self.dataset[0])
+        for batch in self.dataset:
+            return inputs_of(batch)
+        raise ValueError("`dataset` must hold at least one batch. Received: none.")
 
     def shards(self, shard_size: int) -> Iterator[tuple[int, Iterator]]:
         """Pairs (number of the shard, its batches of inputs). A shard may be left unread."""

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 
 from keras_notes._checks import check_choice, check_integer, check_positive, received
-from keras_notes.distillation._batches import SeededBatches
+from keras_notes.distillation._batches import SeededBatches, check_at_least
 from keras_notes.distillation._cache_build import build_cache
-from keras_notes.distillation._cache_records import RecordLayout
+from keras_notes.distillation._cache_files import CacheFiles
+from keras_notes.distillation._cache_records import RecordLayout, preprocess_fingerprint
 from keras_notes.distillation._fingerprints import model_fingerprint, sample_fingerprints
 from keras_notes.distillation._joined import JoinedBatches, JoinedStream
-from keras_notes.distillation._shards import KEYS, ROWS, Shard, read_json, shard_path
-from keras_notes.distillation._sources import Source
+from keras_notes.distillation._sources import Source, check_batches, is_arrays
 from keras_notes.distillation._teachers import RecordingModel, Teachers
 
 __all__ = ["TeacherCache"]
@@ -53,29 +53,9 @@ class TeacherCache:
     def __init__(self, directory: str | Path, *, check_bytes: bool = True) -> None:
         """Opens a complete cache. See `open`."""
         self.directory = Path(directory)
-        if not (self.directory / "cache.json").is_file():
-            is_begun = (self.directory / "settings.json").is_file()
-            raise ValueError(
-                f"`directory` must hold a complete teacher cache. Received: {str(directory)!r}, "
-                + ("whose build was not finished: run `build` again." if is_begun else "which holds none.")
-            )
-        manifest = read_json(self.directory / "cache.json")
-        self.settings: dict = manifest["settings"]
-        self._shards = [
-            Shard(shard_path(self.directory, i), check_bytes=check_bytes) for i in range(manifest["shards"])
-        ]
-        self._starts = np.cumsum([0, *(shard.samples for shard in self._shards)])
-        # Class ids may be narrower in one shard than in another.
-        names = self._shards[0].arrays
-        self._dtypes = {name: np.result_type(*(shard.arrays[name].dtype for shard in self._shards)) for name in names}
-        self.samples: int = int(self._starts[-1])
-        self._keys = np.load(self.directory / KEYS, mmap_mode="r", allow_pickle=False)
-        self._rows = np.load(self.directory / ROWS, mmap_mode="r", allow_pickle=False)
-        if not len(self._keys) == len(self._rows) == self.samples:
-            raise ValueError(
-                f"{self.directory} must have an index of all its samples. Received: {len(self._keys)} of "
-                f"{self.samples}. Delete cache.json and build again; the shards are kept."
-            )
+        self._files = CacheFiles(self.directory, check_bytes=check_bytes)
+        self.settings: dict = self._files.settings
+        self.samples: int = self._files.samples
         self._layout = RecordLayout(self.settings)
         self.views: int = self.settings["views"]
         self.teachers: int = len(self.settings["teachers"])
@@ -144,9 +124,10 @@ class TeacherCache:
             ValueError: If an argument is out of its range; if the folder holds a cache of another teacher, data set or
                 other settings; or if the teacher gives NaN or numbers that float16 cannot hold.
         """
-        teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+        teachers = _models(teacher)
+        features = features if isinstance(features, (list, tuple)) else [features]
         pairs = [pair if isinstance(pair, tuple) else (0, pair) for pair in features]
-        views = views or getattr(dataset, "views", None) or 1
+        views = check_at_least("views", (getattr(dataset, "views", None) or 1) if views is None else views, 1)
         if isinstance(dataset, SeededBatches) and dataset.augment is not None and dataset.views != views:
             raise ValueError(
                 f"`views` of augmented SeededBatches must be the number that is cached, or epochs show others. "
@@ -160,8 +141,8 @@ class TeacherCache:
             form=check_choice("form", form, ("logits", "probs", "log_probs")),
             dtype=check_choice("dtype", dtype, ("float16", "float32")),
         )
-        source = Source(dataset, check_integer("views", views), check_integer("batch_size", batch_size))
-        shard_size = check_integer("shard_size", shard_size)
+        source = Source(dataset, views, check_at_least("batch_size", batch_size, 1))
+        shard_size = check_at_least("shard_size", shard_size, 1)
         options: dict[str, Any] = {"shard_size": shard_size, "process": process, "verbose": verbose}
         if build_cache(layout, recorders, source, Path(directory), **options):
             return cls(directory, check_bytes=False)
@@ -178,7 +159,7 @@ class TeacherCache:
         Returns:
             A `keras.utils.PyDataset`. A sample that the cache does not hold is a ValueError when its batch is read.
         """
-        if isinstance(dataset, (np.ndarray, tuple)):
+        if is_arrays(dataset):
             arrays = dataset if isinstance(dataset, tuple) else (dataset,)
             dataset = SeededBatches(*arrays, **batches)
         elif batches:
@@ -188,6 +169,7 @@ class TeacherCache:
                 f"The views of `dataset` must be those that were cached. Received: views={dataset.views}, a cache of "
                 f"{self.views}."
             )
+        check_batches(dataset)
         return (JoinedBatches if isinstance(dataset, keras.utils.PyDataset) else JoinedStream)(dataset, self)
 
     def lookup(self, inputs: Any) -> dict:
@@ -196,9 +178,7 @@ class TeacherCache:
         Raises:
             ValueError: If the cache does not hold a sample.
         """
-        wanted = sample_fingerprints(inputs)
-        places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        missing = self._keys[places] != wanted
+        arrays, missing = self._files.find(sample_fingerprints(inputs))
         if missing.any():
             raise ValueError(
                 f"Every sample must be one that the teacher saw. Received: {int(missing.sum())} of {len(missing)} "
@@ -206,29 +186,28 @@ class TeacherCache:
                 f"inputs {self._layout.describe(inputs)}; the cache was built from {self.settings['inputs']}. Build a "
                 f"cache of this data set; augment in SeededBatches, where views can be repeated."
             )
-        return self._layout.unpack(self._gathered(np.asarray(self._rows[places])))
+        return self._layout.unpack(arrays)
 
-    def _gathered(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        arrays: dict[str, np.ndarray] = {}
-        for owner in np.unique(owners):
-            chosen = np.flatnonzero(owners == owner)
-            shard = self._shards[owner]
-            for name, array in shard.arrays.items():
-                if name not in arrays:
-                    arrays[name] = np.empty((len(rows), *array.shape[1:]), self._dtypes[name])
-                arrays[name][chosen] = array[rows[chosen] - self._starts[owner]]
-        return arrays
+    def check_teacher(
+        self, teacher: keras.Model | Sequence[keras.Model], *, preprocess: Callable | None = None
+    ) -> None:
+        """Raises ValueError unless these are the teachers whose outputs the cache holds, to the last weight.
 
-    def check_teacher(self, teacher: keras.Model | Sequence[keras.Model]) -> None:
-        """Raises ValueError unless these are the teachers whose outputs the cache holds, to the last weight."""
-        teachers: list = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+        `preprocess` is compared by its settings, or by its name where it is a function.
+        """
+        teachers = _models(teacher)
         found = [model_fingerprint(model) for model in teachers]
         if found != self.settings["teachers"]:
             raise ValueError(
                 f"The teacher must be the one that {str(self.directory)!r} was built with. Received: "
                 f"{', '.join(repr(model.name) for model in teachers)} with other weights or layers "
                 f"({', '.join(found)}; the cache has {', '.join(self.settings['teachers'])}). Build a cache of it."
+            )
+
+        if preprocess_fingerprint(preprocess) != self.settings["preprocess"]:
+            raise ValueError(
+                f"`preprocess` must be the one that {str(self.directory)!r} was built with. Received: another "
+                f"({preprocess_fingerprint(preprocess)}; the cache has {self.settings['preprocess']})."
             )
 
     def check_losses(self, losses: Sequence[Any]) -> None:
@@ -257,16 +236,23 @@ class TeacherCache:
         Raises:
             ValueError: If that is more than the rounding of the cache's dtype (and of another batch size) explains.
         """
-        teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+        teachers = _models(teacher)
         recording = RecordingModel(Teachers(teachers, preprocess).record, teachers)
         if self.settings["top_k"]:
             raise ValueError("`verify` must have dense outputs. Received: a cache of the top k. Use `check_teacher`.")
+        if len(teachers) != self.teachers:
+            raise ValueError(f"`verify` must have {self.teachers} teachers. {received(teachers=len(teachers))}")
         errors = []
         outputs = recording.predict_on_batch(inputs)["outputs"]
         for now, then in zip(outputs, self.lookup(inputs)["outputs"], strict=True):
             for leaf, cached in zip(now, then, strict=True):
                 leaf, cached = np.asarray(leaf, "float64"), np.asarray(cached, "float64")
-                errors.append(np.abs(leaf - cached).max() / max(np.abs(leaf).max(), 1e-30))
+                # Equal infinities (classes ruled out) differ by nothing.
+                same = leaf == cached
+                largest = np.abs(np.where(np.isfinite(leaf), leaf, 0.0)).max()
+                errors.append(
+                    np.abs(np.subtract(leaf, cached, where=~same, out=np.zeros_like(leaf))).max() / max(largest, 1e-30)
+                )
         tolerance = {"float16": 2e-3, "float32": 1e-4}[self.settings["dtype"]]
         if not max(errors) <= tolerance:
             raise ValueError(
@@ -276,8 +262,20 @@ class TeacherCache:
         return float(max(errors))
 
     def get_config(self) -> dict:
-        return {"directory": str(self.directory)}
+        return {"directory": str(self.directory.absolute())}
 
     @classmethod
     def from_config(cls, config: dict) -> TeacherCache:
         return cls(config["directory"])
+
+
+def _models(teacher) -> list[keras.Model]:
+    """The models of a teacher argument.
+
+    Raises:
+        TypeError: If there is none, or something else.
+    """
+    models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    if not models or not all(isinstance(model, keras.Model) for model in models):
+        raise TypeError(f"`teacher` must be a keras.Model or a list of them. {received(teacher=teacher)}")
+    return models

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_notes._checks import check_non_negative, received
 from keras_notes.distillation._taps import find_layer, recording, single_output
 from keras_notes.losses._teacher_targets import teacher_logits_from
 
-__all__ = ["RecordingModel", "Teachers", "best_outputs", "feature_key", "run_recorded", "teacher_shares"]
+__all__ = ["RecordingModel", "Teachers", "best_outputs", "feature_key", "feature_of", "run_recorded", "teacher_shares"]
 
 
 def run_recorded(model, layers: list, inputs, *, training: bool, role: str, **call_arguments):
@@ -29,7 +30,28 @@ def run_recorded(model, layers: list, inputs, *, training: bool, role: str, **ca
 
 def feature_key(teacher: int, layer: str | Callable | None) -> str:
     """The name under which a teacher's feature is kept in a record."""
-    return f"{teacher}:{layer if isinstance(layer, str) or layer is None else layer.__name__}"
+    if layer is None or isinstance(layer, str):
+        return f"{teacher}:{layer}"
+    name = getattr(layer, "__qualname__", "<")
+    # What has no name of its own is known in this process only, which is enough without a cache.
+    return f"{teacher}:function {id(layer)}" if "<" in name else f"{teacher}:{layer.__module__}.{name}"
+
+
+def feature_of(record: dict, teacher: int, layer: str | Callable | None):
+    """A teacher's feature, or its output for None, in a record.
+
+    Raises:
+        ValueError: If the record, which a cache gave, does not hold it.
+    """
+    if layer is None:
+        return record["outputs"][teacher][0]
+    key, features = feature_key(teacher, layer), record.get("features", {})
+    if key not in features:
+        raise ValueError(
+            f"A cache must hold the teacher's features that are matched. Received: a cache of {sorted(features)} "
+            f"without {key!r}. Build it with `features=[{layer!r}]`."
+        )
+    return features[key]
 
 
 class Teachers:
@@ -60,6 +82,14 @@ class Teachers:
     def feature_keys(self) -> list[str]:
         """The features that are recorded."""
         return [key for layers in self._layers for key in layers]
+
+    def build(self, inputs) -> None:
+        """Builds the models that are not built, from KerasTensors of the student's inputs."""
+        unbuilt = [model for model in self.models if not model.built]
+        if unbuilt and self.preprocess is not None:
+            inputs = self.preprocess(inputs)
+        for model in unbuilt:
+            model(inputs)
 
     def record(self, inputs) -> dict:
         """What the teachers say: {"outputs": a tuple of leaves for each teacher, "features": by their keys}."""
@@ -95,6 +125,10 @@ def teacher_shares(teacher_weights, count: int) -> list[float] | str:
                 f'`teacher_weights` must be a list of numbers or "best". {received(teacher_weights=teacher_weights)}'
             )
         return teacher_weights
+    if not isinstance(teacher_weights, (Sequence, np.ndarray, type(None))):
+        raise TypeError(
+            f'`teacher_weights` must be a list of numbers or "best". {received(teacher_weights=teacher_weights)}'
+        )
     weights = [1.0] * count if teacher_weights is None else list(teacher_weights)
     weights = [check_non_negative("teacher_weights", weight) for weight in weights]
     if len(weights) != count or sum(weights) == 0:
@@ -105,13 +139,14 @@ def teacher_shares(teacher_weights, count: int) -> list[float] | str:
     return [weight / sum(weights) for weight in weights]
 
 
-def best_outputs(outputs: Sequence[Sequence[Any]], losses: list, labels: list) -> list:
+def best_outputs(outputs: Sequence[Sequence[Any]], losses: list, labels: list, masks: list) -> list:
     """For each sample the outputs of the teacher that is best on it.
 
     The best has the least cross-entropy with the sample's labels, summed over the outputs; where a sample has no label
-    (an id < 0, or zeros only) the least entropy, the surest, counts in its place.
+    (an id < 0, or zeros only) the least entropy, the surest, counts in its place. Positions that a mask of the student
+    leaves out have no say.
     """
-    costs = ops.stack([_cost(leaves, losses, labels) for leaves in outputs])
+    costs = ops.stack([_cost(leaves, losses, labels, masks) for leaves in outputs])
     best = ops.argmin(costs, axis=0)
     chosen = list(outputs[0])
     for place, leaves in enumerate(outputs[1:], start=1):
@@ -121,18 +156,35 @@ def best_outputs(outputs: Sequence[Sequence[Any]], losses: list, labels: list) -
     return chosen
 
 
-def _cost(leaves, losses, labels):
+def _cost(leaves, losses, labels, masks):
     total = 0.0
-    for leaf, loss, label in zip(leaves, losses, labels, strict=True):
-        form = getattr(loss, "teacher", "logits")
-        log_probs = ops.log_softmax(teacher_logits_from(ops.cast(leaf, "float32"), form, exclusive=True), axis=-1)
-        entropy = -ops.sum(ops.where(ops.isfinite(log_probs), ops.exp(log_probs) * log_probs, 0.0), axis=-1)
-        cost = entropy
-        if label is not None:
-            one_hot, known = _one_hot(label, log_probs)
-            cost = ops.where(known, -ops.sum(ops.where(one_hot > 0, one_hot * log_probs, 0.0), axis=-1), entropy)
-        total = total + ops.mean(ops.reshape(cost, (ops.shape(cost)[0], -1)), axis=-1)
+    for leaf, loss, label, mask in zip(leaves, losses, labels, masks, strict=True):
+        exclusive = getattr(loss, "exclusive", True)
+        logits = teacher_logits_from(ops.cast(leaf, "float32"), getattr(loss, "teacher", "logits"), exclusive=exclusive)
+        cost = (_class_cost if exclusive else _label_cost)(logits, label)
+        cost = ops.reshape(cost, (ops.shape(cost)[0], -1))
+        weight = ops.ones_like(cost) if mask is None else ops.cast(ops.reshape(mask, ops.shape(cost)), cost.dtype)
+        total = total + ops.sum(cost * weight, axis=-1) / ops.maximum(ops.sum(weight, axis=-1), 1.0)
     return total
+
+
+def _class_cost(logits, label):
+    log_probs = ops.log_softmax(logits, axis=-1)
+    entropy = -ops.sum(ops.where(ops.isfinite(log_probs), ops.exp(log_probs) * log_probs, 0.0), axis=-1)
+    if label is None:
+        return entropy
+    one_hot, known = _one_hot(label, log_probs)
+    return ops.where(known, -ops.sum(ops.where(one_hot > 0, one_hot * log_probs, 0.0), axis=-1), entropy)
+
+
+def _label_cost(logits, label):
+    """The mean over independent labels, each of them known or not (< 0)."""
+    probs = ops.sigmoid(logits)
+    entropy = ops.softplus(logits) - probs * logits
+    if label is None:
+        return ops.mean(entropy, axis=-1)
+    label = ops.cast(ops.reshape(ops.convert_to_tensor(label), ops.shape(logits)), logits.dtype)
+    return ops.mean(ops.where(label >= 0, ops.softplus(logits) - label * logits, entropy), axis=-1)
 
 
 def _one_hot(label, log_probs):

@@ -13,10 +13,19 @@ from keras import ops
 
 from keras_notes._checks import check_same_shape, differ, received
 from keras_notes.distillation._temperature import at_temperature
-from keras_notes.losses import DecoupledDistillationLoss, DistillationLoss, with_labels
+from keras_notes.losses import AttentionRelationLoss, DecoupledDistillationLoss, DistillationLoss, with_labels
 from keras_notes.losses._base import WholeSampleLoss
+from keras_notes.losses._labels import attach_mask, mask_of
 
-__all__ = ["OutputTerm", "ScaledLoss", "as_loss", "leaves_of_weights", "weighted_feature_loss", "weighted_loss"]
+__all__ = [
+    "OutputTerm",
+    "ScaledLoss",
+    "as_loss",
+    "compares_entries",
+    "leaves_of_weights",
+    "weighted_feature_loss",
+    "weighted_loss",
+]
 
 _CROSS_ENTROPIES = ("kl_divergence", "categorical_crossentropy", "sparse_categorical_crossentropy")
 
@@ -50,14 +59,16 @@ class OutputTerm:
     """Compares the outputs of teacher and student.
 
     Args:
+        names: The names of the student's outputs in order, or None where only its answers tell.
         loss: A loss for every output; or a list, tuple or dict with one loss, or None, for each of them; or an object
             of `keras.distillation`.
         forms: For objects of `keras.distillation` on logits: what the teacher gives ("logits" or "probs") and whether
             the student gives logits, for each output.
     """
 
-    def __init__(self, loss: Any, forms: list[tuple[str, bool]] | None = None) -> None:
+    def __init__(self, loss: Any, forms: list[tuple[str, bool]] | None = None, names: list[str] | None = None) -> None:
         self.custom = None
+        self.names = names
         if isinstance(loss, keras.distillation.DistillationLoss):
             if type(loss) is keras.distillation.LogitsDistillation:
                 loss = _structure_of_logits_losses(loss, forms)
@@ -93,7 +104,7 @@ class OutputTerm:
                     f"`distillation_losses` must name outputs of the student. Received: {unknown}; the outputs are "
                     f"{sorted(outputs)}."
                 )
-            return [self.losses.get(name) for name in sorted(outputs)]
+            return [loss for name in sorted(outputs) for loss in _spread(self.losses.get(name), outputs[name])]
         losses = keras.tree.flatten(self.losses)
         if len(losses) != count or isinstance(self.losses, dict):
             raise ValueError(
@@ -103,10 +114,12 @@ class OutputTerm:
             )
         return losses
 
-    @staticmethod
-    def labels(y, outputs) -> list:
+    def labels(self, y, outputs) -> list:
         """The labels of each output, or None for each where there are none."""
         count = len(keras.tree.flatten(outputs))
+        names = sorted(outputs) if isinstance(outputs, dict) else self.names
+        if isinstance(y, dict) and names is not None and len(names) == count and set(y) <= set(names):
+            return [y.get(name) for name in names]
         leaves = [] if y is None else keras.tree.flatten(y)
         return leaves if len(leaves) == count else [None] * count
 
@@ -134,6 +147,13 @@ class OutputTerm:
         return total
 
 
+def _spread(losses, outputs) -> list:
+    """One loss, or None, for each leaf of what stands under one name."""
+    count = len(keras.tree.flatten(outputs))
+    found = keras.tree.flatten(losses)
+    return found if len(found) == count else found * count
+
+
 def weighted_loss(loss, teacher, student, sample_weight, temperature=None):
     """A loss with the weights of the samples, whatever the rank of its values.
 
@@ -142,10 +162,14 @@ def weighted_loss(loss, teacher, student, sample_weight, temperature=None):
     if sample_weight is not None:
         sample_weight = ops.convert_to_tensor(sample_weight)
         rank = 1 if isinstance(loss, WholeSampleLoss) else max(len(student.shape) - 1, 1)
+        while len(sample_weight.shape) > rank and sample_weight.shape[-1] == 1:
+            sample_weight = ops.squeeze(sample_weight, axis=-1)
         extra = rank - len(sample_weight.shape)
-        if extra < 0 and sample_weight.shape[-1] == 1:
-            sample_weight, extra = ops.squeeze(sample_weight, axis=-1), extra + 1
-        if extra < 0 or differ(sample_weight.shape, student.shape[: len(sample_weight.shape)]):
+        # One weight for all positions of an axis is as good as one for each.
+        axes = [
+            b if i and a == 1 else a for i, (a, b) in enumerate(zip(sample_weight.shape, student.shape, strict=False))
+        ]
+        if extra < 0 or differ(axes, student.shape[: len(axes)]):
             raise ValueError(
                 f"Sample weights must have the first axes of what they weigh. Received: weights of shape "
                 f"{tuple(sample_weight.shape)} with {type(loss).__name__} on {tuple(student.shape)}. Give one weight "
@@ -161,7 +185,25 @@ def weighted_feature_loss(loss, teacher, student, sample_weight):
     """A loss of features; where each output has weights of its own, features have their mean."""
     leaves = [ops.convert_to_tensor(leaf) for leaf in keras.tree.flatten(sample_weight) if leaf is not None]
     weight = sum(leaves[1:], leaves[0]) / len(leaves) if leaves else None
+    if isinstance(loss, AttentionRelationLoss):
+        teacher, student = _heads_joined(teacher), _heads_joined(student)
+    elif compares_entries(loss):
+        check_same_shape(teacher, student, what_true="The teacher's feature", what_pred="the student's")
     return weighted_loss(loss, teacher, student, weight)
+
+
+def compares_entries(loss) -> bool:
+    """Whether a loss takes the features entry by entry, so that both must have one shape."""
+    return not isinstance(loss, (WholeSampleLoss, AttentionRelationLoss))
+
+
+def _heads_joined(feature):
+    """Queries, keys or values of Keras's attention, (batch, positions, heads, width), as (batch, positions, width)."""
+    if len(feature.shape) != 4:
+        return feature
+    joined = ops.reshape(feature, (*ops.shape(feature)[:2], feature.shape[2] * feature.shape[3]))
+    mask = mask_of(feature)
+    return joined if mask is None else attach_mask(joined, mask)
 
 
 def leaves_of_weights(sample_weight, count: int) -> list:

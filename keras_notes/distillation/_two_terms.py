@@ -71,7 +71,10 @@ class TwoTermModel(keras.Model):
         Losses that are no numbers after the first batch are an error.
         """
         # Keras would draw the order of the batches from the global random state.
-        shuffle = not hasattr(x, "epoch") if shuffle is None else shuffle
+        shuffle = not getattr(x, "keeps_order", False) if shuffle is None else shuffle
+        if getattr(x, "workers", 1) > 1:
+            # Keras would look at the first batch in an epoch that it breaks off, and its workers go on with the rest.
+            self._symbolic_build(data_batch=(*x[0], None, None)[:3])
         callbacks = [] if callbacks is None else callbacks
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks.append(StartOfTraining(x))
