@@ -55,7 +55,9 @@ class SeededBatches(keras.utils.PyDataset):
         batches_per_epoch: Batches that Keras calls an epoch, where passes over the samples are long: checkpoints and
             logs then come as often. Order and view still go by the pass. None makes each pass an epoch.
         process: (index, count): this process's equal share of each batch, for training on several processes.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. Several workers need
+            `Distiller.fit`: with `keras.Model.fit` on JAX and PyTorch Keras begins with what they had prepared when it
+            looked at the data.
 
     Raises:
         ValueError: If arrays differ in length, or an argument is out of its range.

@@ -101,12 +101,12 @@ class Distiller(TwoTermModel):
         distillation_losses: Any = None,
         distillation_loss_weights: Sequence | float | Callable | None = None,
         student_loss_weight: Any = 0.5,
+        name: str = "distiller",
         *,
         features: Sequence[FeatureMatch] | FeatureMatch = (),
         temperature: Any = None,
         preprocess: Callable | None = None,
         teacher_weights: Sequence[float] | str | None = None,
-        name: str = "distiller",
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
@@ -223,7 +223,7 @@ class Distiller(TwoTermModel):
         if self._is_weight(0.0):
             return ops.zeros((), dtype=keras.backend.floatx())
         self._check_labels(y)
-        return self._compile_loss(y, y_pred, sample_weight)
+        return self._loss_on_labels(y, y_pred, sample_weight)
 
     def _distillation_loss(self, inputs, record, y, y_pred, features, sample_weight, step):
         if self._is_weight(1.0):

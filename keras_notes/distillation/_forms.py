@@ -56,13 +56,20 @@ def _keeps_values(operation) -> bool:
     return type(operation).__name__ in _VALUE_KEEPING
 
 
-def forms_of(teacher, student) -> list[tuple[str, bool]]:
-    """For each output: what the teacher gives ("logits" or "probs"), and whether the student gives logits."""
+def forms_of(teacher, student) -> list[tuple[str, bool, bool]]:
+    """For each output: the teacher's form ("logits" or "probs"), whether the student gives logits, and softmax classes.
+
+    As far as the graphs of the models tell.
+    """
     activations = final_activations(teacher), final_activations(student)
     count = max(map(len, activations)) or 1
     teachers, students = ([*found, *[None] * (count - len(found))] for found in activations)
     return [
-        ("probs" if first in _PROBABILITIES else "logits", second not in _PROBABILITIES)
+        (
+            "probs" if first in _PROBABILITIES else "logits",
+            second not in _PROBABILITIES,
+            "sigmoid" not in (first, second),
+        )
         for first, second in zip(teachers, students, strict=True)
     ]
 

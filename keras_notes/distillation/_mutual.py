@@ -127,7 +127,7 @@ class MutualDistiller(TwoTermModel):
         if self._is_weight(0.0):
             return ops.zeros((), dtype=keras.backend.floatx())
         self._check_labels(y)
-        return self._compile_loss(self._repeated(y), y_pred, self._repeated(sample_weight))
+        return self._loss_on_labels(self._repeated(y), y_pred, self._repeated(sample_weight))
 
     def _distillation_loss(self, y_pred, sample_weight):
         total = ops.zeros((), dtype=keras.backend.floatx())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import ops
 
 from keras_notes._checks import received
-from keras_notes.losses import DecoupledDistillationLoss
+from keras_notes.losses import AttentionRelationLoss, DecoupledDistillationLoss
 from keras_notes.losses._divergences import standardized
 from keras_notes.losses._labels import attach_mask, mask_of, to_logits
 from keras_notes.losses._teacher_targets import teacher_logits_from
@@ -28,6 +28,8 @@ def at_temperature(loss, teacher, student, sample_weight, temperature):
     teacher = ops.convert_to_tensor(teacher, dtype=loss.dtype)
     student = ops.convert_to_tensor(student, dtype=loss.dtype)
     temperature = ops.cast(temperature, loss.dtype)
+    if isinstance(loss, AttentionRelationLoss):
+        return _relations_at(loss, teacher, student, sample_weight, temperature, mask)
     labels = None
     if isinstance(loss, DecoupledDistillationLoss) and teacher.shape[-1] != student.shape[-1]:
         teacher, labels = teacher[..., :-1], teacher[..., -1:]
@@ -43,6 +45,15 @@ def at_temperature(loss, teacher, student, sample_weight, temperature):
     if mask is not None:
         attach_mask(student, mask)
     return ops.square(temperature) * _at_one(loss)(teacher, student, sample_weight=sample_weight)
+
+
+def _relations_at(loss, teacher, student, sample_weight, temperature, mask):
+    """Relations are products of two features, so each of them takes the root of T."""
+    root = ops.sqrt(temperature)
+    student = student / root
+    if mask is not None:
+        attach_mask(student, mask)
+    return ops.square(temperature) * _at_one(loss)(teacher / root, student, sample_weight=sample_weight)
 
 
 def _at_one(loss):

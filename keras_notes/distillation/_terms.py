@@ -23,6 +23,7 @@ __all__ = [
     "as_loss",
     "compares_entries",
     "leaves_of_weights",
+    "own_weight",
     "weighted_feature_loss",
     "weighted_loss",
 ]
@@ -33,13 +34,16 @@ _CROSS_ENTROPIES = ("kl_divergence", "categorical_crossentropy", "sparse_categor
 class ScaledLoss(keras.losses.Loss):
     """A loss function, or a loss, on the outputs divided by a temperature: `keras.distillation` beyond its KL."""
 
-    def __init__(self, loss, temperature: float = 1.0) -> None:
+    def __init__(self, loss, temperature: Any = None) -> None:
         super().__init__(name=getattr(loss, "name", getattr(loss, "__name__", "loss")))
         self.loss, self.temperature = loss, temperature
 
     def call(self, y_true, y_pred):
         function = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        return function(ops.stop_gradient(y_true) / self.temperature, y_pred / self.temperature)
+        y_true = ops.stop_gradient(y_true)
+        if self.temperature is None:
+            return function(y_true, y_pred)
+        return function(y_true / self.temperature, y_pred / self.temperature)
 
 
 def as_loss(loss: Any, what: str):
@@ -63,10 +67,12 @@ class OutputTerm:
         loss: A loss for every output; or a list, tuple or dict with one loss, or None, for each of them; or an object
             of `keras.distillation`.
         forms: For objects of `keras.distillation` on logits: what the teacher gives ("logits" or "probs") and whether
-            the student gives logits, for each output.
+            the student gives logits and exclusive classes, for each output.
     """
 
-    def __init__(self, loss: Any, forms: list[tuple[str, bool]] | None = None, names: list[str] | None = None) -> None:
+    def __init__(
+        self, loss: Any, forms: list[tuple[str, bool, bool]] | None = None, names: list[str] | None = None
+    ) -> None:
         self.custom = None
         self.names = names
         if isinstance(loss, keras.distillation.DistillationLoss):
@@ -147,6 +153,22 @@ class OutputTerm:
         return total
 
 
+def own_weight(sample_weight, y_pred):
+    """Weights that a loss may change, one for each entry of the mask of `y_pred`, if it has one.
+
+    Keras multiplies the mask into the weights in place where tensors can be changed, as on PyTorch: the next loss
+    would see other weights, and weights of one a sequence would not fit.
+    """
+    mask = mask_of(y_pred)
+    if mask is None:
+        return ops.copy(ops.convert_to_tensor(sample_weight))
+    sample_weight = ops.convert_to_tensor(sample_weight)
+    missing = len(mask.shape) - len(sample_weight.shape)
+    if missing > 0:
+        sample_weight = ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
+    return sample_weight * ops.ones_like(mask, dtype=sample_weight.dtype)
+
+
 def _spread(losses, outputs) -> list:
     """One loss, or None, for each leaf of what stands under one name."""
     count = len(keras.tree.flatten(outputs))
@@ -175,7 +197,11 @@ def weighted_loss(loss, teacher, student, sample_weight, temperature=None):
                 f"{tuple(sample_weight.shape)} with {type(loss).__name__} on {tuple(student.shape)}. Give one weight "
                 f"a sample."
             )
-        sample_weight = ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * extra))
+        sample_weight = own_weight(ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * extra)), student)
+    if isinstance(loss, ScaledLoss):
+        if temperature is not None and loss.temperature is not None:
+            loss = ScaledLoss(loss.loss, ops.cast(temperature, loss.dtype))
+        return loss(teacher, student, sample_weight=sample_weight)
     if temperature is not None and hasattr(loss, "temperature"):
         return at_temperature(loss, teacher, student, sample_weight, temperature)
     return loss(teacher, student, sample_weight=sample_weight)
@@ -238,18 +264,20 @@ def _structure_of_logits_losses(theirs, forms):
     Its losses of probabilities (by name or as an object) become tau^2 KL of the softened outputs, which differs from
     a cross-entropy by a constant. Other losses are computed as it does, on the outputs over tau.
     """
+    if not keras.tree.is_nested(theirs.loss) and forms and len(forms) > 1:
+        return [_logits_loss(theirs.loss, theirs.temperature, *form) for form in forms]
     leaves = keras.tree.flatten(theirs.loss)
-    forms = forms if forms and len(forms) == len(leaves) else (forms or [("logits", True)])[:1] * len(leaves)
+    forms = forms if forms and len(forms) == len(leaves) else (forms or [("logits", True, True)])[:1] * len(leaves)
     ours = [_logits_loss(loss, theirs.temperature, *form) for loss, form in zip(leaves, forms, strict=True)]
     return keras.tree.pack_sequence_as(theirs.loss, ours) if keras.tree.is_nested(theirs.loss) else ours[0]
 
 
-def _logits_loss(loss, temperature, teacher, from_logits):
+def _logits_loss(loss, temperature, teacher, from_logits, exclusive):
     if loss is None:
         return None
     name = getattr(loss, "name", getattr(loss, "__name__", ""))
     if name in _CROSS_ENTROPIES:
-        return DistillationLoss(temperature, teacher=teacher, from_logits=from_logits)
+        return DistillationLoss(temperature, teacher=teacher, from_logits=from_logits, exclusive=exclusive)
     return ScaledLoss(loss, temperature)
 
 

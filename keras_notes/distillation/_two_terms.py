@@ -13,6 +13,7 @@ from keras.src.losses.loss import unscale_loss_for_distribution
 from keras_notes._checks import received
 from keras_notes.distillation._first_batch import StartOfTraining
 from keras_notes.distillation._schedules import is_schedule
+from keras_notes.distillation._terms import own_weight
 
 __all__ = ["TwoTermModel"]
 
@@ -75,13 +76,26 @@ class TwoTermModel(keras.Model):
         if getattr(x, "workers", 1) > 1:
             # Keras would look at the first batch in an epoch that it breaks off, and its workers go on with the rest.
             self._symbolic_build(data_batch=(*x[0], None, None)[:3])
-        callbacks = [] if callbacks is None else callbacks
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(StartOfTraining(x))
+        start = StartOfTraining(x)
+        given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
+        if given is not None:
+            given.callbacks.insert(0, start)
         else:
-            callbacks = [StartOfTraining(x), *keras.tree.flatten(callbacks)]
+            callbacks = [start, *([] if callbacks is None else keras.tree.flatten(callbacks))]
         arguments = x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle
-        return super().fit(*arguments, *args, **kwargs)
+        try:
+            return super().fit(*arguments, *args, **kwargs)
+        finally:
+            if given is not None:
+                given.callbacks.remove(start)
+
+    def _loss_on_labels(self, y, y_pred, sample_weight):
+        """What was compiled as `loss`, with weights of its own to change."""
+        predictions, weights = keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight)
+        if sample_weight is not None and len(weights) == len(predictions):
+            own = [w if w is None else own_weight(w, p) for w, p in zip(weights, predictions, strict=True)]
+            sample_weight = keras.tree.pack_sequence_as(sample_weight, own)
+        return self._compile_loss(y, y_pred, sample_weight)
 
     def _added_losses(self) -> list:
         """What regularizers and `add_loss` terms add, by the rule of `keras.Model` for replicas."""

@@ -249,6 +249,28 @@ def test_functions_of_one_name_or_of_none_lead_each_to_its_own_layer(data, by_na
     assert got == pytest.approx(wanted, rel=FLOAT32_SUMS)
 
 
+def test_models_may_take_a_dictionary_of_inputs_with_integers_among_them():
+    def model(width):
+        inputs = {"ids": keras.Input((2,), dtype="int32", name="ids"), "u": keras.Input((FEATURES,), name="u")}
+        embedded = keras.layers.Flatten()(keras.layers.Embedding(5, 3)(inputs["ids"]))
+        joined = keras.layers.Concatenate()([embedded, inputs["u"]])
+        hidden_layer = keras.layers.Dense(width, use_bias=False, name="hidden")
+        return keras.Model(inputs, keras.layers.Dense(CLASSES, use_bias=False)(hidden_layer(joined)))
+
+    def feature(network, x):
+        table, weight = map(np.float64, network.get_weights()[:2])
+        return np.concatenate([table[x["ids"]].reshape(SAMPLES, -1), x["u"]], axis=-1) @ weight
+
+    rng = np.random.default_rng(0)
+    x = {"u": rng.normal(size=(SAMPLES, FEATURES)).astype("float32"), "ids": rng.integers(0, 5, (SAMPLES, 2))}
+    teacher, student = model(5), model(3)
+    distiller = features_alone(teacher, student, kn.FeatureMatch("hidden", "hidden", HintLoss()))
+    weight, bias = map(np.float64, distiller.connectors[0].get_weights())
+    wanted = mean_square(feature(teacher, x), feature(student, x) @ weight + bias)
+    got = distiller.evaluate(x, np.zeros(SAMPLES), batch_size=SAMPLES, return_dict=True, verbose=0)
+    assert got["distillation_loss"] == pytest.approx(wanted, rel=FLOAT32_SUMS)
+
+
 # Connectors
 
 

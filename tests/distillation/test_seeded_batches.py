@@ -260,9 +260,8 @@ def test_a_distiller_that_measures_on_its_own_batches_goes_through_the_same_epoc
     assert fitted(data, validates=True)[0] == wanted(data, range(3))
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_workers_change_nothing(data, plain):
-    seen, _ = fitted(data, plain=plain, workers=2)
+def test_workers_change_nothing(data):
+    seen, _ = fitted(data, workers=2)
     assert sorted(flat(seen[:3])) == list(range(SAMPLES))
     assert seen == wanted(data, range(3))
 
