@@ -55,6 +55,8 @@ bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/imbalance.py
 	$(BIN)/python tests/benchmarks/conversion.py
 	$(BIN)/python tests/benchmarks/tolerance.py
+	$(BIN)/python tests/benchmarks/distillation.py cost
+	$(BIN)/python tests/benchmarks/distillation.py help
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .

@@ -375,16 +375,17 @@ def test_one_weight_an_image_or_a_pixel_weighs_outputs_and_features(shape):
     assert logs["distillation_loss"] == pytest.approx((rank_3 * values).mean(), rel=FLOAT32_SUMS)
 
 
-@pytest.mark.parametrize("shape", [(SAMPLES, 1, 1), (SAMPLES, HEIGHT, WIDTH)])
-def test_weights_that_keras_takes_for_images_reach_both_terms(shape):
+@pytest.mark.parametrize("shape", [(SAMPLES,), (SAMPLES, 1, 1), (SAMPLES, HEIGHT, WIDTH)])
+def test_weights_of_images_or_pixels_mean_the_same_to_both_terms(shape):
     (teacher, student), (x, y) = segmenters(), images()
     weights = np.random.default_rng(1).uniform(size=shape)
     distiller = compiled(kn.Distiller(teacher, student, DistillationLoss(2.0)), **NEW_SHAPES)
     logs = evaluated(distiller, x, y, sample_weight=weights)
     t, s = pixels(teacher, x), pixels(student, x)
     ids = np.take_along_axis(-log_softmax(s), y[..., None], -1)[..., 0]
-    assert logs["student_loss"] == pytest.approx((weights * ids).mean(), rel=FLOAT32_SUMS)
-    assert logs["distillation_loss"] == pytest.approx((weights * distillation(t, s, 2.0)[0]).mean(), rel=FLOAT32_SUMS)
+    rank_3 = weights.reshape((SAMPLES, *shape[1:], *[1] * (3 - len(shape))))
+    assert logs["student_loss"] == pytest.approx((rank_3 * ids).mean(), rel=FLOAT32_SUMS)
+    assert logs["distillation_loss"] == pytest.approx((rank_3 * distillation(t, s, 2.0)[0]).mean(), rel=FLOAT32_SUMS)
 
 
 # Masks and weights of tokens

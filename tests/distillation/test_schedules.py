@@ -214,7 +214,6 @@ LOSSES = {
     "independent": (DistillationLoss, {"exclusive": False}),
     "independent probs": (DistillationLoss, {"exclusive": False, "teacher": "probs", "from_logits": False}),
     "decoupled": (DecoupledDistillationLoss, {"alpha": 0.5, "beta": 2.0}),
-    "decoupled, standardized": (DecoupledDistillationLoss, {"standardize": True}),
     "correlation": (CorrelationDistillationLoss, {"beta": 2.0}),
     "Jensen-Shannon": (JensenShannonDistillationLoss, {"beta": 0.3}),
     "reverse": (JensenShannonDistillationLoss, {"beta": 1.0, "standardize": True}),
