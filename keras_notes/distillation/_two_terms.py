@@ -93,7 +93,8 @@ class TwoTermModel(keras.Model):
         """What was compiled as `loss`, with weights of its own to change."""
         predictions, weights = keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight)
         if sample_weight is not None and len(weights) == len(predictions):
-            own = [w if w is None else own_weight(w, p) for w, p in zip(weights, predictions, strict=True)]
+            pairs = zip(weights, predictions, strict=True)
+            own = [None if w is None else own_weight(_of_samples(w, p), p) for w, p in pairs]
             sample_weight = keras.tree.pack_sequence_as(sample_weight, own)
         return self._compile_loss(y, y_pred, sample_weight)
 
@@ -115,3 +116,11 @@ class TwoTermModel(keras.Model):
         ):
             tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=samples)
         return total_loss
+
+
+def _of_samples(sample_weight, y_pred):
+    """One weight a sample lined up with the first axis; Keras would line it up with the last one of images."""
+    sample_weight = ops.convert_to_tensor(sample_weight)
+    if len(sample_weight.shape) != 1 or len(y_pred.shape) < 3:
+        return sample_weight
+    return ops.reshape(sample_weight, (-1, *[1] * (len(y_pred.shape) - 2)))
