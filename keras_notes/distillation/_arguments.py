@@ -6,7 +6,7 @@ import keras
 
 from keras_notes._checks import check_non_negative, differ, received
 from keras_notes.distillation._features import FeatureMatch, feature_match_from
-from keras_notes.distillation._forms import check_forms, final_activations, forms_of
+from keras_notes.distillation._forms import check_forms, final_activations, forms_of, outputs_of
 from keras_notes.distillation._schedules import constant_or_schedule
 from keras_notes.distillation._teacher_cache import TeacherCache
 from keras_notes.distillation._terms import OutputTerm
@@ -94,21 +94,16 @@ def check_models(teachers: list, student, terms: list[tuple], preprocess) -> Non
                 f"{student.name!r} inside. Use a copy: `keras.models.clone_model`."
             )
         _check_inputs(teacher, student, preprocess)
-        outputs = [getattr(model, "outputs", None) for model in (teacher, student)]
+        outputs = [outputs_of(model) for model in (teacher, student)]
         output_terms = [term for term, _ in terms if isinstance(term, OutputTerm) and term.custom is None]
-        if not all(outputs) or not output_terms:
+        if any(found is None for found in outputs) or not output_terms:
             continue
-        _check_names(_structure(teacher), _structure(student))
-        _check_outputs(*outputs)
+        _check_names(*outputs)
+        _check_outputs(*map(keras.tree.flatten, outputs))
         for term in output_terms:
-            losses = term.for_outputs(_structure(student))
+            losses = term.for_outputs(outputs[1])
             check_forms(losses, final_activations(teacher), of_teacher=True)
             check_forms(losses, final_activations(student), of_teacher=False)
-
-
-def _structure(model):
-    """The outputs of a model with a graph in the structure in which it returns them."""
-    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
 
 
 def _check_names(teacher, student) -> None:

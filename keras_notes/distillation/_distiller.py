@@ -21,7 +21,7 @@ from keras_notes.distillation._batches import inputs_and_record
 from keras_notes.distillation._connectors import StudentFeatures
 from keras_notes.distillation._features import FeatureMatch
 from keras_notes.distillation._first_batch import TeacherProbe
-from keras_notes.distillation._forms import check_label_losses, final_activations
+from keras_notes.distillation._forms import check_label_losses, final_activations, outputs_of
 from keras_notes.distillation._objective import Objective
 from keras_notes.distillation._schedules import constant_or_schedule, is_schedule, restored, serialized, value_at
 from keras_notes.distillation._teacher_cache import TeacherCache
@@ -184,7 +184,8 @@ class Distiller(TwoTermModel):
         self._check_cache(x)
         self._check_cache(kwargs.get("validation_data"))
         if self._probe is not None and not self._is_weight(1.0):
-            self._probe.check(x, self._objective.output_losses)
+            outputs = outputs_of(self.student)
+            self._probe.check(x, lambda count: self._objective.losses_by_output(outputs, count))
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -196,7 +197,7 @@ class Distiller(TwoTermModel):
         """Batches that a cache joined must be of this teacher, and in the form that the losses take."""
         cache = getattr(data, "cache", None)
         if isinstance(cache, TeacherCache):
-            cache.check_losses(self._objective.output_losses(1))
+            cache.check_losses(self._objective.output_losses)
             if self._probe is not None:
                 cache.check_teacher(self._teachers.models, preprocess=self.preprocess)
 

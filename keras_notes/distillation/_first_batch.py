@@ -28,13 +28,17 @@ class TeacherProbe:
         # Made with the Distiller, and so under the same distribution strategy.
         self._model = RecordingModel(lambda inputs: teachers.record(inputs)["outputs"], teachers.models)
 
-    def check(self, x, losses_for: Callable[[int], list]) -> None:
-        """Raises ValueError if a teacher gives NaN, or probabilities where a loss was told logits."""
+    def check(self, x, losses_for: Callable[[int], list[list]]) -> None:
+        """Raises ValueError if a teacher gives NaN, or probabilities where a loss was told logits.
+
+        `losses_for` gives, for a number of outputs, lists of losses of that length.
+        """
         first = _first_samples(x)
         if first is None or keras.distribution.distribution() is not None:
             return
         for outputs in self._model.predict_on_batch(first):
-            check_values(losses_for(len(outputs)), list(outputs))
+            for losses in losses_for(len(outputs)):
+                check_values(losses, list(outputs))
 
 
 def _first_samples(x):

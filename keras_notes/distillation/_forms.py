@@ -8,7 +8,7 @@ import numpy as np
 from keras_notes.losses import DistillationLoss
 from keras_notes.losses._base import TeacherLoss
 
-__all__ = ["check_forms", "check_label_losses", "check_values", "final_activations", "forms_of"]
+__all__ = ["check_forms", "check_label_losses", "check_values", "final_activations", "forms_of", "outputs_of"]
 
 # Functions of Keras whose `from_logits` is False.
 _CROSS_ENTROPIES = (
@@ -25,12 +25,16 @@ _PROBABILITIES = ("softmax", "sigmoid")
 _ROUNDING = 1e-2
 
 
+def outputs_of(model):
+    """The outputs of a model with a graph in the structure in which it returns them; None without a graph."""
+    if not getattr(model, "outputs", None):
+        return None
+    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+
 def final_activations(model) -> list[str | None]:
     """The activation behind each output of a model with a known graph: "softmax", "linear", ..., or None if unknown."""
-    outputs = getattr(model, "outputs", None)
-    if not outputs:
-        return []
-    return [_activation_of(output) for output in outputs]
+    return [_activation_of(output) for output in getattr(model, "outputs", None) or []]
 
 
 def _activation_of(tensor) -> str | None:

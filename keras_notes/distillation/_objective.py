@@ -33,13 +33,26 @@ class Objective:
         """What changes with the step."""
         return [number for number in (self.temperature, *(weight for _, weight in self.terms)) if is_schedule(number)]
 
-    def output_losses(self, count: int) -> list:
-        """A loss, or None, for each of `count` outputs, as the first term on outputs has them."""
+    @property
+    def output_losses(self) -> list:
+        """The losses of all terms on outputs."""
+        terms = [term for term, _ in self.terms if isinstance(term, OutputTerm) and term.custom is None]
+        return [loss for term in terms for loss in keras.tree.flatten(term.losses) if loss is not None]
+
+    def losses_by_output(self, outputs, count: int) -> list[list]:
+        """For each term on outputs its losses, one or None for each of `count` outputs.
+
+        Which output a loss of a dictionary is for only `outputs` tells; without them (None) nothing is said of it.
+        """
+        found = [[None] * count]
         for term, _ in self.terms:
-            if isinstance(term, OutputTerm) and term.custom is None:
-                losses = keras.tree.flatten(term.losses)
-                return losses if keras.tree.is_nested(term.losses) else losses * count
-        return [None] * count
+            if not isinstance(term, OutputTerm) or term.custom is not None:
+                continue
+            if outputs is not None:
+                found.append(term.for_outputs(outputs))
+            elif isinstance(term.losses, keras.losses.Loss):
+                found.append([term.losses] * count)
+        return found
 
     def value(self, record: dict, y, y_pred, features: list, sample_weight, step):
         """The distillation loss.

@@ -215,7 +215,7 @@ class TeacherCache:
         top_k, temperature = self.settings["top_k"], self.settings["temperature"]
         for loss in losses:
             takes_top_k = getattr(loss, "teacher", None) == "top_k"
-            if loss is None or (takes_top_k == bool(top_k) and not (top_k and loss.temperature != temperature)):
+            if takes_top_k == bool(top_k) and not (top_k and loss.temperature != temperature):
                 continue
             found = f"the top {top_k} at temperature {temperature:g}" if top_k else "dense outputs"
             form = getattr(loss, "teacher", None)

@@ -566,3 +566,24 @@ def test_a_teacher_that_is_not_asked_may_give_anything():
 def test_wrong_arguments_are_errors_at_once(arguments, error, message):
     with pytest.raises(error, match=message):
         kn.Distiller(table(random_logits(1)), table(random_logits(2)), **arguments)
+
+
+def test_a_loss_of_one_output_by_name_says_nothing_of_the_form_of_another():
+    def model(seed):
+        inputs = keras.Input((SAMPLES,))
+        probabilities = keras.layers.Dense(CLASSES, "softmax", name="a")(inputs)
+        return keras.Model(inputs, {"a": probabilities, "b": keras.layers.Dense(CLASSES, name="b")(inputs)})
+
+    distiller = kn.Distiller(model(1), model(2), {"b": DistillationLoss(2.0)})
+    compiled(distiller, {"a": keras.losses.SparseCategoricalCrossentropy(), "b": crossentropy()})
+    assert np.isfinite(distiller.fit(X, {"a": Y, "b": Y}, verbose=0).history["loss"][0])
+
+
+def test_every_loss_must_take_what_a_cache_holds(tmp_path):
+    teacher = table(random_logits(1))
+    cache = kn.TeacherCache.build(teacher, X, tmp_path, verbose=0)
+    losses = [DistillationLoss(2.0), DistillationLoss(2.0, teacher="top_k", teacher_temperature=2.0)]
+    distiller = kn.Distiller(teacher, table(random_logits(2)), losses)
+    distiller.compile("sgd", crossentropy(), run_eagerly=True, jit_compile=False)
+    with pytest.raises(ValueError, match="The losses must take what the cache holds"):
+        distiller.fit(cache.join((X, Y)), verbose=0)
