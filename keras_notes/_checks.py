@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 __all__ = [
+    "check_at_least",
     "check_between",
     "check_choice",
     "check_integer",
@@ -62,6 +63,14 @@ def check_integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_at_least(name: str, value: Any, least: int) -> int:
+    """Returns `value` as an int, which must be an integer >= `least`."""
+    value = check_integer(name, value)
+    if value < least:
+        raise ValueError(f"`{name}` must be >= {least}. {received(**{name: value})}")
+    return value
+
+
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
     """Returns `value`, which must be one of `choices`."""
     if value not in choices:
@@ -71,14 +80,16 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
 
 
 def differ(first, second) -> bool:
-    """Whether two shapes of one rank differ in a dimension that both know."""
+    """Whether two shapes differ in rank, or in a dimension that both know."""
+    if len(first) != len(second):
+        return True
     return any(a is not None and b is not None and a != b for a, b in zip(first, second, strict=True))
 
 
 def check_same_shape(y_true, y_pred, *, what_true: str, what_pred: str) -> None:
     """Raises ValueError unless the two shapes are equal, unknown dimensions aside."""
     true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
-    if len(true_shape) != len(pred_shape) or differ(true_shape, pred_shape):
+    if differ(true_shape, pred_shape):
         raise ValueError(
             f"{what_true} and {what_pred} must have the same shape. Received: shapes {true_shape} and {pred_shape}."
         )

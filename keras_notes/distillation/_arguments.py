@@ -9,6 +9,7 @@ from keras_notes.distillation._features import FeatureMatch, feature_match_from
 from keras_notes.distillation._forms import check_forms, final_activations, forms_of, outputs_of
 from keras_notes.distillation._schedules import constant_or_schedule
 from keras_notes.distillation._teacher_cache import TeacherCache
+from keras_notes.distillation._teachers import check_model, models_of
 from keras_notes.distillation._terms import OutputTerm
 from keras_notes.losses import DistillationLoss
 
@@ -17,19 +18,7 @@ __all__ = ["as_features", "as_losses", "as_teachers", "as_weights", "check_model
 
 def as_teachers(teacher) -> list:
     """The models of a teacher argument: one, several, or none where a cache speaks for them."""
-    if isinstance(teacher, TeacherCache):
-        return []
-    teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    for model in teachers:
-        _check_model("teacher", model)
-    if not teachers:
-        raise ValueError(f"`teacher` must be a model, a list of them, or a TeacherCache. {received(teacher=teacher)}")
-    return teachers
-
-
-def _check_model(name: str, model) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`{name}` must be a keras.Model. {received(**{name: type(model).__name__})}")
+    return [] if isinstance(teacher, TeacherCache) else models_of(teacher)
 
 
 def as_losses(losses, features) -> list:
@@ -82,7 +71,7 @@ def terms_of(losses: list, weights: list, features: list[FeatureMatch], teachers
 
 def check_models(teachers: list, student, terms: list[tuple], preprocess) -> None:
     """Raises an error if the models cannot be distilled into one another, as far as their graphs tell."""
-    _check_model("student", student)
+    check_model("student", student)
     if preprocess is not None and not callable(preprocess):
         raise TypeError(f"`preprocess` must be a layer or a function. {received(preprocess=preprocess)}")
     for teacher in teachers:
@@ -125,7 +114,7 @@ def _check_inputs(teacher, student, preprocess) -> None:
     if preprocess is not None or not all(inputs):
         return
     shapes = [[tuple(tensor.shape[1:]) for tensor in found] for found in inputs]
-    if len(shapes[0]) != len(shapes[1]) or any(map(_shapes_differ, *shapes)):
+    if len(shapes[0]) != len(shapes[1]) or any(map(differ, *shapes)):
         raise ValueError(
             f"`teacher` and `student` must take the same inputs. Received: teacher {shapes[0]}, student {shapes[1]}. "
             f"Give `preprocess`, which makes the teacher's inputs from the student's, such as keras.layers.Resizing."
@@ -141,12 +130,8 @@ def _check_outputs(teacher, student) -> None:
     for first, second in zip(teacher, student, strict=True):
         # The batch size may differ in what the two models say of it.
         shapes = tuple(first.shape[1:]), tuple(second.shape[1:])
-        if _shapes_differ(*shapes):
+        if differ(*shapes):
             raise ValueError(
                 f"`teacher` and `student` must have outputs of the same shape, classes included. "
                 f"Received: teacher {shapes[0]}, student {shapes[1]}."
             )
-
-
-def _shapes_differ(first, second) -> bool:
-    return len(first) != len(second) or differ(first, second)

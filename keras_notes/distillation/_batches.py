@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._checks import check_integer, received
+from keras_notes._checks import check_at_least, check_integer, received
 
-__all__ = ["SeededBatches", "check_at_least", "check_process", "inputs_and_record", "with_record"]
+__all__ = ["SeededBatches", "check_process", "inputs_and_record", "with_record"]
 
 # A batch that was joined with a cache is a dictionary of these two; no model's inputs have such names.
 _INPUTS, _RECORD = "keras_notes.inputs", "keras_notes.teacher"
@@ -205,14 +205,6 @@ def _common_length(*structures) -> int:
             f"{received(samples=lengths)}"
         )
     return lengths[0]
-
-
-def check_at_least(name: str, value: int, least: int) -> int:
-    """Returns `value`, which must be an integer of at least so much."""
-    value = check_integer(name, value)
-    if value < least:
-        raise ValueError(f"`{name}` must be >= {least}. {received(**{name: value})}")
-    return value
 
 
 def check_process(process) -> tuple[int, int]:

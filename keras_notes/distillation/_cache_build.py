@@ -56,7 +56,7 @@ def build_cache(
     layout.settings.update(format=FORMAT_VERSION, views=source.views, shard_size=shard_size)
     directory.mkdir(parents=True, exist_ok=True)
     _check_same_settings(directory, layout.settings)
-    bar = _Progress(verbose, _remaining(source, directory, shard_size, process), len(keras.tree.flatten(first)[0]))
+    bar = _Progress(verbose, _remaining(source, directory, shard_size, process))
     shards = 0
     for number, batches in source.shards(shard_size):
         shards += 1
@@ -161,7 +161,7 @@ def _remaining(source: Source, directory: Path, shard_size: int, process: tuple[
 class _Progress:
     """Keras's progress bar over the samples that are left."""
 
-    def __init__(self, verbose: Any, samples: int | None, batch: int) -> None:
+    def __init__(self, verbose: Any, samples: int | None) -> None:
         self._bar = keras.utils.Progbar(samples, unit_name="sample") if verbose and samples != 0 else None
 
     def add(self, samples: int) -> None:

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_notes._checks import received
 from keras_notes.distillation._fingerprints import model_fingerprint
+from keras_notes.distillation._forms import check_finite
 from keras_notes.distillation._teachers import Teachers
 from keras_notes.losses import top_k_targets
 from keras_notes.losses._teacher_targets import REST, teacher_logits_from
@@ -83,14 +84,7 @@ class RecordLayout:
 
     def _stored(self, name: str, array: np.ndarray) -> np.ndarray:
         array = np.asarray(array, "float32")
-        # Logits of -inf rule a class out.
-        wrong = np.isnan(array) | (array == np.inf)
-        if wrong.any():
-            samples = wrong.reshape(len(array), -1).any(axis=1)
-            raise ValueError(
-                f"The teacher must give finite numbers. Received: NaN or inf in {name} for {int(samples.sum())} of "
-                f"{len(samples)} samples of a batch. Check its weights, its inputs and `preprocess`."
-            )
+        check_finite(array, f"in {name} ")
         largest = float(np.abs(np.where(np.isfinite(array), array, 0)).max(initial=0))
         if self.settings["dtype"] == "float16" and largest > float(np.finfo("float16").max):
             raise ValueError(

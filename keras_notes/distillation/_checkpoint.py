@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._checks import check_integer, received
+from keras_notes._checks import check_at_least, received
 from keras_notes.distillation._fingerprints import model_fingerprint
+from keras_notes.distillation._whole_files import written_whole
 
 __all__ = ["Checkpoint"]
 
@@ -55,10 +55,9 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
         super().__init__()
         self.directory = Path(directory)
-        self.keep = check_integer("keep", keep)
-        if self.keep < 1:
-            raise ValueError(f"`keep` must be >= 1. {received(keep=keep)}")
+        self.keep = check_at_least("keep", keep, 1)
         self._random_state: np.ndarray | None = None
+        self._fingerprinted: tuple[keras.Model | None, list[str]] = None, []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Not in `restore`: reading the first batch draws from PyTorch's random state, too.
@@ -73,17 +72,13 @@ class Checkpoint(keras.callbacks.Callback):
         """Writes the state of a compiled model after so many epochs."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch-{epochs:05d}.npz"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         values: dict[str, Any] = {f"{i:05d}": _stored(variable) for i, variable in enumerate(_state_of(model))}
-        meta = {"epochs": epochs, "teachers": _teachers_of(model), "keras_backend": keras.backend.backend()}
+        meta = {"epochs": epochs, "teachers": self._teachers_of(model), "keras_backend": keras.backend.backend()}
         values[_META] = np.array(json.dumps(meta))
         if keras.backend.backend() == "torch":
             values[_TORCH] = _torch_random_state()
-        with temporary.open("wb") as file:
+        with written_whole(path) as file:
             np.savez(file, **values)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
         for old in self._files()[: -self.keep]:
             old.unlink()
         return path
@@ -121,7 +116,7 @@ class Checkpoint(keras.callbacks.Callback):
             ) from error
         meta = json.loads(str(arrays.pop(_META)))
         random_state = arrays.pop(_TORCH, None)
-        teachers = _teachers_of(model)
+        teachers = self._teachers_of(model)
         if meta["teachers"] != teachers:
             raise ValueError(
                 f"The teacher must be that of the run in {str(self.directory)!r}. Received: {teachers}, not "
@@ -139,6 +134,12 @@ class Checkpoint(keras.callbacks.Callback):
             variable.assign(_restored(value, variable.dtype))
         self._random_state = random_state if keras.backend.backend() == "torch" else None
         return meta["epochs"]
+
+    def _teachers_of(self, model: keras.Model) -> list[str]:
+        """Fingerprints of the teachers. They are frozen, so one look at their weights serves all epochs."""
+        if self._fingerprinted[0] is not model:
+            self._fingerprinted = model, [model_fingerprint(teacher) for teacher in _teacher_models(model)]
+        return self._fingerprinted[1]
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("epoch-*.npz"))
@@ -173,10 +174,6 @@ def _set_torch_random_state(random_state: np.ndarray) -> None:
 
 def _teacher_models(model) -> list:
     return getattr(model, "teacher_models", [])
-
-
-def _teachers_of(model) -> list[str]:
-    return [model_fingerprint(teacher) for teacher in _teacher_models(model)]
 
 
 def _stored(variable) -> np.ndarray:

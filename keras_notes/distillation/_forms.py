@@ -8,7 +8,15 @@ import numpy as np
 from keras_notes.losses import DistillationLoss
 from keras_notes.losses._base import TeacherLoss
 
-__all__ = ["check_forms", "check_label_losses", "check_values", "final_activations", "forms_of", "outputs_of"]
+__all__ = [
+    "check_finite",
+    "check_forms",
+    "check_label_losses",
+    "check_values",
+    "final_activations",
+    "forms_of",
+    "outputs_of",
+]
 
 # Functions of Keras whose `from_logits` is False.
 _CROSS_ENTROPIES = (
@@ -147,6 +155,19 @@ def takes_logits(loss) -> bool:
     return isinstance(loss, TeacherLoss) and hasattr(loss, "temperature")
 
 
+def check_finite(values: np.ndarray, where: str) -> None:
+    """Raises ValueError if numbers that a teacher gave are NaN or inf; logits of -inf rule a class out."""
+    wrong = np.isnan(values) | (values == np.inf)
+    if not wrong.any():
+        return
+    samples = wrong.reshape(len(values), -1).any(axis=1)
+    raise ValueError(
+        f"The teacher must give finite numbers. Received: NaN or inf {where}for {int(samples.sum())} of {len(samples)} "
+        f"samples of a batch, such as sample {int(samples.argmax())}. Check the teacher's weights and that it gets the "
+        f"input that it was trained on (`preprocess`)."
+    )
+
+
 def check_values(losses: list, outputs: list[np.ndarray]) -> None:
     """Raises ValueError if what a teacher gives is not finite, or is probabilities where logits were told.
 
@@ -154,14 +175,7 @@ def check_values(losses: list, outputs: list[np.ndarray]) -> None:
     """
     for loss, values in zip(losses, outputs, strict=False):
         values = np.asarray(values, "float32")
-        wrong = np.isnan(values) | (values == np.inf)
-        if wrong.any():
-            samples = wrong.reshape(len(values), -1).any(axis=1)
-            raise ValueError(
-                f"The teacher must give finite numbers. Received: NaN or inf for {int(samples.sum())} of "
-                f"{len(samples)} samples of the first batch, such as sample {int(samples.argmax())}. Check the "
-                f"teacher's weights and that it gets the input that it was trained on (`preprocess`)."
-            )
+        check_finite(values, "")
         if not takes_logits(loss) or getattr(loss, "teacher", "logits") != "logits":
             continue
         sums = values.sum(axis=getattr(loss, "axis", -1))

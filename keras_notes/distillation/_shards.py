@@ -9,15 +9,14 @@ cache.json        written last: a folder without it is an unfinished build
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_notes.distillation._fingerprints import file_fingerprint
+from keras_notes.distillation._whole_files import hidden_beside, written_whole
 
 __all__ = [
     "KEYS",
@@ -75,25 +74,19 @@ def check_file(file: Path, wanted: dict, remedy: str, *, check_bytes: bool) -> N
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that other processes see whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-    _to_disk(temporary)
-    temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(json.dumps(content, indent=1, sort_keys=True).encode())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes an array that other processes see whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with temporary.open("wb") as file:
+    with written_whole(path) as file:
         np.save(file, array, allow_pickle=False)
-    _to_disk(temporary)
-    temporary.replace(path)
 
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the arrays of one shard into a folder that appears when it is complete."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = hidden_beside(path)
     temporary.mkdir()
     files = {}
     for name, array in arrays.items():
@@ -108,11 +101,6 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
         if not path.is_dir():
             raise
         shutil.rmtree(temporary)
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 class Shard:

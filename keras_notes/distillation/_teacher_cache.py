@@ -9,15 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._checks import check_choice, check_integer, check_positive, received
-from keras_notes.distillation._batches import SeededBatches, check_at_least
+from keras_notes._checks import check_at_least, check_choice, check_integer, check_positive, received
+from keras_notes.distillation._batches import SeededBatches
 from keras_notes.distillation._cache_build import build_cache
 from keras_notes.distillation._cache_files import CacheFiles
 from keras_notes.distillation._cache_records import RecordLayout, preprocess_fingerprint
 from keras_notes.distillation._fingerprints import model_fingerprint, sample_fingerprints
 from keras_notes.distillation._joined import JoinedBatches, JoinedStream
 from keras_notes.distillation._sources import Source, check_batches, is_arrays
-from keras_notes.distillation._teachers import RecordingModel, Teachers
+from keras_notes.distillation._teachers import RecordingModel, Teachers, models_of
 
 __all__ = ["TeacherCache"]
 
@@ -124,7 +124,7 @@ class TeacherCache:
             ValueError: If an argument is out of its range; if the folder holds a cache of another teacher, data set or
                 other settings; or if the teacher gives NaN or numbers that float16 cannot hold.
         """
-        teachers = _models(teacher)
+        teachers = models_of(teacher)
         features = features if isinstance(features, (list, tuple)) else [features]
         pairs = [pair if isinstance(pair, tuple) else (0, pair) for pair in features]
         views = check_at_least("views", (getattr(dataset, "views", None) or 1) if views is None else views, 1)
@@ -195,7 +195,7 @@ class TeacherCache:
 
         `preprocess` is compared by its settings, or by its name where it is a function.
         """
-        teachers = _models(teacher)
+        teachers = models_of(teacher)
         found = [model_fingerprint(model) for model in teachers]
         if found != self.settings["teachers"]:
             raise ValueError(
@@ -236,7 +236,7 @@ class TeacherCache:
         Raises:
             ValueError: If that is more than the rounding of the cache's dtype (and of another batch size) explains.
         """
-        teachers = _models(teacher)
+        teachers = models_of(teacher)
         recording = RecordingModel(Teachers(teachers, preprocess).record, teachers)
         if self.settings["top_k"]:
             raise ValueError("`verify` must have dense outputs. Received: a cache of the top k. Use `check_teacher`.")
@@ -267,15 +267,3 @@ class TeacherCache:
     @classmethod
     def from_config(cls, config: dict) -> TeacherCache:
         return cls(config["directory"])
-
-
-def _models(teacher) -> list[keras.Model]:
-    """The models of a teacher argument.
-
-    Raises:
-        TypeError: If there is none, or something else.
-    """
-    models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    if not models or not all(isinstance(model, keras.Model) for model in models):
-        raise TypeError(f"`teacher` must be a keras.Model or a list of them. {received(teacher=teacher)}")
-    return models

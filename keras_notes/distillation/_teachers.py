@@ -13,7 +13,38 @@ from keras_notes._checks import check_non_negative, received
 from keras_notes.distillation._taps import find_layer, recording, single_output
 from keras_notes.losses._teacher_targets import teacher_logits_from
 
-__all__ = ["RecordingModel", "Teachers", "best_outputs", "feature_key", "feature_of", "run_recorded", "teacher_shares"]
+__all__ = [
+    "RecordingModel",
+    "Teachers",
+    "best_outputs",
+    "check_model",
+    "feature_key",
+    "feature_of",
+    "models_of",
+    "run_recorded",
+    "teacher_shares",
+]
+
+
+def check_model(name: str, model) -> None:
+    """Raises TypeError unless an argument is a Keras model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`{name}` must be a keras.Model. {received(**{name: type(model).__name__})}")
+
+
+def models_of(teacher) -> list[keras.Model]:
+    """The models of a teacher argument, one or several.
+
+    Raises:
+        TypeError: If it holds something else.
+        ValueError: If it holds none.
+    """
+    models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    if not models:
+        raise ValueError(f"`teacher` must be a model, a list of them with at least one. {received(teacher=teacher)}")
+    for model in models:
+        check_model("teacher", model)
+    return models
 
 
 def run_recorded(model, layers: list, inputs, *, training: bool, role: str, **call_arguments):

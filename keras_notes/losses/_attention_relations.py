@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_notes._checks import check_integer, check_positive, differ, received
+from keras_notes._checks import check_at_least, check_positive, differ, received
 from keras_notes.losses._base import TeacherLoss
 from keras_notes.losses._divergences import RULED_OUT, kl_divergence
 from keras_notes.losses._labels import mask_of
@@ -64,9 +64,7 @@ class AttentionRelationLoss(TeacherLoss):
         dtype: str | None = None,
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.relation_heads = check_integer("relation_heads", relation_heads)
-        if self.relation_heads < 1:
-            raise ValueError(f"`relation_heads` must be >= 1. {received(relation_heads=relation_heads)}")
+        self.relation_heads = check_at_least("relation_heads", relation_heads, 1)
         self.temperature = check_positive("temperature", temperature)
 
     def __call__(self, y_true, y_pred, sample_weight=None):

@@ -124,7 +124,7 @@ class DecoupledDistillationLoss(TeacherLoss):
 def _has_labels(teacher, student) -> bool:
     """Whether the teacher's logits have the column more that `with_labels` adds."""
     shape, student_shape = tuple(teacher.shape), tuple(student.shape)
-    if len(shape) != len(student_shape) or differ(shape[:-1], student_shape[:-1]):
+    if differ(shape[:-1], student_shape[:-1]):
         return False
     return shape[-1] == student_shape[-1] + 1
 

@@ -66,7 +66,7 @@ class HintLoss(TeacherLoss):
     def compare(self, teacher, student):
         check_feature_axis(student, self.axis)
         shapes = tuple(teacher.shape), tuple(student.shape)
-        if len(shapes[0]) != len(shapes[1]) or differ(*shapes):
+        if differ(*shapes):
             raise ValueError(
                 f"The features of teacher and student must have the same shape. Received: shapes {shapes[0]} and "
                 f"{shapes[1]}. Put a dense layer or a 1x1 convolution behind the student's layer."

@@ -69,7 +69,7 @@ def is_class_ids(y_true, y_pred, axis: int) -> bool:
     true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
     axis = axis % len(pred_shape)
     batch_shape = pred_shape[:axis] + pred_shape[axis + 1 :]
-    if len(true_shape) == len(batch_shape) and not differ(true_shape, batch_shape):
+    if not differ(true_shape, batch_shape):
         return True
     if len(true_shape) == len(pred_shape):
         true_batch_shape = true_shape[:axis] + true_shape[axis + 1 :]
