@@ -68,20 +68,6 @@ def contents(directory):
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """The sizes of the batches that models answered."""
-    sizes = []
-    original = keras.Model.predict_on_batch
-
-    def predict_on_batch(self, x):
-        sizes.append(len(keras.tree.flatten(x)[0]))
-        return original(self, x)
-
-    monkeypatch.setattr(keras.Model, "predict_on_batch", predict_on_batch)
-    return sizes
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A complete cache of three shards."""

@@ -6,6 +6,11 @@ import pytest
 
 import keras_notes as kn
 from keras_notes.losses import DistillationLoss, FocalLoss
+from tests.distillation.training import (
+    crossentropy,
+    same,
+    weights_of,
+)
 from tests.losses.references import distillation, log_softmax
 
 pytestmark = pytest.mark.any_backend
@@ -36,10 +41,6 @@ class Subclassed(keras.Model):
         return self.dense(inputs)
 
 
-def crossentropy(**arguments):
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **arguments)
-
-
 def compiled(distiller, loss=None, **arguments):
     distiller.compile(keras.optimizers.SGD(0.1), loss or crossentropy(), **arguments)
     return distiller
@@ -49,14 +50,6 @@ def fitted(distiller, x, y, **arguments):
     """Logs of one step on the whole batch."""
     arguments = {"epochs": 1, "batch_size": SAMPLES, "shuffle": False, "verbose": 0, **arguments}
     return {name: values[-1] for name, values in distiller.fit(x, y, **arguments).history.items()}
-
-
-def weights_of(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 # The objective

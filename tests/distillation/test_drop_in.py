@@ -11,35 +11,29 @@ import pytest
 from keras.distillation import FeatureDistillation, LogitsDistillation
 
 import keras_notes as kn
+from tests.distillation.training import (
+    CLASSES,
+    FLOAT32_PROBABILITIES,
+    FLOAT32_STEP,
+    FLOAT32_SUMS,
+    RATE,
+    SAMPLES,
+    X,
+    Y,
+    compiled,
+    evaluated,
+    fitted,
+    kernel,
+    random_logits,
+    same,
+    table,
+    weights_of,
+)
 from tests.losses.references import distillation, sigmoid, softmax
 
 pytestmark = pytest.mark.any_backend
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SAMPLES, CLASSES, RATE = 8, 4, 2.0
-FLOAT32_SUMS = 1e-5
-# One step of SGD in float32 against float64: a few roundings of 6e-8 on logits of size 3.
-FLOAT32_STEP = 2e-6
-# Logits of probabilities: a softmax rounds to 6e-8 of each probability, and its logarithm again.
-FLOAT32_PROBABILITIES = 2e-5
-X = np.eye(SAMPLES, dtype="float32")
-Y = np.random.default_rng(7).integers(0, CLASSES, SAMPLES)
-
-
-def random_logits(seed, classes=CLASSES, scale=2.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=(SAMPLES, classes))
-
-
-def table(values, activation=None, **arguments):
-    """A model whose logits on X are its kernel, so a step of SGD shows their gradient."""
-    layer = keras.layers.Dense(values.shape[-1], use_bias=False, activation=activation, name="scores", **arguments)
-    model = keras.Sequential([keras.Input((SAMPLES,)), layer])
-    layer.set_weights([values])
-    return model
-
-
-def kernel(model):
-    return np.float64(model.get_weights()[0])
 
 
 def perceptron(width, seed=0, **arguments):
@@ -53,36 +47,8 @@ def perceptron(width, seed=0, **arguments):
     return model
 
 
-def crossentropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def compiled(distiller, loss=None, **arguments):
-    """Eager, which starts fastest where all tests share their shapes."""
-    arguments = {"run_eagerly": True, "jit_compile": False, **arguments}
-    distiller.compile(keras.optimizers.SGD(RATE), loss or crossentropy(), **arguments)
-    return distiller
-
-
 def by_the_teacher_alone(teacher, student, losses, weights=None):
     return compiled(kn.Distiller(teacher, student, losses, weights, student_loss_weight=0.0))
-
-
-def fitted(distiller, x=X, y=Y, **arguments):
-    arguments = {"batch_size": len(x), "shuffle": False, "verbose": 0, **arguments}
-    return {name: values[-1] for name, values in distiller.fit(x, y, **arguments).history.items()}
-
-
-def evaluated(distiller, x=X, y=Y, **arguments):
-    return distiller.evaluate(x, y, **{"batch_size": len(x), "return_dict": True, "verbose": 0, **arguments})
-
-
-def weights_of(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 # What LogitsDistillation is to compute

@@ -19,6 +19,11 @@ from keras_notes.losses import (
     RelationalLoss,
     SimilarityPreservingLoss,
 )
+from tests.distillation.training import (
+    crossentropy,
+    same,
+    weights_of,
+)
 from tests.losses.references import distillation
 
 pytestmark = pytest.mark.any_backend
@@ -63,10 +68,6 @@ def logits(model, x):
     return hidden(model, x) @ weight + bias
 
 
-def crossentropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
 def compiled(distiller, loss=None, **arguments):
     arguments = {"optimizer": keras.optimizers.SGD(0.1), "run_eagerly": True, "jit_compile": False, **arguments}
     distiller.compile(loss=loss or crossentropy(), **arguments)
@@ -86,14 +87,6 @@ def fitted(distiller, x, y, **arguments):
 
 def feature_loss(distiller, x, y):
     return distiller.evaluate(x, y, batch_size=len(x), return_dict=True, verbose=0)["distillation_loss"]
-
-
-def weights_of(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def mean_square(teacher, student):

@@ -6,6 +6,9 @@ import pytest
 
 import keras_notes as kn
 from keras_notes.losses import DistillationLoss
+from tests.distillation.training import (
+    crossentropy,
+)
 from tests.losses.references import distillation, log_softmax
 
 pytestmark = pytest.mark.any_backend
@@ -22,10 +25,6 @@ def data():
 
 def linear(name, classes=CLASSES, **dense):
     return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(classes, **dense)], name=name)
-
-
-def crossentropy(**arguments):
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **arguments)
 
 
 def fitted(distiller, x, y, **arguments):

@@ -6,16 +6,25 @@ import pytest
 
 import keras_notes as kn
 from keras_notes.losses import DecoupledDistillationLoss, DistillationLoss, HintLoss, with_labels
+from tests.distillation.training import (
+    FLOAT32_STEP,
+    FLOAT32_SUMS,
+    RATE,
+    SAMPLES,
+    X,
+    compiled,
+    crossentropy,
+    evaluated,
+    fitted,
+    same,
+    weights_of,
+)
 from tests.losses.references import distillation, log_softmax, softmax
 
 pytestmark = pytest.mark.any_backend
 
-SAMPLES, WIDTHS, RATE = 8, {"a": 4, "b": 3}, 2.0
+WIDTHS = {"a": 4, "b": 3}
 KINDS = ["list", "tuple", "dict"]
-# One step of SGD in float32 against float64: a few roundings of 6e-8 on logits of size 3.
-FLOAT32_STEP = 2e-6
-FLOAT32_SUMS = 1e-5
-X = np.eye(SAMPLES, dtype="float32")
 # Eager steps start fastest, but for JAX, which compiles each operation on shapes that are new to it.
 NEW_SHAPES = {"run_eagerly": False, "jit_compile": True} if keras.backend.backend() == "jax" else {}
 
@@ -46,33 +55,6 @@ def kernel(model, name):
 def labels():
     rng = np.random.default_rng(7)
     return [rng.integers(0, width, SAMPLES) for width in WIDTHS.values()]
-
-
-def crossentropy(**arguments):
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **arguments)
-
-
-def compiled(distiller, loss=None, **arguments):
-    arguments = {"run_eagerly": True, "jit_compile": False, **arguments}
-    distiller.compile(keras.optimizers.SGD(RATE), loss or crossentropy(), **arguments)
-    return distiller
-
-
-def fitted(distiller, x, y, **arguments):
-    arguments = {"batch_size": len(x), "shuffle": False, "verbose": 0, **arguments}
-    return {name: values[-1] for name, values in distiller.fit(x, y, **arguments).history.items()}
-
-
-def evaluated(distiller, x, y, **arguments):
-    return distiller.evaluate(x, y, batch_size=len(x), return_dict=True, verbose=0, **arguments)
-
-
-def weights_of(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def hard(logits, ids):

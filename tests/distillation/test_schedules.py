@@ -13,42 +13,30 @@ from keras_notes.losses import (
     HintLoss,
     JensenShannonDistillationLoss,
 )
+from tests.distillation.training import (
+    CLASSES,
+    FLOAT32_SUMS,
+    RATE,
+    SAMPLES,
+    X,
+    Y,
+    crossentropy,
+    kernel,
+    random_logits,
+    table,
+)
 from tests.losses.references import distillation, log_softmax, softmax
 
 pytestmark = pytest.mark.any_backend
 
-SAMPLES, CLASSES, RATE = 8, 4, 2.0
-FLOAT32_SUMS = 1e-5
 # A few steps of SGD in float32 against float64: some roundings of 6e-8 on logits of size 3.
 FLOAT32_STEPS = 5e-6
-X = np.eye(SAMPLES, dtype="float32")
-Y = np.random.default_rng(7).integers(0, CLASSES, SAMPLES)
 Decay = keras.optimizers.schedules.PolynomialDecay
 
 
 @keras.saving.register_keras_serializable(package="tests")
 def rising(step):
     return 1.0 + 0.5 * keras.ops.cast(step, "float32")
-
-
-def random_logits(seed):
-    return np.random.default_rng(seed).normal(scale=2.0, size=(SAMPLES, CLASSES))
-
-
-def table(values, activation=None):
-    """A model whose logits on X are its kernel, so a step of SGD shows their gradient."""
-    layer = keras.layers.Dense(values.shape[-1], use_bias=False, activation=activation, name="scores")
-    model = keras.Sequential([keras.Input((SAMPLES,)), layer])
-    layer.set_weights([values])
-    return model
-
-
-def kernel(model):
-    return np.float64(model.get_weights()[0])
-
-
-def crossentropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def compiled(distiller, optimizer=None, **arguments):

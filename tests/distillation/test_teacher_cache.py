@@ -11,6 +11,9 @@ import keras_notes as kn
 from keras_notes import TeacherCache
 from keras_notes.distillation import SeededBatches
 from keras_notes.losses import DistillationLoss, HintLoss
+from tests.distillation.training import (
+    crossentropy,
+)
 from tests.losses.references import log_softmax
 
 pytestmark = pytest.mark.any_backend
@@ -29,20 +32,6 @@ needs_torch = pytest.mark.skipif(keras.backend.backend() != "torch", reason="Dat
 def data():
     rng = np.random.default_rng(0)
     return rng.normal(size=(SAMPLES, FEATURES)).astype("float32"), rng.integers(0, CLASSES, SAMPLES)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """The sizes of the batches that models answered."""
-    sizes = []
-    original = keras.Model.predict_on_batch
-
-    def predict_on_batch(self, x):
-        sizes.append(len(keras.tree.flatten(x)[0]))
-        return original(self, x)
-
-    monkeypatch.setattr(keras.Model, "predict_on_batch", predict_on_batch)
-    return sizes
 
 
 def linear(classes=CLASSES, **dense):
@@ -64,10 +53,6 @@ def assert_holds(cache, teacher, inputs, rtol=FLOAT32_SUMS, atol=FLOAT32_SUMS):
     assert len(found) == len(wanted)
     for record, answer in zip(found, wanted, strict=True):
         np.testing.assert_allclose(np.asarray(record, "float32"), answer, rtol=rtol, atol=atol)
-
-
-def crossentropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def compiled(distiller, loss=None, **arguments):

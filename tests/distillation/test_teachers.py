@@ -13,55 +13,29 @@ from keras_notes.losses import (
     JensenShannonDistillationLoss,
     with_labels,
 )
+from tests.distillation.training import (
+    CLASSES,
+    FLOAT32_PROBABILITIES,
+    FLOAT32_STEP,
+    FLOAT32_SUMS,
+    RATE,
+    SAMPLES,
+    X,
+    Y,
+    compiled,
+    crossentropy,
+    fitted,
+    kernel,
+    random_logits,
+    table,
+)
 from tests.losses.references import distillation, log_softmax, sigmoid, softmax
 
 pytestmark = pytest.mark.any_backend
 
-SAMPLES, CLASSES, RATE = 8, 4, 2.0
-# Sums over classes and samples in float32 against float64.
-FLOAT32_SUMS = 1e-5
-# One step of SGD in float32 against float64: a few roundings of 6e-8 on logits of size 3.
-FLOAT32_STEP = 2e-6
-# Logits of probabilities: a softmax rounds to 6e-8 of each probability, and its logarithm again.
-FLOAT32_PROBABILITIES = 2e-5
-X = np.eye(SAMPLES, dtype="float32")
-Y = np.random.default_rng(7).integers(0, CLASSES, SAMPLES)
-
-
-def random_logits(seed, classes=CLASSES):
-    return np.random.default_rng(seed).normal(scale=2.0, size=(SAMPLES, classes))
-
-
-def table(values, activation=None, name=None):
-    """A model whose logits on X are its kernel, so a step of SGD shows their gradient."""
-    layer = keras.layers.Dense(values.shape[-1], use_bias=False, activation=activation)
-    model = keras.Sequential([keras.Input((SAMPLES,)), layer], name=name)
-    layer.set_weights([values])
-    return model
-
-
-def kernel(model):
-    return np.float64(model.get_weights()[0])
-
-
-def crossentropy(**arguments):
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **arguments)
-
-
-def compiled(distiller, loss=None, **arguments):
-    """Eager, which starts fastest where all tests share their shapes."""
-    arguments = {"run_eagerly": True, "jit_compile": False, **arguments}
-    distiller.compile(keras.optimizers.SGD(RATE), loss or crossentropy(), **arguments)
-    return distiller
-
 
 def by_the_teacher_alone(teacher, student, losses=None, **arguments):
     return compiled(kn.Distiller(teacher, student, losses, student_loss_weight=0.0, **arguments))
-
-
-def fitted(distiller, x=X, y=Y, **arguments):
-    arguments = {"batch_size": SAMPLES, "shuffle": False, "verbose": 0, **arguments}
-    return {name: values[-1] for name, values in distiller.fit(x, y, **arguments).history.items()}
 
 
 def distillation_loss(distiller, x=X, y=Y):
