@@ -175,18 +175,13 @@ class Distiller(TwoTermModel):
         check_label_losses(loss, final_activations(self.student))
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def fit(self, x=None, *args, **kwargs):
-        """Trains the student. See `keras.Model.fit`; batches by seed (`SeededBatches`) keep their own order.
-
-        The teacher's answer to the first samples is looked at before (arrays and `SeededBatches`), and the losses
-        after the first batch: what is not finite there is an error.
-        """
+    def _check_data(self, x, validation_data) -> None:
+        """Looks at joined batches, and at the teacher's answer to the first samples of arrays and `SeededBatches`."""
         self._check_cache(x)
-        self._check_cache(kwargs.get("validation_data"))
+        self._check_cache(validation_data)
         if self._probe is not None and not self._is_weight(1.0):
             outputs = outputs_of(self.student)
             self._probe.check(x, lambda count: self._objective.losses_by_output(outputs, count))
-        return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """Measures the student, and its distillation loss. See `keras.Model.evaluate`."""

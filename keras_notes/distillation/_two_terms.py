@@ -69,8 +69,9 @@ class TwoTermModel(keras.Model):
     ):
         """Trains. See `keras.Model.fit`; there `shuffle` is True, here it is so except for batches by seed.
 
-        Losses that are no numbers after the first batch are an error.
+        What is not finite in the teacher's first answers, or in the losses after the first batch, is an error.
         """
+        self._check_data(x, validation_data)
         # Keras would draw the order of the batches from the global random state.
         shuffle = not getattr(x, "keeps_order", False) if shuffle is None else shuffle
         if getattr(x, "workers", 1) > 1:
@@ -88,6 +89,9 @@ class TwoTermModel(keras.Model):
         finally:
             if given is not None:
                 given.callbacks.remove(start)
+
+    def _check_data(self, x, validation_data) -> None:
+        """Raises an error if data cannot be trained on, as far as a look before the first step tells."""
 
     def _loss_on_labels(self, y, y_pred, sample_weight):
         """What was compiled as `loss`, with weights of its own to change."""

@@ -559,5 +559,8 @@ def test_every_loss_must_take_what_a_cache_holds(tmp_path):
     losses = [DistillationLoss(2.0), DistillationLoss(2.0, teacher="top_k", teacher_temperature=2.0)]
     distiller = kn.Distiller(teacher, table(random_logits(2)), losses)
     distiller.compile("sgd", crossentropy(), run_eagerly=True, jit_compile=False)
+    joined = cache.join((X, Y))
     with pytest.raises(ValueError, match="The losses must take what the cache holds"):
-        distiller.fit(cache.join((X, Y)), verbose=0)
+        distiller.fit(joined, verbose=0)
+    with pytest.raises(ValueError, match="The losses must take what the cache holds"):
+        distiller.fit(X, Y, None, 1, 0, None, 0.0, joined)
