@@ -108,10 +108,8 @@ class TwoTermModel(keras.Model):
 
     def _total_loss(self, weight, student_loss, distillation_loss, added: list, samples):
         """The loss of a step; w is a number or a scalar tensor."""
-        # A weight of 1 leaves the very numbers of training without a teacher.
-        mixed = student_loss
-        if not self._is_weight(1.0):
-            mixed = weight * student_loss + (1.0 - weight) * distillation_loss
+        # At w = 1 exactly the student's loss: the other term is then the constant 0.
+        mixed = weight * student_loss + (1.0 - weight) * distillation_loss
         total_loss = ops.sum([mixed, *(ops.cast(loss, mixed.dtype) for loss in added)]) if added else mixed
         for tracker, loss in (
             (self.student_loss_tracker, student_loss),

@@ -56,6 +56,20 @@ def test_one_step_is_gradient_descent_on_the_stated_objective(data):
     assert logs["loss"] == pytest.approx(0.3 * logs["student_loss"] + 0.7 * logs["distillation_loss"], rel=1e-5)
 
 
+def test_no_gradient_passes_into_another_student_whatever_the_loss(data):
+    x, y = data
+    students = [linear("a"), linear("b")]
+    kernels = [np.float64(student.get_weights()[0]) for student in students]
+    distiller = kn.distillation.MutualDistiller(students, keras.losses.MeanSquaredError(), student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.SGD(0.1))
+    fitted(distiller, x, y)
+    difference = x.astype("float64") @ (kernels[0] - kernels[1])
+    step = 0.1 * x.T @ (2.0 * difference / (SAMPLES * CLASSES))
+    # The gradient through both sides would make each step twice as long.
+    np.testing.assert_allclose(students[0].get_weights()[0], kernels[0] - step, atol=FLOAT32_SUMS)
+    np.testing.assert_allclose(students[1].get_weights()[0], kernels[1] + step, atol=FLOAT32_SUMS)
+
+
 def test_weight_one_is_training_each_student_alone(data):
     x, y = data
     alone, first, second = linear("alone"), linear("first"), linear("second")
