@@ -16,6 +16,7 @@ __all__ = [
     "check_positive",
     "check_same_shape",
     "differ",
+    "one_line",
     "received",
 ]
 
@@ -23,6 +24,12 @@ __all__ = [
 def received(**values: Any) -> str:
     """Says what an argument was: `received(gamma=-1)` is `"Received: gamma=-1."`."""
     return "Received: " + ", ".join(f"{name}={value!r}" for name, value in values.items()) + "."
+
+
+def one_line(text: str, longest: int = 600) -> str:
+    """The text on one line, without its middle if it is too long: a damaged file can make a parser say anything."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest // 2]} ... {line[-(longest // 2) :]}"
 
 
 def _check_finite_number(name: str, value: Any) -> None:

@@ -1,13 +1,17 @@
-"""A signature of a bundle on LiteRT, in the units of the trained model. Imports neither Keras nor TensorFlow."""
+"""A signature of a .tflite file on LiteRT, in the units of the trained model. Imports neither Keras nor TensorFlow.
+
+It runs whatever the file says in this process: outside of tests that is the sandbox's worker.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry
+from keras_notes._manifest import SignatureEntry, TensorEntry
 from keras_notes.errors import BundleError
 
 __all__ = ["KERNELS", "Runtime", "quantize"]
@@ -18,6 +22,9 @@ KERNELS = {
     "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": OpResolverType.BUILTIN_REF,
 }
+# LiteRT fails without a word where it gets no memory.
+_NO_REASON = "it gives no reason, which is most likely too little memory (`keras_notes.verification.Limits`)"
+_INTEGER_EDGES = ("int8", "uint8", "int16")
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: str) -> np.ndarray:
@@ -34,42 +41,63 @@ def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: str) -> n
 
 
 class Runtime:
-    """One signature of a bundle, ready to run on one thread."""
+    """One signature of a file, ready to run."""
 
-    def __init__(self, bundle: Bundle, signature: SignatureEntry, kernels: str) -> None:
+    def __init__(
+        self, path: Path, signature: SignatureEntry, kernels: str, threads: int = 1, *, keeps_tensors: bool = False
+    ) -> None:
         self.signature = signature
         try:
-            self._interpreter = Interpreter(
-                str(bundle.model_path), num_threads=1, experimental_op_resolver_type=KERNELS[kernels]
+            self.interpreter = Interpreter(
+                str(path),
+                num_threads=threads,
+                experimental_op_resolver_type=KERNELS[kernels],
+                experimental_preserve_all_tensors=keeps_tensors,
             )
-            self._interpreter.allocate_tensors()
-            self._run = self._interpreter.get_signature_runner(signature.name)
+            self.interpreter.allocate_tensors()
+            self._run = self.interpreter.get_signature_runner(signature.name)
         except (ValueError, RuntimeError) as error:
-            raise BundleError(f"LiteRT cannot load {str(bundle.model_path)!r}: {error}") from error
+            raise BundleError(f"cannot be loaded by LiteRT: {str(error).strip() or _NO_REASON}") from error
 
-    def outputs(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the samples one by one, each from a fresh state, and stacks the outputs."""
+    def outputs(
+        self, inputs: Mapping[str, np.ndarray], batch_size: int, before_each: Callable[[int], None]
+    ) -> dict[str, np.ndarray]:
+        """Runs samples, `batch_size` at once, and stacks the outputs; says before each run how many samples it takes.
+
+        Each run starts from a fresh state; but of a signature with states, the samples are the steps of one sequence:
+        the first takes its states from `inputs`, every other one what the step before it gave.
+        """
         count = len(next(iter(inputs.values())))
-        rows = [self._one({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(count)]
+        rows: list[dict[str, np.ndarray]] = []
+        for start in range(0, count, batch_size):
+            batch = {name: array[start : start + batch_size] for name, array in inputs.items()}
+            if rows:
+                batch.update({state.input: rows[-1][state.output] for state in self.signature.states})
+            before_each(batch_size)
+            rows.append(self._one(batch))
         return {entry.name: np.concatenate([row[entry.name] for row in rows]) for entry in self.signature.outputs}
 
+    def feed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inputs as the edge of the file takes them."""
+        return {entry.name: _to_edge(entry, inputs[entry.name]) for entry in self.signature.inputs}
+
     def _one(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._interpreter.reset_all_variables()
-        fed = {entry.name: _to_edge(entry, inputs[entry.name]) for entry in self.signature.inputs}
+        self.interpreter.reset_all_variables()
         try:
-            results = self._run(**fed)
-        except RuntimeError as error:
-            raise BundleError(f"LiteRT cannot run the model on such a sample: {error}") from error
+            results = self._run(**self.feed(inputs))
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip() or _NO_REASON
+            raise BundleError(f"cannot be run by LiteRT on such a sample: {reason}") from error
         return {entry.name: _from_edge(entry, results[entry.name]) for entry in self.signature.outputs}
 
 
 def _to_edge(entry: TensorEntry, values: np.ndarray) -> np.ndarray:
-    if entry.dtype in ("int8", "uint8") and entry.scale is not None and entry.zero_point is not None:
+    if entry.dtype in _INTEGER_EDGES and entry.scale is not None and entry.zero_point is not None:
         return quantize(values, entry.scale, entry.zero_point, entry.dtype)
     return values.astype(entry.dtype)
 
 
 def _from_edge(entry: TensorEntry, values: np.ndarray) -> np.ndarray:
-    if entry.dtype in ("int8", "uint8") and entry.scale is not None and entry.zero_point is not None:
+    if entry.dtype in _INTEGER_EDGES and entry.scale is not None and entry.zero_point is not None:
         return (values.astype(np.float32) - np.float32(entry.zero_point)) * np.float32(entry.scale)
     return values

@@ -1,37 +1,32 @@
-"""What a .tflite file holds: operators, tensors and signatures, read from the flatbuffer without running it."""
+"""What a .tflite file holds: operators, tensors, signatures, and what follows from them. `_tflite_reader` reads it."""
 
 from __future__ import annotations
 
-import dataclasses
-import struct
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
-
-from keras_notes.errors import BundleError
-
-__all__ = ["Operator", "Signature", "Tensor", "TfliteFile", "read_tflite"]
+__all__ = ["FLOAT_DTYPES", "Operator", "Signature", "Tensor", "TfliteFile", "file_from_dict"]
 
 # Operators that only move a value between the float edge and the integer graph.
 _EDGE_OPERATORS = frozenset({"QUANTIZE", "DEQUANTIZE"})
-_FLOAT_DTYPES = frozenset({"float16", "float32", "float64"})
+FLOAT_DTYPES = frozenset({"float16", "float32", "float64"})
 _RESOURCE_OPERATORS = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"})
-
-
-def _names_of(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
-
-
-_OPERATOR_NAMES = _names_of(schema.BuiltinOperator)
-_DTYPE_NAMES = {value: name.lower() for value, name in _names_of(schema.TensorType).items()}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file. `scale` and `zero_point` are None unless it is quantized per tensor."""
+    """A tensor of the file.
+
+    Attributes:
+        scale: Size of a step; None unless it is quantized per tensor.
+        zero_point: The integer that stands for 0.0, likewise.
+        is_constant: Whether the file holds its values, as it does of weights.
+        channels: How many scales it has: 0 for a float, 1 per tensor, more per channel.
+        bytes: Size of its values in the file; 0 unless it is constant.
+        buffer: Where its values lie: weights that two graphs share have one buffer.
+    """
 
     name: str
     dtype: str
@@ -39,6 +34,9 @@ class Tensor:
     scale: float | None
     zero_point: int | None
     is_constant: bool
+    channels: int = 0
+    bytes: int = 0
+    buffer: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,31 @@ class Operator:
 
 @dataclass(frozen=True)
 class Signature:
-    """A named entry of the file: tensor indices by input and output name."""
+    """A named entry of the file: tensor indices by input and output name, in the graph number `graph`."""
 
     name: str
     inputs: dict[str, int]
     outputs: dict[str, int]
+    graph: int = 0
 
 
 @dataclass(frozen=True)
 class TfliteFile:
-    """The main graph of a .tflite file, its signatures, and the bodies of its loops and branches."""
+    """The main graph of a .tflite file, its signatures, and its other graphs: of further signatures, loops, branches.
+
+    Attributes:
+        metadata: What stands in the file by name, as text, beside the graphs.
+    """
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     signatures: tuple[Signature, ...]
     bodies: tuple[TfliteFile, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def graph(self, signature: Signature) -> TfliteFile:
+        """The graph that a signature runs."""
+        return self.graphs()[signature.graph]
 
     def operator_counts(self) -> dict[str, int]:
         """How often each operator occurs, the most frequent first."""
@@ -75,12 +83,21 @@ class TfliteFile:
 
     def float_islands(self) -> tuple[str, ...]:
         """The operators that compute in floating point, as "NAME tensor": none in a fully integer graph."""
-        islands = tuple(
-            f"{operator.name} {self.tensors[operator.outputs[0]].name if operator.outputs else ''}".rstrip()
-            for operator in self.operators
-            if operator.name not in _EDGE_OPERATORS and self._touches_float(operator)
-        )
-        return islands + tuple(island for body in self.bodies for island in body.float_islands())
+        return tuple(described for _, described in self.float_operators())
+
+    def float_operators(self) -> tuple[tuple[str, str], ...]:
+        """The first result of each operator that computes in floating point, and "NAME tensor"."""
+        found = []
+        for graph in self.graphs():
+            for operator in graph.operators:
+                if operator.name not in _EDGE_OPERATORS and graph._touches_float(operator):
+                    result = graph.tensors[operator.outputs[0]].name if operator.outputs else ""
+                    found.append((result, f"{operator.name} {result}".rstrip()))
+        return tuple(found)
+
+    def graphs(self) -> tuple[TfliteFile, ...]:
+        """All graphs of the file, the main one first."""
+        return (self, *self.bodies)
 
     def custom_operators(self) -> tuple[str, ...]:
         """The operators that are no built-ins, TensorFlow's "Flex" ones among them."""
@@ -105,69 +122,23 @@ class TfliteFile:
         return self.tensors[index]
 
     def _all_operators(self) -> tuple[Operator, ...]:
-        return self.operators + tuple(operator for body in self.bodies for operator in body.operators)
+        return tuple(operator for graph in self.graphs() for operator in graph.operators)
 
     def _touches_float(self, operator: Operator) -> bool:
         touched = (self.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0)
-        return any(tensor.dtype in _FLOAT_DTYPES for tensor in touched)
+        return any(tensor.dtype in FLOAT_DTYPES for tensor in touched)
 
 
-def read_tflite(path: Path) -> TfliteFile:
-    """Reads a .tflite file.
+def file_from_dict(data: Mapping[str, Any]) -> TfliteFile:
+    """The file that `dataclasses.asdict` made a dictionary of, lists in place of tuples."""
 
-    Raises:
-        BundleError: If it is none.
-    """
-    try:
-        model = flatbuffer_utils.read_model(str(path))
-        main, *bodies = (_graph(graph, model) for graph in model.subgraphs)
-        signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
-        return dataclasses.replace(main, signatures=signatures, bodies=tuple(bodies))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
-        # What reading a flatbuffer at offsets that are none runs into.
-        raise BundleError(f"{str(path)!r} must be a .tflite file. Received: {error!r}.") from error
+    def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
-
-def _text(value: bytes | str | None) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""
-
-
-def _graph(graph, model) -> TfliteFile:
-    tensors = tuple(_tensor(tensor, model.buffers) for tensor in graph.tensors)
-    operators = tuple(_operator(operator, model.operatorCodes) for operator in graph.operators)
-    return TfliteFile(tensors, operators, signatures=())
-
-
-def _tensor(tensor, buffers) -> Tensor:
-    quantization = tensor.quantization
-    scales = [] if quantization is None or quantization.scale is None else list(quantization.scale)
-    one_scale = len(scales) == 1
-    data = buffers[tensor.buffer].data
-    return Tensor(
-        name=_text(tensor.name),
-        dtype=_DTYPE_NAMES[tensor.type],
-        shape=() if tensor.shape is None else tuple(int(size) for size in tensor.shape),
-        scale=float(scales[0]) if one_scale else None,
-        zero_point=int(quantization.zeroPoint[0]) if one_scale else None,
-        is_constant=data is not None and len(data) > 0,
-    )
-
-
-def _operator(operator, codes) -> Operator:
-    code = codes[operator.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-    is_custom = builtin == schema.BuiltinOperator.CUSTOM
-    return Operator(
-        name=_text(code.customCode) if is_custom else _OPERATOR_NAMES[builtin],
-        is_custom=is_custom,
-        inputs=tuple(int(index) for index in operator.inputs),
-        outputs=tuple(int(index) for index in operator.outputs),
-    )
-
-
-def _signature(entry) -> Signature:
-    return Signature(
-        name=_text(entry.signatureKey),
-        inputs={_text(item.name): int(item.tensorIndex) for item in entry.inputs or ()},
-        outputs={_text(item.name): int(item.tensorIndex) for item in entry.outputs or ()},
+    return TfliteFile(
+        tensors=tuple(Tensor(**tuples(tensor)) for tensor in data["tensors"]),
+        operators=tuple(Operator(**tuples(operator)) for operator in data["operators"]),
+        signatures=tuple(Signature(**signature) for signature in data["signatures"]),
+        bodies=tuple(file_from_dict(body) for body in data["bodies"]),
+        metadata=dict(data["metadata"]),
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_notes._checks import received
+from keras_notes._checks import one_line, received
 from keras_notes._manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -29,6 +29,7 @@ from keras_notes._manifest import (
     FileEntry,
     Manifest,
     SignatureEntry,
+    StateEntry,
     TensorEntry,
     Tolerance,
     read_manifest,
@@ -44,12 +45,18 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "SignatureEntry",
+    "StateEntry",
     "TensorEntry",
     "Tolerance",
     "check_target",
     "open_bundle",
     "write_bundle",
 ]
+
+
+# Where a new manifest is written before it takes the place of the old one; a kill in between leaves it behind.
+_NEW_MANIFEST_FILE = f"{MANIFEST_FILE}.new"
+_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,11 @@ class Bundle:
         merged = {**self.manifest.metrics, **{name: float(value) for name, value in metrics.items()}}
         manifest = dataclasses.replace(self.manifest, metrics=merged)
         content = to_json(manifest)
-        beside = self.directory / (MANIFEST_FILE + ".new")
-        beside.write_text(content)
+        beside = self.directory / _NEW_MANIFEST_FILE
+        beside.unlink(missing_ok=True)
+        # "x": a bundle from elsewhere may hold a link of that name, and its target is not ours to write.
+        with beside.open("x") as file:
+            file.write(content)
         os.replace(beside, self.directory / MANIFEST_FILE)
         return open_bundle(self.directory)
 
@@ -123,7 +133,7 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
         raise BundleError(
             f"Only a bundle may be overwritten, and {str(path)!r} holds no {MANIFEST_FILE}. Choose another directory."
         )
-    listed = {MANIFEST_FILE, *read_manifest(path / MANIFEST_FILE).files}
+    listed = {MANIFEST_FILE, _NEW_MANIFEST_FILE, *read_manifest(path / MANIFEST_FILE).files}
     others = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - listed
     if others:
         raise BundleError(
@@ -184,18 +194,28 @@ def _move_into_place(beside: Path, target: Path) -> None:
 
 
 def _check_file(directory: Path, name: str, entry: FileEntry) -> None:
-    path = directory / name
-    if not path.is_file():
-        raise BundleError(f"The bundle {str(directory)!r} is incomplete: {name} is missing. Copy it again.")
+    path, shown = directory / name, one_line(name)
+    # Not `Path.is_file`, which raises for a name that is too long.
+    if not os.path.isfile(path):
+        raise BundleError(f"The bundle {str(directory)!r} is incomplete: {shown} is missing. Copy it again.")
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
-            f"The bundle {str(directory)!r} is damaged: {name} must have {entry.bytes} bytes. "
+            f"The bundle {str(directory)!r} is damaged: {shown} must have {entry.bytes} bytes. "
             f"Received: {size} bytes. Copy it again."
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = _sha256(path)
     if digest != entry.sha256:
         raise BundleError(
-            f"The bundle {str(directory)!r} is damaged: {name} must have the SHA-256 {entry.sha256}. "
+            f"The bundle {str(directory)!r} is damaged: {shown} must have the SHA-256 {entry.sha256}. "
             f"Received: {digest}. Copy it again."
         )
+
+
+def _sha256(path: Path) -> str:
+    """Of a file that may be larger than the memory: a few bytes on the disk can stand for any number of zeros."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

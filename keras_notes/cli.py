@@ -16,8 +16,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_notes import _tflite_process as tflite_process
 from keras_notes._litert import KERNELS
-from keras_notes._tflite_file import read_tflite
 from keras_notes.bundle import TensorEntry, check_target, open_bundle
 from keras_notes.conversion import convert
 from keras_notes.conversion._recipes import EDGES, RECIPES
@@ -104,7 +104,7 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.json:
         print((bundle.directory / "model.json").read_text(), end="")
         return
-    manifest, file = bundle.manifest, read_tflite(bundle.model_path)
+    manifest, file = bundle.manifest, tflite_process.describe(bundle.model_path)
     print(f"{manifest.name}: recipe {manifest.recipe}, edges {manifest.edges}, {bundle.model_bytes} bytes")
     for signature in manifest.signatures:
         print(f"signature {signature.name}, {signature.golden_samples} golden samples")
@@ -112,7 +112,7 @@ def _inspect(options: argparse.Namespace) -> None:
             for entry in entries:
                 print(f"  {kind} {_described(entry)}")
     print("operators: " + ", ".join(f"{count} {name}" for name, count in file.operator_counts().items()))
-    if manifest.recipe != "float32":
+    if len(file.float_islands()) < sum(file.operator_counts().values()):
         print(f"in floating point: {', '.join(file.float_islands()) or 'none'}")
     if manifest.preprocessing is not None:
         print(f"preprocessing: {manifest.preprocessing}")

@@ -1,26 +1,31 @@
 """Verification: runs a bundle on LiteRT and compares it with the trained model. Imports neither Keras nor TensorFlow.
 
-Conversion wrote the golden outputs; here they are only compared, by the same rules as in every runner of `tflite/`.
+Conversion wrote the golden outputs; here they are only compared, by the same rules as in every runner of `tflite/`. The
+file runs in a process of its own, with limits on time and memory, so that a damaged one is an error and no more.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from keras_notes._checks import check_choice, received
-from keras_notes._litert import KERNELS, Runtime
-from keras_notes._tflite_file import TfliteFile, read_tflite
+from keras_notes import _tflite_process as tflite_process
+from keras_notes._checks import check_choice
+from keras_notes._labelled_samples import labelled_samples
+from keras_notes._litert import KERNELS
+from keras_notes._sandbox import DEFAULT_LIMITS, Limits
+from keras_notes._tflite_file import Signature, TfliteFile
 from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, open_bundle
 from keras_notes.errors import BundleError, VerificationError
 
-__all__ = ["OutputReport", "Report", "verify"]
+__all__ = ["Limits", "OutputReport", "Report", "verify"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class OutputReport:
     signature: str
     name: str
     max_error: float
+    rms_error: float
     mean_error: float
     max_error_lsb: float | None
     rms_error_lsb: float | None
@@ -77,7 +83,7 @@ class Report:
         ]
         if self.accuracy is not None:
             lines.append(f"  accuracy {self.accuracy:.4f} on {self.accuracy_samples} samples")
-        if self.recipe != "float32" and self.float_islands:
+        if 0 < len(self.float_islands) < sum(self.operators.values()) - _edge_operators(self.operators):
             lines.append(f"  in floating point: {', '.join(self.float_islands)}")
         return "\n".join([*lines, *(f"  FAILED: {failure}" for failure in self.failures)])
 
@@ -88,6 +94,7 @@ def verify(
     y: Any = None,
     *,
     kernels: str = "xnnpack",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
     """Proves that a bundle gives what the trained model gave, within the tolerance of its recipe.
 
@@ -100,23 +107,24 @@ def verify(
         x: Test inputs of shape (samples, ...), in the units of the trained model; a dict by name for several inputs.
         y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
+        limits: The time and memory that the file may use.
 
     Returns:
         The `Report`.
 
     Raises:
         VerificationError: If an output strays beyond the tolerance; `.report` holds every figure.
-        BundleError: If the bundle is damaged, or LiteRT cannot load it.
+        BundleError: If the bundle is damaged, LiteRT cannot run it, crashes, or goes over a limit.
         ValueError: If x and y do not fit the model, or a label is out of range.
     """
     check_choice("kernels", kernels, KERNELS)
     directory = bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
     bundle = open_bundle(directory)
-    samples, labels = _checked_samples(bundle.manifest.signatures[0], x, y)
-    runs = [Runtime(bundle, entry, kernels) for entry in bundle.manifest.signatures]
-    file = read_tflite(bundle.model_path)
+    samples, labels = labelled_samples(bundle.manifest.signatures[0], x, y)
+    file = tflite_process.describe(bundle.model_path, limits)
     _check_described(bundle, file)
-    results = [_compare(bundle, run) for run in runs]
+    run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
+    results = [_compare(bundle, entry, run) for entry in bundle.manifest.signatures]
     outputs = tuple(output for compared in results for output, _ in compared)
     report = Report(
         name=bundle.manifest.name,
@@ -126,7 +134,7 @@ def verify(
         model_bytes=bundle.model_bytes,
         outputs=outputs,
         golden_samples=sum(entry.golden_samples for entry in bundle.manifest.signatures),
-        accuracy=None if labels is None else _accuracy(runs[0], samples, labels),
+        accuracy=None if labels is None else _accuracy(run, bundle.manifest.signatures[0], samples, labels),
         accuracy_samples=0 if labels is None else len(labels),
         operators=file.operator_counts(),
         float_islands=file.float_islands(),
@@ -145,12 +153,7 @@ def _check_described(bundle: Bundle, file: TfliteFile) -> None:
     for described in bundle.manifest.signatures:
         found = signatures.get(described.name)
         for kind in ("inputs", "outputs"):
-            grid = file.input_grid if kind == "inputs" else file.output_grid
-            indices = getattr(found, kind, {})
-            there = {
-                (name, file.tensors[i].dtype, file.tensors[i].shape, grid(i).scale, grid(i).zero_point)
-                for name, i in indices.items()
-            }
+            there = set() if found is None else _edges(file, found, kind)
             entries = getattr(described, kind)
             wanted = {(entry.name, entry.dtype, entry.shape, entry.scale, entry.zero_point) for entry in entries}
             if there != wanted:
@@ -160,102 +163,98 @@ def _check_described(bundle: Bundle, file: TfliteFile) -> None:
                 )
 
 
-def _compare(bundle: Bundle, run: Runtime) -> list[tuple[OutputReport, list[str]]]:
-    inputs, golden = bundle.golden(run.signature)
-    outputs = run.outputs(inputs)
+def _edges(file: TfliteFile, signature: Signature, kind: str) -> set[tuple]:
+    """Name, type, shape and grid of the inputs or outputs of a signature."""
+    graph = file.graph(signature)
+    grid = graph.input_grid if kind == "inputs" else graph.output_grid
+    return {
+        (name, graph.tensors[i].dtype, graph.tensors[i].shape, grid(i).scale, grid(i).zero_point)
+        for name, i in getattr(signature, kind).items()
+    }
+
+
+def _compare(bundle: Bundle, signature: SignatureEntry, run: Callable) -> list[tuple[OutputReport, list[str]]]:
+    inputs, golden = bundle.golden(signature)
+    outputs = run(signature, inputs)
+    if bundle.manifest.batch_size is None and signature.golden_samples > 1:
+        _check_batched(signature, outputs, run(signature, inputs, batch_size=signature.golden_samples))
     tolerance = bundle.manifest.tolerance
     compared = []
-    for entry in run.signature.outputs:
+    for entry in signature.outputs:
         wanted, got = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
-        output = _output_report(run.signature.name, entry, wanted, got)
+        output = _output_report(signature.name, entry, wanted, got)
         compared.append((output, _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)))
     return compared
+
+
+def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarray], at_once: Mapping[str, np.ndarray]):
+    """Raises BundleError unless a batch gives what its samples give alone, but for the order of sums."""
+    for entry in signature.outputs:
+        step = (entry.scale or 0.0) + 1e-4 * float(np.abs(one_by_one[entry.name]).max() or 1.0)
+        largest = float(np.abs(at_once[entry.name].astype(np.float64) - one_by_one[entry.name]).max())
+        if not largest <= step:
+            raise BundleError(
+                f"A model of any batch size must give for a batch what it gives for each sample alone. Received: a "
+                f"difference of {largest:.3g} at the output {entry.name!r}. Convert it with batch_size=1."
+            )
 
 
 def _output_report(signature: str, entry: TensorEntry, wanted: np.ndarray, got: np.ndarray) -> OutputReport:
     error = got - wanted
     largest, mean = float(np.abs(error).max()), float(error.mean())
+    rms = float(np.sqrt(np.square(error).mean()))
     has_classes = wanted.ndim > 1 and wanted.shape[-1] > 1
     agreement = float((wanted.argmax(-1) == got.argmax(-1)).mean()) if has_classes else None
     return OutputReport(
         signature=signature,
         name=entry.name,
         max_error=largest,
+        rms_error=rms,
         mean_error=mean,
         max_error_lsb=None if entry.scale is None else largest / entry.scale,
-        rms_error_lsb=None if entry.scale is None else float(np.sqrt(np.square(error).mean())) / entry.scale,
+        rms_error_lsb=None if entry.scale is None else rms / entry.scale,
         mean_error_lsb=None if entry.scale is None else mean / entry.scale,
         top1_agreement=agreement,
     )
 
 
 def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> list[str]:
-    # An infinite golden output must not make the limit infinite.
-    limit = None if tolerance.max_error is None else tolerance.max_error * (magnitude if np.isfinite(magnitude) else 1)
-    measures = (
-        ("largest error", output.max_error, limit, ""),
-        ("largest error", output.max_error_lsb, tolerance.max_error_lsb, " LSB"),
-        ("root mean square error", output.rms_error_lsb, tolerance.rms_error_lsb, " LSB"),
-        ("mean error", output.mean_error_lsb, tolerance.mean_error_lsb, " LSB"),
-    )
+    if output.max_error_lsb is not None and tolerance.max_error_lsb is not None:
+        unit = " LSB"
+        measures: tuple[tuple[str, float | None, float | None], ...] = (
+            ("largest error", output.max_error_lsb, tolerance.max_error_lsb),
+            ("root mean square error", output.rms_error_lsb, tolerance.rms_error_lsb),
+            ("mean error", output.mean_error_lsb, tolerance.mean_error_lsb),
+        )
+    else:
+        # An infinite golden output must not make the limit infinite.
+        unit, scale = "", magnitude if np.isfinite(magnitude) else 1.0
+        measures = (
+            ("largest error", output.max_error, _times(tolerance.max_error, scale)),
+            ("root mean square error", output.rms_error, _times(tolerance.rms_error, scale)),
+        )
+    limited = [(what, value, most) for what, value, most in measures if most is not None]
+    if not limited:
+        return [f"the tolerance of the bundle must limit the output {output.name!r}. Received: no limit that applies"]
     return [
         f"the {what} of the output {output.name!r} must be at most {most:.3g}{unit}. Received: {value}{unit}"
-        for what, value, most, unit in measures
+        for what, value, most in limited
         # Not `value > most`: a NaN must fail.
-        if most is not None and not (value is not None and abs(value) <= most)
+        if not (value is not None and abs(value) <= most)
     ]
 
 
-def _checked_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    if (x is None) != (y is None):
-        raise ValueError("`x` and `y` must be given together. Received: only one of them.")
-    if x is None:
-        return {}, None
-    named = dict(x) if isinstance(x, Mapping) else {signature.inputs[0].name: x}
-    if set(named) != {entry.name for entry in signature.inputs}:
-        raise ValueError(
-            f"`x` must hold one array for each input. Received: {sorted(named)} for "
-            f"{sorted(entry.name for entry in signature.inputs)}."
-        )
-    samples = {entry.name: np.asarray(named[entry.name]) for entry in signature.inputs}
-    labels = np.asarray(y)
-    if len(signature.outputs) != 1:
-        raise ValueError(f"Accuracy needs a model with one output. Received: {len(signature.outputs)} outputs.")
-    _check_labels(labels, signature.outputs[0])
-    for entry in signature.inputs:
-        array = samples[entry.name]
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"`x` must hold numbers. Received: dtype {array.dtype} for the input {entry.name!r}.")
-        if array.ndim == 0 or array.shape[1:] != entry.shape[1:] or len(array) != len(labels):
-            raise ValueError(
-                f"`x` must have the shape ({len(labels)}, {', '.join(map(str, entry.shape[1:]))}), one sample for each "
-                f"label. Received: shape {array.shape} for the input {entry.name!r}."
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(f"`x` must be finite. Received: NaN or infinity for the input {entry.name!r}.")
-    return samples, labels
+def _times(limit: float | None, scale: float) -> float | None:
+    return None if limit is None else limit * scale
 
 
-def _check_labels(labels: np.ndarray, output: TensorEntry) -> None:
-    classes = output.shape[-1]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
-        raise ValueError(
-            f"`y` must hold class ids: integers of shape (samples,). "
-            f"Received: dtype {labels.dtype} and shape {labels.shape}."
-        )
-    if len(output.shape) != 2 or classes < 2:
-        raise ValueError(f"Accuracy needs an output of shape (1, classes). {received(shape=output.shape)}")
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        raise ValueError(
-            f"`y` must hold class ids in [0, {classes}). Received: {labels[wrong][0]} "
-            f"({int(wrong.sum())} of {len(labels)} are out of range)."
-        )
-
-
-def _accuracy(run: Runtime, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-    outputs = run.outputs(samples)[run.signature.outputs[0].name]
+def _accuracy(run: Callable, signature: SignatureEntry, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+    outputs = run(signature, samples)[signature.outputs[0].name]
     return float((outputs.argmax(-1) == labels).mean())
+
+
+def _edge_operators(operators: Mapping[str, int]) -> int:
+    return operators.get("QUANTIZE", 0) + operators.get("DEQUANTIZE", 0)
 
 
 def _output_line(output: OutputReport) -> str:

@@ -122,11 +122,12 @@ def copied(bundle: Bundle | Path, directory: Path) -> Path:
 
 
 def drawn_file(*operators: tuple[str, bool, tuple[int, ...], tuple[int, ...]]) -> TfliteFile:
-    """A .tflite file drawn by hand, of three tensors: 0 is float32, 1 is int8, 2 is float16."""
+    """A .tflite file drawn by hand, of four tensors: 0 is float32, 1 is int8, 2 is float16, 3 a float32 weight."""
     tensors = (
-        Tensor("a float32", "float32", (1, 2), None, None, False),
+        Tensor("block/a float32", "float32", (1, 2), None, None, False),
         Tensor("an int8", "int8", (1, 2), 0.5, 0, False),
         Tensor("a float16", "float16", (1, 2), None, None, False),
+        Tensor("a weight", "float32", (2, 2), None, None, True),
     )
     return TfliteFile(tensors, tuple(Operator(*operator) for operator in operators), ())
 

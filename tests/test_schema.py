@@ -7,7 +7,16 @@ import jsonschema
 import pytest
 
 from keras_notes import errors
-from keras_notes.bundle import FORMAT_VERSION, FileEntry, Manifest, SignatureEntry, TensorEntry, Tolerance, open_bundle
+from keras_notes.bundle import (
+    FORMAT_VERSION,
+    FileEntry,
+    Manifest,
+    SignatureEntry,
+    StateEntry,
+    TensorEntry,
+    Tolerance,
+    open_bundle,
+)
 from keras_notes.conversion._recipes import EDGES
 from tests.bundles import GOLDEN_OUTPUT, SCHEMA, TESTDATA, edit_manifest
 
@@ -30,7 +39,9 @@ def test_the_testdata_bundle_follows_the_schema():
     jsonschema.validate(_manifest(TESTDATA), DEFINITION)
 
 
-@pytest.mark.parametrize(("recipe", "edges"), [("float32", "float32"), *(("static_int8", edges) for edges in EDGES)])
+@pytest.mark.parametrize(
+    ("recipe", "edges"), [("float32", "float32"), *(("static_int8", edges) for edges in ("float32", "uint8", "int8"))]
+)
 def test_every_bundle_that_we_write_follows_the_schema(converted, recipe, edges):
     jsonschema.validate(_manifest(converted(recipe, edges).directory), DEFINITION)
 
@@ -40,6 +51,7 @@ def test_every_bundle_that_we_write_follows_the_schema(converted, recipe, edges)
     [
         (Manifest, DEFINITION),
         (SignatureEntry, DEFINITION["$defs"]["signature"]),
+        (StateEntry, DEFINITION["$defs"]["state"]),
         (TensorEntry, DEFINITION["$defs"]["tensor"]),
         (Tolerance, DEFINITION["$defs"]["tolerance"]),
         (FileEntry, DEFINITION["$defs"]["file"]),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_notes._tflite_file import Signature, read_tflite
+from keras_notes._tflite_file import Signature
+from keras_notes._tflite_reader import read_tflite
 from tests.bundles import DEQUANTIZE, MODEL_FILE, QUANTIZE, TESTDATA, drawn_file, interpreter
 
 PATH = TESTDATA / MODEL_FILE
@@ -59,7 +60,7 @@ def test_an_integer_graph_between_float_edges_has_no_float_islands():
 @pytest.mark.parametrize(("inputs", "outputs"), [((0,), (1,)), ((1,), (0,)), ((1, 2), (1,)), ((1, -1, 0), (1,))])
 def test_an_operator_that_touches_floats_is_a_float_island(inputs, outputs):
     (island,) = drawn_file(QUANTIZE, ("ADD", False, inputs, outputs), DEQUANTIZE).float_islands()
-    assert island.startswith("ADD a")
+    assert island.startswith("ADD ")
 
 
 def test_custom_operators_are_named_once():

@@ -1,10 +1,10 @@
-"""The graph that is converted: inference only, a static batch of 1, named inputs and outputs."""
+"""The graph that is converted: inference only, named inputs and outputs, states in the open."""
 
 from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import keras
 import numpy as np
 
 from keras_notes._checks import received
+from keras_notes.conversion._lowerings import in_full_precision, lowered
+from keras_notes.conversion._samples import checked_samples
 from keras_notes.errors import ConversionError
 
-__all__ = ["SIGNATURE", "DeployGraph", "deploy_graph"]
+__all__ = ["SIGNATURE", "DeployGraph", "State", "deploy_graph", "save_graphs"]
 
 SIGNATURE = "serving_default"
 # Names that Keras makes up change with every model built before; they must not reach the device.
@@ -25,130 +27,171 @@ _BATCH = 256
 
 
 @dataclass(frozen=True)
+class State:
+    """What a recurrent layer with stateful=True remembers: on the device an input, and an output with its next."""
+
+    variable: keras.Variable
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
 class DeployGraph:
-    """The trained model with its inputs and outputs in a flat list, and their names.
+    """A trained model with its inputs and outputs in a flat list, and their names.
 
     `model` shares its layers and weights with the model that was given; only the nesting of inputs and outputs is gone.
     """
 
+    signature: str
     model: keras.Model
     input_specs: dict[str, keras.InputSpec]
     output_names: tuple[str, ...]
+    states: tuple[State, ...]
+
+    @property
+    def state_specs(self) -> dict[str, keras.InputSpec]:
+        """The inputs that take the states."""
+        return {
+            state.input: keras.InputSpec(
+                shape=tuple(state.variable.shape), dtype=state.variable.dtype, name=state.input
+            )
+            for state in self.states
+        }
 
     def arrays(self, argument: str, values: Any) -> dict[str, np.ndarray]:
-        """Checks samples given by the user, and returns them by input name, each of shape (samples, ...).
+        """Checks samples given by the user, and returns them by input name, each of shape (samples, ...)."""
+        return checked_samples(argument, values, self.input_specs)
 
-        Args:
-            argument: What to call them in an error.
-            values: An array (one input), or arrays in a list, or by input name.
+    def run(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What the deploy graph is fed, states included, and what the trained model gives for it, computed by Keras.
+
+        With states the samples are the steps of one sequence, which starts from zeros.
         """
-        by_name = self._by_name(argument, values)
-        arrays = {name: self._checked(argument, name, by_name[name]) for name in self.input_specs}
-        counts = {name: len(array) for name, array in arrays.items()}
-        if len(set(counts.values())) != 1 or min(counts.values()) < 1:
-            raise ValueError(
-                f"`{argument}` must hold the same number of samples, at least 1, for every input. Received: {counts}."
-            )
-        return arrays
-
-    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The trained model's outputs by name, computed by Keras."""
         count = len(next(iter(inputs.values())))
-        batches = [
-            self._predict_batch([array[i : i + _BATCH] for array in inputs.values()]) for i in range(0, count, _BATCH)
-        ]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.output_names}
+        size = 1 if self.states else next(iter(self.model.inputs)).shape[0] or _BATCH
+        fed, got = [], []
+        state = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.state_specs.items()}
+        for start in range(0, count, size):
+            batch = {name: array[start : start + size] for name, array in inputs.items()} | state
+            outputs = self._run_batch(batch)
+            state = {state.input: outputs[state.output] for state in self.states}
+            fed.append(batch)
+            got.append(outputs)
+        return _joined(fed), _joined(got)
 
-    def save(self, directory: Path) -> None:
-        """Writes a SavedModel with the one signature `SIGNATURE`.
+    def serve(self, *inputs) -> dict[str, Any]:
+        """The outputs by name, for the inputs in order, the states last."""
+        own, states = inputs[: len(self.input_specs)], inputs[len(self.input_specs) :]
+        if not self.states:
+            return self._named(self.model(list(own), training=False))
+        variables = [state.variable for state in self.states]
+        with keras.StatelessScope(state_mapping=list(zip(variables, states, strict=True))) as scope:
+            outputs = self._named(self.model(list(own), training=False))
+        after = {state.output: scope.get_current_value(state.variable) for state in self.states}
+        return {**outputs, **after}
 
-        By `ExportArchive`, because `tf.saved_model.save` leaves the variables of a Keras 3 model uninitialised, which
-        converts to a model that returns NaN, without an error.
-        """
-        archive = keras.export.ExportArchive()
-        archive.track(self.model)
-        archive.add_endpoint(SIGNATURE, self._serve, input_signature=list(self.input_specs.values()))
-        archive.write_out(str(directory), verbose=False)
+    def _named(self, outputs) -> dict[str, Any]:
+        return dict(zip(self.output_names, keras.tree.flatten(outputs), strict=True))
 
-    def _predict_batch(self, batch: list[np.ndarray]) -> dict[str, np.ndarray]:
+    def _run_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # Not `predict`, which would compile a function for these few samples and warn when it is done often.
         try:
-            outputs = self._serve(*batch)
+            with in_full_precision(self.model._flatten_layers()):
+                outputs = self.serve(*(keras.ops.convert_to_tensor(array) for array in batch.values()))
         except Exception as error:  # whatever a layer raises on values that it cannot take
             raise ConversionError(f"The model {self.model.name!r} cannot run its golden samples: {error}") from error
         return {name: keras.ops.convert_to_numpy(output) for name, output in outputs.items()}
 
-    def _serve(self, *inputs):
-        outputs = self.model(list(inputs), training=False)
-        return dict(zip(self.output_names, keras.tree.flatten(outputs), strict=True))
 
-    def _by_name(self, argument: str, values: Any) -> dict[str, Any]:
-        names = list(self.input_specs)
-        if isinstance(values, Mapping):
-            given = dict(values)
-        elif isinstance(values, (list, tuple)):
-            given = dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
-        else:
-            given = {names[0]: values} if len(names) == 1 else {}
-        if set(given) != set(names):
-            raise ValueError(
-                f"`{argument}` must hold one array for each of the inputs {names}: an array, a list, or a dict by "
-                f"name. Received: {sorted(given) if isinstance(values, Mapping) else type(values).__name__}."
-            )
-        return given
-
-    def _checked(self, argument: str, name: str, values: Any) -> np.ndarray:
-        spec = self.input_specs[name]
-        array = np.asarray(values)
-        wanted = tuple(spec.shape[1:])
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"`{argument}` must hold numbers. Received: dtype {array.dtype} for the input {name!r}.")
-        if array.ndim == 0 or array.shape[1:] != wanted:
-            raise ValueError(
-                f"`{argument}` must have the shape (samples, {', '.join(map(str, wanted))}) for the input {name!r}. "
-                f"Received: shape {array.shape}."
-            )
-        is_float = "float" in spec.dtype
-        with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is an error of ours below
-            cast = array.astype(spec.dtype)
-        wrong = ~np.isfinite(cast if is_float else array)
-        if wrong.any():
-            sample = int(np.argwhere(wrong)[0][0])
-            raise ValueError(
-                f"`{argument}` must be finite. Received: {int(wrong.sum())} NaN or infinite values for the input "
-                f"{name!r}, the first in sample {sample}. Clean or drop those samples."
-            )
-        if not is_float and not np.array_equal(array, cast):
-            raise ValueError(
-                f"`{argument}` must hold integers of dtype {spec.dtype} for the input {name!r}. "
-                f"Received: dtype {array.dtype} with fractions or values out of its range."
-            )
-        return cast
+def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def deploy_graph(model: keras.Model) -> DeployGraph:
-    """Prepares a built functional or sequential model for conversion.
+def save_graphs(graphs: tuple[DeployGraph, ...], directory: Path, *, batch_size: int | None, unroll: bool) -> None:
+    """Writes a SavedModel with one signature a graph. On the TensorFlow backend only.
+
+    By `ExportArchive`, because `tf.saved_model.save` leaves the variables of a Keras 3 model uninitialised, which
+    converts to a model that returns NaN, without an error.
+    """
+    archive = keras.export.ExportArchive()
+    layers = {id(layer): layer for graph in graphs for layer in graph.model._flatten_layers()}
+    with in_full_precision(layers.values()), lowered(layers.values(), unroll=unroll):
+        for graph in graphs:
+            archive.track(graph.model)
+            specs = [
+                keras.InputSpec(shape=(batch_size, *spec.shape[1:]), dtype=spec.dtype, name=name)
+                for name, spec in graph.input_specs.items()
+            ]
+            archive.add_endpoint(graph.signature, graph.serve, input_signature=specs + list(graph.state_specs.values()))
+        archive.write_out(str(directory), verbose=False)
+
+
+def deploy_graph(
+    model: keras.Model, signature: str = SIGNATURE, example: Any = None, output_names: tuple[str, ...] | None = None
+) -> DeployGraph:
+    """Prepares a model for conversion.
+
+    Args:
+        model: A built functional or sequential model; or a subclassed one, if there is an example.
+        signature: The name of its entry point.
+        example: Samples, from which the inputs of a subclassed model are known: an array, or a list or dict of arrays.
+        output_names: Names for its outputs. Defaults to "output" for one, and to the model's own for several.
 
     Raises:
-        ConversionError: If the backend cannot be converted from, or an input has an unknown size.
+        ConversionError: If an input has an unknown size, or nothing says what the inputs are.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ConversionError(
-            f"Conversion must run on the TensorFlow backend. Received: backend {keras.backend.backend()!r}. Save the "
-            f"model by `model.save('model.keras')` and convert that file: `KERAS_BACKEND=tensorflow keras-notes "
-            f"convert model.keras ...`; weights are the same on every backend."
-        )
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. {received(model=type(model).__name__)}")
     if not getattr(model, "inputs", None):
-        raise ConversionError(
-            f"The model {model.name!r} must be functional or sequential, and built. Received: a subclassed or unbuilt "
-            f"model. Wrap it: `inputs = keras.Input(shape); keras.Model(inputs, model(inputs))`."
-        )
-    names = _input_names(model)
-    input_specs = {name: _static_spec(tensor, name) for name, tensor in zip(names, model.inputs, strict=True)}
+        model, names = _functional(model, example)
+        output_names = output_names or names
+    inputs = zip(_input_names(model), model.inputs, strict=True)
+    input_specs = {name: _static_spec(tensor, name) for name, tensor in inputs}
     flat = keras.Model(inputs=list(model.inputs), outputs=list(model.outputs), name=model.name)
-    return DeployGraph(flat, input_specs, _output_names(model))
+    return DeployGraph(signature, flat, input_specs, output_names or _output_names(model), tuple(_states(flat)))
+
+
+def _functional(model: keras.Model, example: Any) -> tuple[keras.Model, tuple[str, ...] | None]:
+    """A functional model around a subclassed one, whose inputs are like the example; and the names of its outputs."""
+    if example is None:
+        raise ConversionError(
+            f"The inputs of the model {model.name!r} must be known. Received: a subclassed or unbuilt model. Give "
+            f"`calibration` or `golden` samples, or wrap it: `inputs = keras.Input(shape); keras.Model(inputs, "
+            f"model(inputs))`."
+        )
+    if isinstance(example, (list, tuple)):
+        inputs: Any = [_input_like(values, None) for values in example]
+    elif isinstance(example, Mapping):
+        inputs = {name: _input_like(values, name) for name, values in example.items()}
+    else:
+        inputs = _input_like(example, None)
+    try:
+        outputs = model(inputs, training=False)
+    except Exception as error:  # whatever the layers raise on inputs that they cannot take
+        raise ConversionError(f"The model {model.name!r} cannot be called with such samples: {error}") from error
+    names = tuple(outputs) if isinstance(outputs, Mapping) and len(outputs) > 1 else None
+    if names is not None:  # in the order in which a dictionary is flattened
+        names = tuple(sorted(names))
+    return keras.Model(inputs, outputs, name=model.name), names
+
+
+def _input_like(values: Any, name: str | None):
+    array = np.asarray(values)
+    dtype = "float32" if array.dtype.kind == "f" else array.dtype.name
+    return keras.Input(array.shape[1:], dtype="int32" if dtype == "int64" else dtype, name=name)
+
+
+def _states(model: keras.Model) -> Iterator[State]:
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            for index, variable in enumerate(keras.tree.flatten(layer.states)):
+                if variable.shape[0] != 1:
+                    raise ConversionError(
+                        f"A layer with states must have the batch size 1. Received: {variable.shape[0]} for "
+                        f"{layer.name!r}. Rebuild the model with `keras.Input(batch_shape=(1, ...))`; the weights fit."
+                    )
+                name = re.sub(r"\W", "_", f"{layer.name}_state_{index}")
+                yield State(variable, name, f"{name}_next")
 
 
 def _input_names(model: keras.Model) -> list[str]:

@@ -1,8 +1,4 @@
-"""Reads what inner layers return, in the one forward pass that the model makes anyway.
-
-A layer's `call` is replaced on the object while the model runs, and given back afterwards. That works for functional,
-nested and subclassed models alike, and inside a compiled step, because the Python of a step runs while it is traced.
-"""
+"""Reads what inner layers return, in the one forward pass that the model makes anyway."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from collections.abc import Callable, Iterator
 import keras
 
 from keras_notes._checks import received
+from keras_notes._layer_calls import replaced_call
 
 __all__ = ["find_layer", "recording", "single_output"]
 
@@ -93,13 +90,12 @@ def recording(layers: list[keras.Layer]) -> Iterator[list[list]]:
     calls: list[list] = [[] for _ in layers]
     with contextlib.ExitStack() as stack:
         for layer, record in zip(layers, calls, strict=True):
-            stack.enter_context(_replaced_call(layer, record))
+            stack.enter_context(replaced_call(layer, _recorded(layer, record)))
         yield calls
 
 
-@contextlib.contextmanager
-def _replaced_call(layer, record: list):
-    original, before = layer.call, vars(layer).get("call")
+def _recorded(layer: keras.Layer, record: list) -> Callable:
+    original = layer.call
 
     @functools.wraps(original)
     def call(*arguments, **keywords):
@@ -107,15 +103,7 @@ def _replaced_call(layer, record: list):
         record.append(outputs)
         return outputs
 
-    # Past Keras's own __setattr__, which would track the function as part of the layer's state.
-    object.__setattr__(layer, "call", call)
-    try:
-        yield
-    finally:
-        if before is None:
-            object.__delattr__(layer, "call")
-        else:
-            object.__setattr__(layer, "call", before)
+    return call
 
 
 def single_output(calls: list, layer: keras.Layer, *, role: str):

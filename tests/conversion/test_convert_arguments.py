@@ -10,6 +10,7 @@ import keras_notes as kn
 from keras_notes import errors
 from keras_notes.bundle import open_bundle
 from keras_notes.conversion import _convert
+from keras_notes.conversion._worker_process import Converted
 from tests.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
 
 X = bars(100, seed=1)[0]
@@ -26,7 +27,9 @@ def _with(values, *places):
 @pytest.fixture
 def without_converter(monkeypatch):
     """`convert` with the file of another training of the same net in the place of the converter's."""
-    monkeypatch.setattr(_convert, "convert_in_worker", lambda *_: (TESTDATA / MODEL_FILE).read_bytes())
+    monkeypatch.setattr(
+        _convert, "convert_in_worker", lambda *_: Converted(*[(TESTDATA / MODEL_FILE).read_bytes()] * 2)
+    )
 
 
 @pytest.fixture
@@ -54,15 +57,27 @@ def refused(net, tmp_path, must_not_convert):
 ARGUMENTS = {
     "an unknown recipe": (
         {"recipe": "int4", "calibration": X},
-        r"`recipe` must be one of 'float32', 'static_int8'\. Received: recipe='int4'",
+        r"`recipe` must be one of 'float32', .*'static_int8'.*\. Received: recipe='int4'",
     ),
     "unknown edges": (
-        {"edges": "int16", "calibration": X},
-        r"`edges` must be one of 'float32', 'uint8', 'int8'\. Received: edges='int16'",
+        {"edges": "int4", "calibration": X},
+        r"`edges` must be one of 'float32', 'uint8', 'int8', 'int16'\. Received: edges='int4'",
     ),
     "integer edges of a float file": (
         {"recipe": "float32", "edges": "int8"},
         r"`edges` must be 'float32' for the recipe 'float32'\. Received: edges='int8'",
+    ),
+    "edges of another recipe": (
+        {"edges": "int16", "calibration": X},
+        r"`edges` must be 'float32' or 'uint8' or 'int8' for the recipe 'static_int8'\. Received: edges='int16'",
+    ),
+    "an unknown recipe of a layer": (
+        {"recipe": {"default": "float32", "layers": {"a": "b"}}},
+        r"`recipe\['layers'\]\['a'\]` must be one of .* Received: recipe\['layers'\]\['a'\]='b'",
+    ),
+    "another batch size": (
+        {"batch_size": 8, "calibration": X},
+        "`batch_size` must be 1, or None for any. Received: batch_size=8",
     ),
     "no calibration": ({}, "`calibration` must hold typical inputs .* Received: calibration=None. Give 100"),
     "calibration of a float file": ({"recipe": "float32", "calibration": X}, "`calibration` must be None .*`golden`"),

@@ -48,7 +48,7 @@ def test_a_model_has_the_same_names_after_a_round_trip_through_a_file(tmp_path):
 def test_outputs_are_those_of_the_model(two_inputs, form):
     model = two_inputs[form]
     graph = deploy_graph(model)
-    outputs = graph.predict(graph.arrays("x", SAMPLES))
+    outputs = graph.run(graph.arrays("x", SAMPLES))[1]
     given = {"list": list(SAMPLES.values()), "dict": SAMPLES}[form]
     wanted = keras.tree.flatten(model.predict(given, verbose=0))
     assert list(outputs) == ["first", "second"]
@@ -61,7 +61,7 @@ def test_outputs_of_one_shared_layer_are_all_kept():
     shared = keras.layers.Dense(2)
     graph = deploy_graph(keras.Model([left, right], [shared(left), shared(right)]))
     samples = {"left": np.zeros((1, 3)), "right": np.ones((1, 3))}
-    assert len(graph.predict(graph.arrays("x", samples))) == 2
+    assert len(graph.run(graph.arrays("x", samples))[1]) == 2
 
 
 def test_samples_are_taken_by_name_in_a_list_or_as_they_are(two_inputs):
@@ -107,7 +107,10 @@ class Subclassed(keras.Model):
     "model", [Subclassed(), keras.Sequential([keras.layers.Dense(2)])], ids=["subclassed", "unbuilt"]
 )
 def test_a_model_without_a_graph_is_refused(model):
-    with pytest.raises(errors.ConversionError, match=r"must be functional or sequential, and built.* Wrap it:"):
+    with pytest.raises(
+        errors.ConversionError,
+        match=r"The inputs .* must be known\. Received: a subclassed or unbuilt model\. Give .* or wrap it:",
+    ):
         deploy_graph(model)
 
 
@@ -117,10 +120,48 @@ def test_an_input_of_unknown_size_is_refused():
         deploy_graph(model)
 
 
-def test_another_backend_is_refused(monkeypatch):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(
-        errors.ConversionError, match=r"on the TensorFlow backend\. Received: backend 'jax'.*model\.save"
-    ):
+@pytest.mark.parametrize("form", ["array", "list", "dict"])
+def test_the_inputs_of_a_subclassed_model_are_those_of_its_samples(form):
+    class Sum(keras.Model):
+        def call(self, x):
+            return sum(keras.tree.flatten(x))
+
+    samples = {"array": np.ones((4, 3)), "list": [np.ones((4, 3))] * 2, "dict": {"a": np.ones((4, 3))}}[form]
+    names = {"array": ["input"], "list": ["input_0", "input_1"], "dict": ["a"]}[form]
+    graph = deploy_graph(Sum(), example=samples)
+    assert list(graph.input_specs) == names
+    fed, outputs = graph.run(graph.arrays("x", samples))
+    np.testing.assert_array_equal(outputs["output"], sum(fed.values()))
+
+
+def test_outputs_of_a_subclassed_model_keep_their_names():
+    class Two(keras.Model):
+        def call(self, x):
+            return {"second": x + 2, "first": x + 1}
+
+    graph = deploy_graph(Two(), example=np.zeros((2, 3)))
+    _, outputs = graph.run({"input": np.zeros((2, 3), "float32")})
+    assert {name: values[0, 0] for name, values in outputs.items()} == {"first": 1, "second": 2}
+
+
+def test_states_are_inputs_and_outputs_and_a_sequence_starts_from_zeros():
+    model = keras.Sequential([keras.Input(batch_shape=(1, 2, 3)), keras.layers.LSTM(4, stateful=True, name="cell")])
+    graph = deploy_graph(model)
+    assert [(state.input, state.output) for state in graph.states] == [
+        ("cell_state_0", "cell_state_0_next"),
+        ("cell_state_1", "cell_state_1_next"),
+    ]
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float32")
+    for _ in range(2):  # a run leaves nothing behind
+        fed, outputs = graph.run({"input": x})
+        np.testing.assert_array_equal(fed["cell_state_0"][0], 0.0)
+        np.testing.assert_array_equal(fed["cell_state_0"][1:], outputs["cell_state_0_next"][:-1])
+    whole = keras.Sequential([keras.Input((10, 3)), keras.layers.LSTM(4)])
+    whole.set_weights(model.get_weights())
+    np.testing.assert_allclose(outputs["output"][-1], whole(x.reshape(1, 10, 3))[0], atol=1e-6)
+
+
+def test_states_of_a_batch_are_refused():
+    model = keras.Sequential([keras.Input(batch_shape=(2, 2, 3)), keras.layers.GRU(4, stateful=True, name="cell")])
+    with pytest.raises(errors.ConversionError, match=r"must have the batch size 1\. Received: 2 for 'cell'"):
         deploy_graph(model)

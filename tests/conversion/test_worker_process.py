@@ -1,7 +1,6 @@
 """The converter's process: whatever becomes of it is an error that names the model and the recipe, and no more."""
 
-import json
-from pathlib import Path
+import tempfile
 
 import keras
 import numpy as np
@@ -10,19 +9,16 @@ import pytest
 from keras_notes import errors
 from keras_notes.conversion import _worker_process
 from keras_notes.conversion._deploy_graph import deploy_graph
-from keras_notes.conversion._recipes import recipe_named
+from keras_notes.conversion._recipes import plan_of
 from keras_notes.conversion._worker_process import convert_in_worker
 
-CALIBRATION = {"input": np.arange(6.0).reshape(2, 3)}
+CALIBRATION = {"serving_default": {"input": np.arange(6.0).reshape(2, 3)}}
 
-# What the worker is given: job.json, the calibration samples and the SavedModel.
-_ECHO = """
-import json, numpy, pathlib, sys
-job = pathlib.Path(sys.argv[1])
-assert (job / "saved_model" / "saved_model.pb").is_file()
-with numpy.load(job / "calibration.npz") as arrays:
-    given = {"job": str(job), **json.loads((job / "job.json").read_text()), "samples": arrays["arr_0"].tolist()}
-(job / "model.tflite").write_text(json.dumps(given))
+# A converter that makes nothing of what it is given: the SavedModel and job.json.
+_NO_FILE = """
+import pathlib, sys
+assert (pathlib.Path(sys.argv[1]) / "saved_model" / "saved_model.pb").is_file()
+(pathlib.Path(sys.argv[1]) / "float.tflite").write_bytes(b"")
 """
 
 
@@ -31,22 +27,12 @@ def convert_by(tmp_path, monkeypatch):
     """Converts a small net by a script of the test in the place of the converter."""
     net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="net")
 
-    def convert(script, calibration=None):
-        path = tmp_path / "converter.py"
-        path.write_text(script)
-        monkeypatch.setattr(_worker_process._converter, "__file__", str(path))
-        return convert_in_worker(deploy_graph(net), recipe_named("static_int8"), "uint8", calibration)
+    def convert(script):
+        (tmp_path / "_converter.py").write_text(script)
+        monkeypatch.setattr(_worker_process, "_PROGRAMS", tmp_path)
+        return convert_in_worker((deploy_graph(net),), plan_of("static_int8"), "uint8", CALIBRATION, 1)
 
     return convert
-
-
-def test_the_worker_is_given_the_job_and_cleaned_up_after(convert_by):
-    given = json.loads(convert_by(_ECHO, CALIBRATION))
-    job = Path(given.pop("job"))
-    samples = CALIBRATION["input"].tolist()
-    settings = {"signature": "serving_default", "is_integer": True, "edges": "uint8", "inputs": ["input"]}
-    assert given == {**settings, "samples": samples}
-    assert not job.exists()
 
 
 def test_an_exception_is_told_with_its_message(convert_by):
@@ -69,7 +55,7 @@ def test_a_long_reason_is_cut(convert_by):
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
 def test_a_signal_is_told_by_name(convert_by, name):
-    with pytest.raises(errors.ConversionError, match=f"'net'.*'static_int8': the converter crashed with {name}"):
+    with pytest.raises(errors.ConversionError, match=f"'net'.*'static_int8': its process crashed with {name}"):
         convert_by(f"import os, signal\nos.kill(os.getpid(), signal.{name})")
 
 
@@ -78,7 +64,22 @@ def test_an_exit_without_an_exception_is_told_by_what_it_printed(convert_by):
         convert_by("import sys\nsys.stderr.write('out of luck')\nsys.exit(3)")
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_an_exit_without_a_file_or_a_word_is_an_error(convert_by, code):
-    with pytest.raises(errors.ConversionError, match=f"ended with exit code {code} and wrote nothing"):
-        convert_by(f"raise SystemExit({code})")
+def test_an_exit_without_a_word_is_an_error(convert_by):
+    with pytest.raises(errors.ConversionError, match="ended with exit code 3 and wrote nothing"):
+        convert_by("raise SystemExit(3)")
+
+
+@pytest.mark.parametrize("script", [_NO_FILE, "pass"])
+def test_an_exit_without_a_file_is_an_error(convert_by, script):
+    with pytest.raises(
+        errors.ConversionError, match=r"'static_int8': its process ended well, but gave no \.tflite file"
+    ):
+        convert_by(script)
+
+
+def test_nothing_is_left_behind(convert_by, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with pytest.raises(errors.ConversionError):
+        convert_by("raise SystemExit(3)")
+    assert list((tmp_path / "temporary").iterdir()) == []

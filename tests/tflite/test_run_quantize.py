@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert.interpreter import OpResolverType
 
 from keras_notes._litert import quantize
-from keras_notes._tflite_file import read_tflite
+from keras_notes._tflite_reader import read_tflite
 from keras_notes.bundle import open_bundle
 from tests.bundles import MODEL_FILE, TESTDATA, interpreter, runner_module
 

@@ -1,0 +1,42 @@
+"""What travels inside the .tflite file itself: a description as JSON, and the labels as an appended zip.
+
+LiteRT ignores both: a flatbuffer's metadata, and bytes behind its end. `unzip model.tflite` gives labels.txt, which is
+how TFLite's own metadata keeps associated files (https://www.tensorflow.org/lite/models/convert/metadata).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+__all__ = ["DESCRIPTION", "embed"]
+
+DESCRIPTION = "keras_notes"
+LABELS_FILE = "labels.txt"
+# A zip holds a time for each file; this one is the first that it can hold, so that equal files have equal bytes.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def embed(tflite: bytes, description: Mapping[str, Any], labels: Sequence[str] | None) -> bytes:
+    """The file with a description, and with its labels if it has any."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
+    buffer = schema.BufferT()
+    buffer.data = list(json.dumps(description, separators=(",", ":")).encode())
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = DESCRIPTION, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) + (b"" if labels is None else _zipped(labels))
+
+
+def _zipped(labels: Sequence[str]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(LABELS_FILE, _NO_TIME), "".join(f"{label}\n" for label in labels))
+    return stream.getvalue()

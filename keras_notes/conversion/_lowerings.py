@@ -1,0 +1,124 @@
+"""What stock layers compute in the deploy graph: the same values, in operators that LiteRT's converter can quantize.
+
+The trained model is not changed: a layer's `call` is replaced while its graph is traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
+
+import keras
+from keras import ops
+
+from keras_notes._layer_calls import replaced_call
+
+__all__ = ["LONGEST_UNROLLED", "in_full_precision", "lowered"]
+
+# Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop.
+LONGEST_UNROLLED = 32
+
+
+@contextlib.contextmanager
+def lowered(layers: Iterable[keras.Layer], *, unroll: bool) -> Iterator[None]:
+    """Lets each layer compute what is to be converted, while the block runs.
+
+    Args:
+        layers: Every layer of a model, nested ones too.
+        unroll: Whether recurrent layers of at most `LONGEST_UNROLLED` steps are written out step by step. Calibration
+            cannot look into the loop that they are otherwise; TensorFlow's ends its process over it
+            (tensorflow/tensorflow#101050).
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            for kind, lowering in _LOWERINGS.items():
+                if type(layer) is kind:
+                    stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
+            if unroll and isinstance(layer, keras.layers.RNN) and not layer.unroll:
+                stack.enter_context(replaced_call(layer, _unrolled(layer)))
+        yield
+
+
+@contextlib.contextmanager
+def in_full_precision(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Lets layers that compute in half precision compute in float32, in which a file does, while the block runs."""
+    halves = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
+    policies = [layer.dtype_policy for layer in halves]
+    for layer in halves:
+        layer.dtype_policy = keras.DTypePolicy("float32")
+    try:
+        yield
+    finally:
+        for layer, policy in zip(halves, policies, strict=True):
+            layer.dtype_policy = policy
+
+
+def _layer_normalization(layer, inputs):
+    """Computes (x - mean) / sqrt(variance + epsilon) * gamma + beta, without the negation that Keras's has.
+
+    NEG has no integer kernel: with it, int8 keeps islands in floating point and int16x8 does not convert.
+    """
+    x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+    deviation = x if layer.rms_scaling else x - ops.mean(x, axis=layer.axis, keepdims=True)
+    normalized = deviation * ops.rsqrt(_mean_square(deviation, layer.axis) + layer.epsilon)
+    return ops.cast(_scaled(normalized, layer.axis, layer.gamma, layer.beta), layer.compute_dtype)
+
+
+def _rms_normalization(layer, inputs):
+    """Computes x / sqrt(mean(x^2) + epsilon) * scale, with x * x for the square, as SQUARE has no integer kernel."""
+    x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+    axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    normalized = x * ops.rsqrt(_mean_square(x, axis) + layer.epsilon)
+    return ops.cast(_scaled(normalized, axis, layer.scale, None), layer.compute_dtype)
+
+
+def _group_normalization(layer, inputs):
+    """As layer normalization, over the positions and channels of each group."""
+    axis = layer.axis % len(inputs.shape)
+    shape = tuple(inputs.shape)
+    groups = (*shape[:axis], layer.groups, shape[axis] // layer.groups, *shape[axis + 1 :])
+    x = ops.reshape(ops.cast(inputs, "float32"), (-1, *groups[1:]))
+    axes = [a for a in range(1, len(groups)) if a != axis]
+    deviation = x - ops.mean(x, axis=axes, keepdims=True)
+    normalized = deviation * ops.rsqrt(_mean_square(deviation, axes) + layer.epsilon)
+    normalized = ops.reshape(normalized, (-1, *shape[1:]))
+    gamma, beta = (layer.gamma if layer.scale else None), (layer.beta if layer.center else None)
+    return ops.cast(_scaled(normalized, [axis], gamma, beta), layer.compute_dtype)
+
+
+def _mean_square(x, axis):
+    return ops.mean(x * x, axis=axis, keepdims=True)
+
+
+def _scaled(x, axis, gamma, beta):
+    """Computes x * gamma + beta, both of the sizes of `axis`; None is left out."""
+    kept = {a % len(x.shape) for a in axis}
+    shape = [size if position in kept else 1 for position, size in enumerate(x.shape)]
+    if gamma is not None:
+        x = x * ops.cast(ops.reshape(gamma, shape), x.dtype)
+    if beta is not None:
+        x = x + ops.cast(ops.reshape(beta, shape), x.dtype)
+    return x
+
+
+def _unrolled(layer) -> Callable:
+    original = layer.call
+
+    @functools.wraps(original)
+    def call(sequences, *arguments, **keywords):
+        steps = sequences.shape[1]
+        layer.unroll = steps is not None and steps <= LONGEST_UNROLLED
+        try:
+            return original(sequences, *arguments, **keywords)
+        finally:
+            layer.unroll = False
+
+    return call
+
+
+_LOWERINGS: dict[type, Callable] = {
+    keras.layers.LayerNormalization: _layer_normalization,
+    keras.layers.RMSNormalization: _rms_normalization,
+    keras.layers.GroupNormalization: _group_normalization,
+}

@@ -1,0 +1,182 @@
+"""Whatever form a model has: subclassed, with states, several signatures, any batch, norms, loops."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_notes as kn
+from keras_notes import errors
+from keras_notes._tflite_reader import read_tflite
+from keras_notes.bundle import open_bundle
+from keras_notes.conversion._lowerings import lowered
+from tests.bundles import ROOT, edit_manifest, rewrite_golden, run_device
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 6, 4)).astype("float32")
+
+
+def _converted(model, path, recipe, x=X, **options):
+    calibration = {"calibration": x} if recipe in ("static_int8", "int16x8") else {}
+    return kn.convert(model, path, recipe, golden=x[:16], **calibration, **options)
+
+
+def _recurrent(kind, **options):
+    net = [keras.Input((6, 4), name="x"), kind(5, name="cell", **options), layers.Dense(3)]
+    return keras.Sequential(net, name="recurrent")
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+@pytest.mark.parametrize("recipe", ["dynamic_int8", "static_int8"])
+def test_short_recurrent_layers_convert_in_integers(tmp_path, kind, recipe):
+    bundle = _converted(_recurrent(kind), tmp_path / "bundle", recipe)
+    operators = kn.verify(bundle).operators
+    assert ("WHILE" in operators) == (recipe == "dynamic_int8")
+
+
+@pytest.mark.parametrize("recipe", ["float32", "static_int8"])
+def test_states_are_carried_from_step_to_step_on_the_device(tmp_path, recipe):
+    net = [keras.Input(batch_shape=(1, 6, 4), name="x"), layers.LSTM(5, stateful=True, name="cell"), layers.Dense(3)]
+    bundle = _converted(keras.Sequential(net, name="streaming"), tmp_path / "bundle", recipe)
+    (signature,) = bundle.manifest.signatures
+    assert [(s.input, s.output) for s in signature.states] == [
+        ("cell_state_0", "cell_state_0_next"),
+        ("cell_state_1", "cell_state_1_next"),
+    ]
+    assert kn.verify(bundle).ok
+    assert run_device(bundle.directory).returncode == 0
+
+
+def test_states_that_are_not_carried_fail(tmp_path):
+    net = [keras.Input(batch_shape=(1, 6, 4), name="x"), layers.LSTM(5, stateful=True, name="cell")]
+    bundle = _converted(keras.Sequential(net), tmp_path / "bundle", "float32")
+    edit_manifest(bundle.directory, lambda manifest: manifest["signatures"][0].update(states=[]))
+    zeros = "golden/serving_default.input.cell_state_0.bin"
+    rewrite_golden(bundle.directory, np.zeros_like, zeros)
+    with pytest.raises(errors.VerificationError):
+        kn.verify(bundle.directory)
+    assert run_device(bundle.directory).returncode == 1
+
+
+@pytest.mark.parametrize("recipe", ["float32", "dynamic_int8"])
+def test_a_file_of_any_batch_size_is_proven_one_by_one_and_at_once(tmp_path, recipe):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 4), name="x"),
+            layers.Conv1D(8, 3, activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3),
+        ]
+    )
+    bundle = _converted(model, tmp_path / "bundle", recipe, batch_size=None)
+    assert bundle.manifest.batch_size is None
+    assert kn.verify(bundle).ok
+    assert open_bundle(bundle.directory).manifest.signatures[0].inputs[0].shape == (1, 6, 4)
+
+
+def test_several_signatures_share_their_weights(tmp_path):
+    tokens, memory = keras.Input((6, 4), name="tokens"), keras.Input((64,), name="memory")
+    encode = keras.Model(tokens, layers.Dense(64, name="wide")(layers.Flatten()(tokens)), name="encode")
+    decode = keras.Model(memory, layers.Dense(64, name="out")(memory), name="decode")
+    whole = keras.Model(tokens, decode(encode(tokens)), name="whole")
+    golden = {"serving_default": X[:8], "encode": X[:8], "decode": RNG.normal(size=(8, 64))}
+    bundle = kn.convert(
+        whole, tmp_path / "bundle", "float32", golden=golden, signatures={"encode": encode, "decode": decode}
+    )
+    report = kn.verify(bundle)
+    assert [output.signature for output in report.outputs] == ["serving_default", "encode", "decode"]
+    alone = kn.convert(whole, tmp_path / "alone", "float32", golden=X[:8])
+    assert bundle.model_bytes < 1.3 * alone.model_bytes
+    assert run_device(bundle.directory).returncode == 0
+
+
+def test_samples_of_several_signatures_are_given_by_name(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"`golden` must be a dict with samples for each of the signatures .*'other'"):
+        kn.convert(model, tmp_path / "bundle", "float32", golden=np.ones((2, 4)), signatures={"other": model})
+
+
+class Scaled(keras.Model):
+    """A subclassed model of two inputs and two outputs."""
+
+    def __init__(self):
+        super().__init__(name="scaled")
+        self.dense = layers.Dense(3, name="inner")
+
+    def call(self, inputs):
+        hidden = self.dense(inputs["a"])
+        return {"sum": hidden + inputs["b"], "hidden": hidden}
+
+
+def test_a_subclassed_model_converts_by_its_samples(tmp_path):
+    samples = {"a": RNG.normal(size=(40, 4)), "b": RNG.normal(size=(40, 3))}
+    bundle = kn.convert(Scaled(), tmp_path / "bundle", "static_int8", calibration=samples)
+    assert sorted(output.name for output in kn.verify(bundle).outputs) == ["hidden", "sum"]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [layers.LayerNormalization(name="n"), layers.RMSNormalization(name="n"), layers.GroupNormalization(2, name="n")],
+    ids=["layer", "rms", "group"],
+)
+def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tmp_path, norm):
+    model = keras.Sequential([keras.Input((6, 4), name="x"), norm, layers.Dense(3)])
+    model.set_weights([w + 0.1 * RNG.normal(size=w.shape) for w in model.get_weights()])
+    before = keras.ops.convert_to_numpy(norm(X))
+    with lowered([norm], unroll=False):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(norm(X)), before, rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(norm(X)), before)
+    bundle = _converted(model, tmp_path / "bundle", "static_int8")
+    assert read_tflite(bundle.model_path).float_islands() == ()
+
+
+def test_a_conversion_leaves_no_replaced_layer_behind(tmp_path):
+    model = _recurrent(layers.LSTM)
+    wanted = keras.ops.convert_to_numpy(model(X[:2]))
+    _converted(model, tmp_path / "bundle", "static_int8")
+    assert model.layers[0].unroll is False
+    assert "call" not in vars(model.layers[0])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(X[:2])), wanted)
+
+
+_ON_ANOTHER_BACKEND = """
+import json, sys
+import keras, numpy as np
+import keras_notes as kn
+keras.utils.set_random_seed(0)
+x = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+inputs = keras.Input((8,), name="x")
+hidden = keras.layers.LayerNormalization()(keras.layers.Dense(8, activation="gelu")(inputs))
+model = keras.Model(inputs, keras.layers.Dense(3)(hidden), name="elsewhere")
+for recipe in ("float32", "static_int8"):
+    ranges = {} if recipe == "float32" else {"calibration": x}
+    kn.verify(kn.convert(model, sys.argv[1] + "/" + recipe, recipe, golden=x, **ranges))
+class Own(keras.layers.Layer):
+    def call(self, x):
+        return x
+try:
+    kn.convert(keras.Sequential([keras.Input((8,)), Own()]), sys.argv[1] + "/own", "float32")
+except kn.errors.ConversionError as error:
+    print(json.dumps({"backend": keras.backend.backend(), "error": str(error)}))
+"""
+
+
+def test_a_model_of_another_backend_is_carried_over(tmp_path):
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_ANOTHER_BACKEND, str(tmp_path)],
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["backend"] == "jax"
+    assert "Received: ['Own'], defined in the program itself. Move them to a module" in said["error"]
+    assert kn.verify(tmp_path / "static_int8").ok
