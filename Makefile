@@ -7,8 +7,10 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-
 
 # TensorFlow and oneDNN report on start-up what no one can act on; errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# One process a core; the tests of a file stay together, because they share what is converted or trained for them.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow test-torch bench lint clean help
+.PHONY: demo test test-slow test-torch bench fuzz lint clean help
 
 help:
 	@echo "make demo        set up, then the main job: from a teacher to a verified int8 file (build/digits/)"
@@ -16,6 +18,7 @@ help:
 	@echo "make test-slow   the tests that take long: the whole demo, a clean installation"
 	@echo "make test-torch  the backend-agnostic tests on PyTorch (installs torch)"
 	@echo "make bench       the side-by-side measurements"
+	@echo "make fuzz        10,000 damaged bundles, none of which may end or hang the process that looks at them"
 	@echo "make lint        ruff, mypy, import-linter"
 
 $(BIN)/python:
@@ -41,22 +44,27 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/teacher_to_device.py
 
 test: $(VENV)/.dev-installed
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "any_backend and not slow"
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow"
+	KERAS_BACKEND=jax $(PYTEST) -m "any_backend and not slow"
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev-installed
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow
+	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
 
 test-torch: $(VENV)/.torch-installed
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -m "any_backend and not slow"
+	KERAS_BACKEND=torch $(PYTEST) -m "any_backend and not slow"
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/imbalance.py
 	$(BIN)/python tests/benchmarks/conversion.py
 	$(BIN)/python tests/benchmarks/tolerance.py
+	$(BIN)/python tests/benchmarks/engines.py
+	$(BIN)/python tests/benchmarks/conversion_matrix.py
 	$(BIN)/python tests/benchmarks/distillation.py cost
 	$(BIN)/python tests/benchmarks/distillation.py help
+
+fuzz: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.fuzz --count 10000 --processes 2
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .

@@ -5,9 +5,11 @@ teacher -> distillation -> compression -> conversion -> BUNDLE -> verification -
 """
 
 from keras_notes import distillation, errors, losses
+from keras_notes.benchmarking import bench
 from keras_notes.bundle import Bundle
 from keras_notes.conversion import convert
 from keras_notes.distillation import Distiller, FeatureMatch, TeacherCache
+from keras_notes.report_page import write_report
 from keras_notes.verification import Report, verify
 
 __all__ = [
@@ -16,9 +18,11 @@ __all__ = [
     "FeatureMatch",
     "Report",
     "TeacherCache",
+    "bench",
     "convert",
     "distillation",
     "errors",
     "losses",
     "verify",
+    "write_report",
 ]

@@ -31,12 +31,13 @@ __all__ = [
     "StateEntry",
     "TensorEntry",
     "Tolerance",
+    "listed_files",
     "read_manifest",
     "signature_from_dict",
     "to_json",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL_FILE = "model.tflite"
 MANIFEST_FILE = "model.json"
 # What stands in the place of the manifest's own hash while it is computed.
@@ -205,6 +206,21 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"a number that is not finite ({one_line(text, 30)})")
     return value
+
+
+def listed_files(path: Path) -> set[str]:
+    """The files that a model.json of any format version lists.
+
+    Raises:
+        BundleError: If it lists none.
+    """
+    data = _parsed(path.read_bytes(), repr(str(path)))
+    if not isinstance(data, dict) or "format_version" not in data or not isinstance(data.get("files"), dict):
+        raise BundleError(
+            f"Only a bundle may be overwritten, and {str(path)!r} does not list the files of one. "
+            f"Choose another directory."
+        )
+    return set(data["files"])
 
 
 def _check_schema(data: dict[str, Any], what: str) -> None:

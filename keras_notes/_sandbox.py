@@ -136,6 +136,7 @@ class _Worker:
         self._process = subprocess.Popen([sys.executable, str(_PROGRAM)], bufsize=0, **pipes)
         self._requests: Any = self._process.stdin
         self._answers: Any = self._process.stdout
+        self._talk: threading.Thread | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -148,7 +149,8 @@ class _Worker:
         message the worker stops.
         """
         told: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
-        threading.Thread(target=self._exchange, args=(request, arrays, told.put), daemon=True).start()
+        self._talk = threading.Thread(target=self._exchange, args=(request, arrays, told.put), daemon=True)
+        self._talk.start()
         is_begun = False
         while True:
             try:
@@ -183,6 +185,9 @@ class _Worker:
         """Ends the process, whatever it is doing."""
         self._process.kill()
         self._process.wait()
+        if self._talk is not None:
+            # It may be at a stream, whose number another file would take.
+            self._talk.join(_SECONDS_TO_END)
         self._close_streams()
 
     def forget(self) -> None:

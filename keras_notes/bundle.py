@@ -32,6 +32,7 @@ from keras_notes._manifest import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    listed_files,
     read_manifest,
     to_json,
 )
@@ -133,7 +134,7 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
         raise BundleError(
             f"Only a bundle may be overwritten, and {str(path)!r} holds no {MANIFEST_FILE}. Choose another directory."
         )
-    listed = {MANIFEST_FILE, _NEW_MANIFEST_FILE, *read_manifest(path / MANIFEST_FILE).files}
+    listed = {MANIFEST_FILE, _NEW_MANIFEST_FILE, *listed_files(path / MANIFEST_FILE)}
     others = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - listed
     if others:
         raise BundleError(

@@ -1,4 +1,4 @@
-"""The command line: `keras-notes convert | verify | inspect`.
+"""The command line: `keras-notes convert | verify | inspect | bench | report`.
 
 Exit codes: 0 done and equal, 1 not equal to the trained model, 2 could not be done (one line on stderr says why).
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import traceback
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
-import numpy as np
+import shtab
 
-from keras_notes import _tflite_process as tflite_process
+from keras_notes import _cli_inputs, _cli_inspect
 from keras_notes._litert import KERNELS
-from keras_notes.bundle import TensorEntry, check_target, open_bundle
+from keras_notes.benchmarking import bench
+from keras_notes.bundle import check_target
 from keras_notes.conversion import convert
 from keras_notes.conversion._recipes import EDGES, RECIPES
 from keras_notes.errors import KerasNotesError, VerificationError
+from keras_notes.report_page import write_report
 from keras_notes.verification import Report, verify
 
 __all__ = ["main"]
@@ -49,101 +50,125 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="keras-notes", description="From a trained Keras model to a verified file.")
+    shtab.add_argument_to(parser, help="print a script for the completion of this command line, and end")
     commands = parser.add_subparsers(dest="command", required=True)
-
-    converting = commands.add_parser("convert", help="convert a .keras file to a bundle, and verify it")
-    converting.add_argument("model", type=Path, metavar="MODEL.keras")
-    converting.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the bundle shall be")
-    converting.add_argument("--recipe", default="static_int8", help=f"{', '.join(RECIPES)}; static_int8 by default")
-    converting.add_argument("--edges", default="float32", help=f"{', '.join(EDGES)}; type of the inputs and outputs")
-    converting.add_argument("--calibration", type=Path, metavar="X.npy", help="typical inputs, (samples, ...)")
-    converting.add_argument("--golden", type=Path, metavar="X.npy", help="inputs whose outputs the bundle shall keep")
-    converting.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
-    converting.add_argument("--overwrite", action="store_true", help="replace a bundle that stands in DIR")
-    converting.set_defaults(run=_convert)
+    _add_convert(commands.add_parser("convert", help="convert a model to a bundle, and verify it"))
 
     verifying = commands.add_parser("verify", help="compare a bundle with the trained model")
-    verifying.add_argument("directory", type=Path, metavar="DIR")
-    verifying.add_argument("-x", type=Path, metavar="X.npy", help="test inputs")
+    _add_directory(verifying)
+    _completed(verifying.add_argument("-x", type=Path, metavar="X.npy", help="test inputs"), shtab.FILE)
     verifying.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids, to measure the accuracy")
-    verifying.add_argument("--kernels", default="xnnpack", help=f"{', '.join(KERNELS)}; the kernels to run on")
     verifying.set_defaults(run=_verify)
 
-    inspecting = commands.add_parser("inspect", help="say what a bundle holds")
-    inspecting.add_argument("directory", type=Path, metavar="DIR")
-    inspecting.set_defaults(run=_inspect)
-    for command in (verifying, inspecting):
+    inspecting = commands.add_parser("inspect", help="say what a bundle or a .tflite file holds")
+    _completed(inspecting.add_argument("directory", type=Path, metavar="DIR|FILE"), shtab.FILE)
+    inspecting.add_argument("--debug", action="store_true", help="the error of each tensor down the graph")
+    inspecting.set_defaults(run=_cli_inspect.inspect)
+
+    measuring = commands.add_parser("bench", help="measure latency and memory; of two bundles in turn, and their ratio")
+    _add_directory(measuring)
+    _completed(measuring.add_argument("other", type=Path, nargs="?", metavar="OTHER"), shtab.DIRECTORY)
+    measuring.add_argument("--threads", default="1,2", metavar="N,N", help="thread counts; 1,2 by default")
+    measuring.add_argument("--repeat", type=int, default=200, metavar="N", help="warm invocations; 200 by default")
+    measuring.set_defaults(run=_bench)
+
+    reporting = commands.add_parser("report", help="write a page about a bundle, to open in a browser")
+    _add_directory(reporting)
+    reporting.add_argument("-o", "--output", type=Path, required=True, metavar="REPORT.html")
+    reporting.set_defaults(run=_report)
+    for command in (verifying, measuring):
+        command.add_argument("--kernels", default="xnnpack", help=f"{', '.join(KERNELS)}; the kernels to run on")
+    for command in (verifying, inspecting, measuring):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
+def _completed(action: argparse.Action, kind: dict[str, str]) -> None:
+    """Tells the shell what to offer for an argument; shtab reads an attribute of it."""
+    action.complete = kind  # type: ignore[attr-defined]
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    _completed(parser.add_argument("directory", type=Path, metavar="DIR"), shtab.DIRECTORY)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    forms = "a .keras file, a SavedModel, or MODULE:FUNCTION that returns a model"
+    _completed(parser.add_argument("model", metavar="MODEL", help=forms), shtab.FILE)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the bundle shall be")
+    parser.add_argument("--recipe", default="static_int8", help=f"{', '.join(RECIPES)}; static_int8 by default")
+    parser.add_argument(
+        "--layer", action="append", default=[], metavar="PATTERN=RECIPE", help="another recipe for some layers"
+    )
+    parser.add_argument("--edges", default="float32", help=f"{', '.join(EDGES)}; type of the inputs and outputs")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="X.npy", help="typical inputs, (samples, ...); a .npz by input name"
+    )
+    parser.add_argument("--golden", type=Path, metavar="X.npy", help="inputs whose outputs the bundle shall keep")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+    parser.add_argument("--preprocessing", metavar="WORDS", help="how raw data becomes the model's input")
+    parser.add_argument("--any-batch", action="store_true", help="a file that takes any number of samples at once")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="import a module that registers custom layers"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that stands in DIR")
+    parser.add_argument("--json", action="store_true", help="print the report of the verification as JSON")
+    parser.set_defaults(run=_convert)
+
+
 def _convert(options: argparse.Namespace) -> None:
     check_target(options.output, options.overwrite)
-    model = _model(options.model)
+    _show_progress()
     bundle = convert(
-        model,
+        _cli_inputs.model(options.model, options.trust),
         options.output,
-        options.recipe,
+        _cli_inputs.recipe(options.recipe, options.layer),
         edges=options.edges,
-        calibration=_array(options.calibration),
-        golden=_array(options.golden),
+        calibration=_cli_inputs.arrays(options.calibration),
+        golden=_cli_inputs.arrays(options.golden),
         labels=None if options.labels is None else options.labels.read_text().splitlines(),
+        preprocessing=options.preprocessing,
+        batch_size=None if options.any_batch else 1,
         overwrite=options.overwrite,
     )
-    print(verify(bundle))
-    print(f"written to {options.output}")
+    _print_report(verify(bundle), options)
+    if not options.json:
+        print(f"written to {options.output}")
+
+
+def _show_progress() -> None:
+    """Says on the terminal, if stderr is one, what is being done."""
+    if sys.stderr.isatty():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(relativeCreated)7.0f ms  %(message)s"))
+        logger = logging.getLogger("keras_notes")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def _verify(options: argparse.Namespace) -> None:
-    report = verify(options.directory, _array(options.x), _array(options.y), kernels=options.kernels)
-    _print_report(report, options)
+    x, y = _cli_inputs.arrays(options.x), _cli_inputs.arrays(options.y)
+    _print_report(verify(options.directory, x, y, kernels=options.kernels), options)
 
 
-def _inspect(options: argparse.Namespace) -> None:
-    bundle = open_bundle(options.directory)
-    if options.json:
-        print((bundle.directory / "model.json").read_text(), end="")
-        return
-    manifest, file = bundle.manifest, tflite_process.describe(bundle.model_path)
-    print(f"{manifest.name}: recipe {manifest.recipe}, edges {manifest.edges}, {bundle.model_bytes} bytes")
-    for signature in manifest.signatures:
-        print(f"signature {signature.name}, {signature.golden_samples} golden samples")
-        for kind, entries in (("input", signature.inputs), ("output", signature.outputs)):
-            for entry in entries:
-                print(f"  {kind} {_described(entry)}")
-    print("operators: " + ", ".join(f"{count} {name}" for name, count in file.operator_counts().items()))
-    if len(file.float_islands()) < sum(file.operator_counts().values()):
-        print(f"in floating point: {', '.join(file.float_islands()) or 'none'}")
-    if manifest.preprocessing is not None:
-        print(f"preprocessing: {manifest.preprocessing}")
-    if manifest.labels is not None:
-        print(f"labels: {', '.join(manifest.labels)}")
-    for name, value in manifest.metrics.items():
-        print(f"{name}: {value:g}")
-    print("made by " + ", ".join(f"{package} {number}" for package, number in manifest.versions.items()))
+def _bench(options: argparse.Namespace) -> None:
+    try:
+        threads = tuple(int(number) for number in options.threads.split(","))
+    except ValueError as error:
+        raise ValueError(f"`--threads` must be numbers and commas. Received: {options.threads!r}.") from error
+    report = bench(options.directory, options.other, threads=threads, kernels=options.kernels, repeat=options.repeat)
+    print(json.dumps(report.to_dict()) if options.json else report)
 
 
-def _described(entry: TensorEntry) -> str:
-    grid = "" if entry.scale is None else f", 1 LSB = {entry.scale:.6g}, zero point {entry.zero_point}"
-    return f"{entry.name}: {entry.dtype} {list(entry.shape)}{grid}"
+def _report(options: argparse.Namespace) -> None:
+    try:
+        verification = verify(options.directory)
+    except VerificationError as error:
+        write_report(options.directory, options.output, verification=error.report)
+        raise
+    print(f"written to {write_report(options.directory, options.output, verification=verification)}")
 
 
 def _print_report(report: Report, options: argparse.Namespace) -> None:
     as_json = getattr(options, "json", False)
     print(json.dumps(report.to_dict()) if as_json else report)
-
-
-def _model(path: Path) -> keras.Model:
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file runs into anything from BadZipFile to KeyError
-        raise ValueError(f"{str(path)!r} cannot be loaded as a Keras model: {error}") from error
-
-
-def _array(path: Path | None) -> np.ndarray | None:
-    if path is None:
-        return None
-    try:
-        return np.load(path, allow_pickle=False)
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{str(path)!r} must be a .npy file of numbers. Received: {error}") from error

@@ -110,7 +110,7 @@ def test_a_manifest_that_is_not_json_is_refused(testdata, text):
 @pytest.mark.parametrize("text", ["null", "[]", "3"])
 def test_a_manifest_that_is_no_object_is_refused(testdata, text):
     (testdata / "model.json").write_text(text)
-    with pytest.raises(errors.BundleError, match="must have format_version 1"):
+    with pytest.raises(errors.BundleError, match="must have format_version 2"):
         open_bundle(testdata)
 
 
@@ -121,8 +121,8 @@ def test_a_missing_key_is_named(testdata):
 
 
 def test_another_format_version_is_named(testdata):
-    edit_manifest(testdata, lambda manifest: manifest.update(format_version=2))
-    with pytest.raises(errors.BundleError, match=r"must have format_version 1\. Received: format_version=2\. Convert"):
+    edit_manifest(testdata, lambda manifest: manifest.update(format_version=3))
+    with pytest.raises(errors.BundleError, match=r"must have format_version 2\. Received: format_version=3\. Convert"):
         open_bundle(testdata)
 
 
@@ -160,9 +160,15 @@ def test_overwrite_refuses_a_folder_with_anything_else_in_it(old):
 
 def test_overwrite_refuses_a_model_json_of_another_program(tmp_path):
     (tmp_path / "model.json").write_text('{"format": "layers-model", "weightsManifest": []}')
-    with pytest.raises(errors.BundleError, match="must have format_version 1"):
+    with pytest.raises(errors.BundleError, match="does not list the files of one"):
         write_bundle(tmp_path, *_new_parts(), overwrite=True)
     assert set(contents(tmp_path)) == {"model.json"}
+
+
+def test_a_bundle_of_another_format_version_may_be_replaced(testdata):
+    edit_manifest(testdata, lambda manifest: (manifest.update(format_version=1), manifest.pop("batch_size")))
+    write_bundle(testdata, *_new_parts(), overwrite=True)
+    assert open_bundle(testdata).manifest.format_version == 2
 
 
 def test_overwrite_through_a_link_replaces_what_it_points_to(old, tmp_path):

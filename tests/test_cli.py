@@ -162,7 +162,7 @@ DAMAGE = {
     "no manifest": (lambda d: (d / "model.json").unlink(), "must hold model.json"),
     "malformed JSON": (lambda d: (d / "model.json").write_text("{\n\n"), "must be JSON"),
     "a missing key": (lambda d: edit_manifest(d, lambda m: m.pop("recipe")), "does not follow the bundle schema"),
-    "another version": (lambda d: edit_manifest(d, lambda m: m.update(format_version=2)), "must have format_version 1"),
+    "another version": (lambda d: edit_manifest(d, lambda m: m.update(format_version=3)), "must have format_version 2"),
     "a path that leaves it": (
         lambda d: edit_manifest(d, lambda m: m["files"].update({"../x": m["files"][GOLDEN_OUTPUT]})),
         "does not follow the bundle schema: '../x'",
@@ -232,3 +232,114 @@ def test_it_is_a_program(tmp_path):
 def test_the_program_is_installed_as_keras_notes():
     (script,) = entry_points(group="console_scripts", name="keras-notes")
     assert script.load() is main
+
+
+def test_a_tflite_file_tells_what_it_carries(capsys, files):
+    code, out, _ = _run(capsys, "inspect", TESTDATA / MODEL_FILE)
+    assert code == 0
+    assert "made by keras_notes: name bars, recipe static_int8, edges float32; labels: ['row'," in out
+    assert "signature serving_default: image -> output" in out
+    code, out, _ = _run(capsys, "inspect", TESTDATA / MODEL_FILE, "--json")
+    assert json.loads(out)["description"]["recipe"] == "static_int8"
+    assert "must be a .tflite file" in _cannot(capsys, "inspect", files / "text.npy")
+
+
+def test_inspect_debug_shows_the_error_of_each_tensor(capsys):
+    code, out, _ = _run(capsys, "inspect", TESTDATA, "--debug")
+    assert code == 0
+    assert "conv2d/Relu" in out
+    assert "first tensor below 10 dB: none" in out
+    code, out, _ = _run(capsys, "inspect", TESTDATA, "--debug", "--json")
+    assert {"name", "scale", "max_error"} <= set(json.loads(out)[0])
+
+
+def test_bench_measures_one_and_compares_two(capsys):
+    few = ("--repeat", "5", "--threads", "1")
+    code, out, _ = _run(capsys, "bench", TESTDATA, *few, "--json")
+    assert code == 0
+    assert json.loads(out)
+    code, out, _ = _run(capsys, "bench", TESTDATA, TESTDATA, *few)
+    assert code == 0
+    assert "A/B with threads=1: " in out
+    assert "`--threads` must be numbers and commas. Received: 'two'" in _cannot(
+        capsys, "bench", TESTDATA, "--threads", "two"
+    )
+
+
+def test_report_writes_a_page_also_of_what_is_not_equal(capsys, testdata, tmp_path):
+    code, _, _ = _run(capsys, "report", testdata, "-o", tmp_path / "good.html")
+    assert code == 0
+    assert "</html>" in (tmp_path / "good.html").read_text()
+    _shift_golden(testdata)
+    code, out, _ = _run(capsys, "report", testdata, "-o", tmp_path / "bad.html")
+    assert (code, "FAIL" in out) == (1, True)
+    assert "FAIL" in (tmp_path / "bad.html").read_text()
+
+
+def test_a_model_with_code_in_it_is_refused(capsys, tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x + 1)])
+    model.save(tmp_path / "lambda.keras")
+    line = _cannot(capsys, "convert", tmp_path / "lambda.keras", "-o", tmp_path / "bundle", "--recipe", "float32")
+    assert "unsafe" in line.lower() or "safe" in line
+    assert "--trust MODULE" in line
+    assert not (tmp_path / "bundle").exists()
+
+
+_MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable(package="own")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+def build():
+    return keras.Sequential([keras.Input((3,), name="x"), Doubled()], name="own")
+"""
+
+
+def test_a_custom_layer_is_loaded_from_a_trusted_module_or_built_by_one(tmp_path):
+    (tmp_path / "own_layers.py").write_text(_MODULE)
+    script = "import own_layers; own_layers.build().save('own.keras')"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+
+    def convert(*arguments):
+        command = [sys.executable, "-m", "keras_notes", "convert", *arguments, "--recipe", "float32"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    refused = convert("own.keras", "-o", "a")
+    assert (refused.returncode, "--trust MODULE" in refused.stderr) == (2, True)
+    for arguments in (("own.keras", "-o", "b", "--trust", "own_layers"), ("own_layers:build", "-o", "c")):
+        done = convert(*arguments)
+        assert done.returncode == 0, done.stderr[-500:]
+        assert "own: PASS" in done.stdout
+
+
+def test_a_saved_model_is_converted(capsys, files, net, tmp_path):
+    net.export(str(tmp_path / "saved"), verbose=False)
+    golden = ("--golden", files / "x.npy", "--recipe", "float32")
+    code, out, err = _run(capsys, "convert", tmp_path / "saved", "-o", tmp_path / "bundle", *golden)
+    assert code == 0, err
+    assert "saved: PASS" in out
+    (tmp_path / "empty").mkdir()
+    assert "without saved_model.pb" in _cannot(capsys, "convert", tmp_path / "empty", "-o", tmp_path / "other")
+
+
+def test_layers_have_recipes_of_their_own(capsys, files, tmp_path):
+    options = ("--calibration", files / "calibration.npy", "--layer", "dense*=float32", "--json")
+    code, out, err = _run(capsys, "convert", files / "net.keras", "-o", tmp_path / "bundle", *options)
+    assert code == 0, err
+    assert json.loads(out)["float_islands"][0].startswith("FULLY_CONNECTED dense")
+    assert "`--layer` must be PATTERN=RECIPE. Received: 'dense'" in _cannot(
+        capsys, "convert", files / "net.keras", "-o", tmp_path / "other", "--layer", "dense"
+    )
+
+
+def test_the_shell_completes(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", "bash"])
+    assert ended.value.code == 0
+    assert "static_int8" not in (script := capsys.readouterr().out)
+    assert "convert" in script

@@ -90,7 +90,7 @@ def _output(manifest):
 BROKEN = {
     "a missing key": lambda m: m.pop("recipe"),
     "an unknown key": lambda m: m.update(extra=1),
-    "another format_version": lambda m: m.update(format_version=2),
+    "another format_version": lambda m: m.update(format_version=3),
     "no format_version": lambda m: m.pop("format_version"),
     "a bool as format_version": lambda m: m.update(format_version=True),
     "unknown edges": lambda m: m.update(edges="float64"),

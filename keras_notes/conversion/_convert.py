@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from keras_notes.errors import ConversionError
 __all__ = ["convert"]
 
 _GOLDEN_SAMPLES = 32
+_log = logging.getLogger(__name__)
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "keras-notes", "tensorflow")
 
 
@@ -98,6 +100,7 @@ def convert(
     graphs, ranges, inputs, outputs = [], {}, {}, {}
     for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
         own_calibration, own_golden = (given.get(name) for given in names)
+        _log.info("running the signature %s of the model on its golden samples", name)
         graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
         samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
         inputs[name], outputs[name] = graph.run(_golden_inputs(graph, own_golden, samples))
@@ -108,6 +111,7 @@ def convert(
     _check_labels(labels, outputs[SIGNATURE])
 
     converted = convert_in_worker(tuple(graphs), plan, edges, ranges, batch_size)
+    _log.info("looking at the file")
     file = described(converted.tflite)
     audit(file, model.name, plan)
     files: dict[str, bytes] = {}

@@ -87,6 +87,15 @@ def _group_normalization(layer, inputs):
     return ops.cast(_scaled(normalized, [axis], gamma, beta), layer.compute_dtype)
 
 
+def _global_max_pooling(layer, inputs):
+    """The largest value of all positions, by one pooling window: REDUCE_MAX stays in floating point."""
+    if layer.data_format != "channels_last":
+        return type(layer).call(layer, inputs)
+    size = inputs.shape[1:-1]
+    pooled = ops.max_pool(inputs, size, strides=size, data_format="channels_last")
+    return pooled if layer.keepdims else ops.reshape(pooled, (-1, inputs.shape[-1]))
+
+
 def _mean_square(x, axis):
     return ops.mean(x * x, axis=axis, keepdims=True)
 
@@ -121,4 +130,6 @@ _LOWERINGS: dict[type, Callable] = {
     keras.layers.LayerNormalization: _layer_normalization,
     keras.layers.RMSNormalization: _rms_normalization,
     keras.layers.GroupNormalization: _group_normalization,
+    keras.layers.GlobalMaxPooling1D: _global_max_pooling,
+    keras.layers.GlobalMaxPooling2D: _global_max_pooling,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from keras_notes.errors import ConversionError
 __all__ = ["Converted", "convert_in_worker"]
 
 _PROGRAMS = Path(__file__).parent
+_log = logging.getLogger(__name__)
 # The last line of a Python traceback: "package.SomeError: reason".
 _EXCEPTION_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
 _LONGEST_REASON = 600
@@ -104,6 +106,7 @@ class _Job:
 
     def run(self, program: str, gives: str) -> None:
         """Runs a program, which leaves a file or folder in the directory."""
+        _log.info("running %s", program.strip("_").removesuffix(".py"))
         result = subprocess.run(
             [sys.executable, str(_PROGRAMS / program), str(self.directory)],
             capture_output=True,

@@ -135,6 +135,16 @@ def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tm
     assert read_tflite(bundle.model_path).float_islands() == ()
 
 
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_global_max_pooling_computes_in_integers(tmp_path, keepdims):
+    pool = layers.GlobalMaxPooling1D(keepdims=keepdims, name="pool")
+    model = keras.Sequential([keras.Input((6, 4), name="x"), layers.Conv1D(5, 3), pool, layers.Dense(3)])
+    bundle = _converted(model, tmp_path / "bundle", "static_int8")
+    report = kn.verify(bundle)
+    assert "MAX_POOL_2D" in report.operators
+    assert report.float_islands == ()
+
+
 def test_a_conversion_leaves_no_replaced_layer_behind(tmp_path):
     model = _recurrent(layers.LSTM)
     wanted = keras.ops.convert_to_numpy(model(X[:2]))

@@ -24,7 +24,7 @@ except ImportError as error:
     print(f"run.py: cannot run: {error}. Install it: pip install -r requirements.txt", file=sys.stderr)
     sys.exit(2)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EQUAL, NOT_EQUAL, CANNOT_RUN = 0, 1, 2
 WARM_UP_RUNS = 10
 

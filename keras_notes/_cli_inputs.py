@@ -1,0 +1,107 @@
+"""What the command line is given: models, samples, recipes by layer."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["arrays", "model", "recipe"]
+
+
+def model(source: str, trusted: Sequence[str]) -> keras.Model:
+    """Loads a `.keras` file in safe mode, a SavedModel, or what a function "module:function" returns.
+
+    Args:
+        source: A path, or "module:function".
+        trusted: Modules to import first, where custom classes of a `.keras` file are registered.
+
+    Raises:
+        ValueError: If it is none of them, or cannot be loaded.
+    """
+    if (where := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, where)
+    for name in trusted:
+        _module(name)
+    path = Path(source)
+    if ":" in source and not path.exists():
+        return _built(source)
+    if path.is_dir():
+        return _saved_model(path)
+    try:
+        # In safe mode whatever happens: a model may hold code, and a file is no one to trust.
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file runs into anything from BadZipFile to KeyError
+        raise ValueError(
+            f"{source!r} cannot be loaded as a Keras model: {error}. If its layers are yours, name the module that "
+            f"registers them: --trust MODULE."
+        ) from error
+
+
+def arrays(path: Path | None) -> Any:
+    """The samples of a .npy file, or of a .npz file by input name.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if path is None:
+        return None
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{str(path)!r} must be a .npy or .npz file of numbers. Received: {error}") from error
+
+
+def recipe(default: str, layers: Sequence[str]) -> Any:
+    """The recipe, with exceptions given as "PATTERN=RECIPE".
+
+    Raises:
+        ValueError: If one has no "=".
+    """
+    if not layers:
+        return default
+    pairs = [layer.partition("=") for layer in layers]
+    if wrong := [layer for layer, (_, equals, _) in zip(layers, pairs, strict=True) if not equals]:
+        raise ValueError(f"`--layer` must be PATTERN=RECIPE. Received: {wrong[0]!r}.")
+    return {"default": default, "layers": {pattern: name for pattern, _, name in pairs}}
+
+
+def _module(name: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"The module {name!r} cannot be imported: {error}") from error
+
+
+def _built(source: str) -> keras.Model:
+    module, _, function = source.partition(":")
+    build = getattr(_module(module), function, None)
+    if not callable(build):
+        raise ValueError(f"A builder must be a function, MODULE:FUNCTION. Received: {source!r}.")
+    return build()
+
+
+def _saved_model(path: Path) -> keras.Model:
+    """A functional model around the signature "serving_default" of a SavedModel."""
+    if not (path / "saved_model.pb").is_file():
+        raise ValueError(f"A folder must be a SavedModel. Received: {str(path)!r} without saved_model.pb.")
+    try:
+        layer = keras.layers.TFSMLayer(str(path), call_endpoint="serving_default")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be loaded as a SavedModel: {error}") from error
+    specs = layer.call_endpoint_fn.structured_input_signature[1]
+    if len(specs) != 1:
+        raise ValueError(
+            f"A SavedModel must have one input; convert the Keras model itself for several. Received: {sorted(specs)}."
+        )
+    ((name, spec),) = specs.items()
+    inputs = keras.Input(spec.shape[1:], dtype=spec.dtype.name, name=name)
+    outputs = layer(inputs)
+    return keras.Model(inputs, outputs, name=path.name.replace(" ", "_"))
