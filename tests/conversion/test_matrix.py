@@ -6,7 +6,7 @@ import keras_notes as kn
 from keras_notes.bundle import open_bundle
 from tests.benchmarks.conversion_zoo import ZOO, samples
 
-MODELS = ("multi_input", "subclassed", "unet_transpose")
+MODELS = ("multi_input", "nested", "unet_transpose")
 
 
 @pytest.fixture(scope="module", params=MODELS)
