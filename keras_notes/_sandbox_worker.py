@@ -11,13 +11,14 @@ import sys
 import types
 from pathlib import Path
 
-_here = str(Path(__file__).parent)
-# Modules of the package must not stand in the way of others of their names.
-sys.path[:] = [path for path in sys.path if path != _here]
-# Importing the package would import Keras and its backend, which nothing here needs, and take seconds.
-_package = types.ModuleType("keras_notes")
-_package.__path__ = [_here]
-sys.modules["keras_notes"] = _package
+if "keras_notes" not in sys.modules:
+    _here = str(Path(__file__).parent)
+    # Modules of the package must not stand in the way of others of their names.
+    sys.path[:] = [path for path in sys.path if path != _here]
+    # Importing the package would import Keras and its backend, which nothing here needs, and take seconds.
+    _package = types.ModuleType("keras_notes")
+    _package.__path__ = [_here]
+    sys.modules["keras_notes"] = _package
 
 from keras_notes._litert_tasks import TASKS  # noqa: E402
 from keras_notes._messages import read_message, write_message  # noqa: E402
