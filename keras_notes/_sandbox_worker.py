@@ -20,9 +20,9 @@ if "keras_notes" not in sys.modules:
     _package.__path__ = [_here]
     sys.modules["keras_notes"] = _package
 
-from keras_notes._litert_tasks import TASKS  # noqa: E402
-from keras_notes._messages import read_message, write_message  # noqa: E402
-from keras_notes.errors import BundleError  # noqa: E402
+from keras_notes._litert_tasks import TASKS
+from keras_notes._messages import read_message, write_message
+from keras_notes.errors import BundleError
 
 # What LiteRT may print before it has to end.
 _MOST_BYTES_WRITTEN = 2**24
