@@ -21,6 +21,7 @@ from tests import killable_jobs
 from tests.bundles import ROOT, TESTDATA, contents, copied
 
 KILLED = -signal.SIGKILL
+_LONGEST_SECONDS = 60
 
 
 class Jobs:
@@ -33,13 +34,16 @@ class Jobs:
         command = [sys.executable, "-m", "tests.killable_jobs"]
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=self._log, **pipes)
 
-    def run(self, *job, kill_after=None):
-        """Runs a job, and kills it after so many seconds; returns its exit code and how long it ran."""
+    def run(self, *job, kill_after=None, kill_when=None):
+        """Runs a job, and kills it after so many seconds, or when something is so; returns exit code and duration."""
         print(json.dumps([str(part) for part in job]), file=self._process.stdin, flush=True)
         pid = self._told("begun")
         begin = time.monotonic()
-        if kill_after is not None:
-            time.sleep(kill_after)
+        if kill_when is not None:
+            while not kill_when() and time.monotonic() < begin + _LONGEST_SECONDS:
+                time.sleep(0.0005)
+        if kill_after is not None or kill_when is not None:
+            time.sleep(kill_after or 0.0)
             # It may have ended already.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -207,6 +211,10 @@ def _opened(directory):
     return "whole"
 
 
+def _has_files(directory, count):
+    return directory.exists() and sum(1 for _ in directory.iterdir()) >= count
+
+
 @pytest.mark.slow
 def test_a_killed_build_of_a_cache_is_refused_or_whole_and_goes_on_to_what_an_unbroken_one_is(jobs, tmp_path):
     whole = tmp_path / "whole"
@@ -216,9 +224,14 @@ def test_a_killed_build_of_a_cache_is_refused_or_whole_and_goes_on_to_what_an_un
     assert code == 0
     assert TeacherCache.open(whole).samples == killable_jobs.SAMPLES
     outcomes = []
-    for number, moment in enumerate(_moments("cache", 20)):
+    # Half of them by the clock; half by what is there, because a busy machine spends its time before the first shard.
+    moments = [{"kill_after": moment * duration} for moment in _moments("cache", 10)]
+    files = [{"kill_when": count} for count in range(1, 21, 2)]
+    for number, when in enumerate(moments + files):
         directory = tmp_path / str(number)
-        code, _ = jobs.run("cache", directory, kill_after=moment * duration)
+        if (count := when.get("kill_when")) is not None:
+            when = {"kill_when": functools.partial(_has_files, directory, count)}
+        code, _ = jobs.run("cache", directory, **when)
         found = _opened(directory)
         if found == "whole":
             assert _shown(directory) == _shown(whole)
