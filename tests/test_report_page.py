@@ -27,18 +27,6 @@ from tests.report_pages import (
 )
 
 
-@pytest.fixture(scope="module")
-def report():
-    """The verification of the testdata bundle."""
-    return kn.verify(TESTDATA)
-
-
-@pytest.fixture(scope="module")
-def sound(report, tmp_path_factory):
-    """The page of the testdata bundle."""
-    return page_of(TESTDATA, tmp_path_factory.mktemp("sound"), verification=report)
-
-
 def test_the_page_is_well_formed_and_named(sound):
     assert sound.source.startswith('<!doctype html>\n<html lang="en">')
     assert sound.all("title")[0][1] == "bars: PASS"

@@ -21,18 +21,6 @@ from tests.report_pages import (
 )
 
 
-@pytest.fixture(scope="module")
-def report():
-    """The verification of the testdata bundle."""
-    return kn.verify(TESTDATA)
-
-
-@pytest.fixture(scope="module")
-def sound(report, tmp_path_factory):
-    """The page of the testdata bundle."""
-    return page_of(TESTDATA, tmp_path_factory.mktemp("sound"), verification=report)
-
-
 def test_the_page_says_what_was_trained(sound):
     manifest = open_bundle(TESTDATA).manifest
     terms = terms_of(sound)

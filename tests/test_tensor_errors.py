@@ -6,12 +6,11 @@ import math
 
 import pytest
 
-import keras_notes as kn
 from keras_notes import errors
 from keras_notes._html import NONE
 from keras_notes._pictures import worst_tensors
 from keras_notes._tensor_errors import TENSORS_FILE, TensorError
-from tests.bundles import TESTDATA, edit_manifest, rewrite
+from tests.bundles import edit_manifest, rewrite
 from tests.report_pages import (
     BENCH,
     ROW,
@@ -19,12 +18,6 @@ from tests.report_pages import (
     page_of,
     tensor,
 )
-
-
-@pytest.fixture(scope="module")
-def report():
-    """The verification of the testdata bundle."""
-    return kn.verify(TESTDATA)
 
 
 def test_errors_down_the_graph_are_shown_in_its_order(testdata, tmp_path):

@@ -69,7 +69,8 @@ def convert(
             a list or a dict by name; with `signatures`, a dict of these by signature. Needed by "static_int8" and
             "int16x8". Of a model with states, the steps of one sequence.
         golden: Inputs, of the same form, whose outputs the bundle shall keep. Defaults to 32 of the calibration
-            samples, evenly spaced; without calibration data to 32 seeded samples of the standard normal distribution.
+            samples, evenly spaced (of a model with states the first 32); without calibration data to 32 seeded samples
+            of the standard normal distribution.
         labels: One name a class, for the device to show.
         preprocessing: How raw data becomes the model's input, in words, for the device's developer.
         signatures: Further entry points by name: models that share layers with `model`, whose own is

@@ -123,12 +123,9 @@ class _Job:
         made = self.directory / gives
         if result.returncode == 0 and made.exists() and made.stat().st_size > 0:
             return
-        is_well = result.returncode == 0
-        reason = (
-            "its process ended well, but gave no .tflite file."
-            if is_well
-            else _reason(result.returncode, result.stderr)
-        )
+        reason = "its process ended well, but gave no .tflite file."
+        if result.returncode != 0:
+            reason = _reason(result.returncode, result.stderr)
         raise ConversionError(
             f"{self._subject} could not be converted with the recipe {self._plan.default.name!r}: {reason}"
         )
@@ -152,8 +149,7 @@ def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:
     Raises:
         ConversionError: If a loop is to compute in integers.
     """
-    recipes = {}
-    matched: set[str] = set()
+    recipes: dict[str, str] = {}
     for graph in file.graphs():
         for operator in graph.operators:
             scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
@@ -167,8 +163,7 @@ def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:
                 )
             if recipe != plan.default:
                 recipes[scope] = recipe.name
-                matched.add(recipe.name)
-    if unused := {recipe.name for recipe in plan.layers.values()} - matched - {plan.default.name}:
+    if unused := {recipe.name for recipe in plan.layers.values()} - {*recipes.values(), plan.default.name}:
         raise ConversionError(
             f"`recipe['layers']` must name layers of the model. Received: {sorted(plan.layers)}; no operator gets "
             f"{sorted(unused)}."
