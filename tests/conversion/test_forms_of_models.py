@@ -52,6 +52,16 @@ def test_states_are_carried_from_step_to_step_on_the_device(tmp_path, recipe):
     assert run_device(bundle.directory).returncode == 0
 
 
+def test_golden_states_after_the_first_step_are_not_looked_at(tmp_path):
+    net = [keras.Input(batch_shape=(1, 6, 4), name="x"), layers.LSTM(5, stateful=True, name="cell")]
+    bundle = _converted(keras.Sequential(net), tmp_path / "bundle", "float32")
+    for number in (0, 1):
+        path = f"golden/serving_default.input.cell_state_{number}.bin"
+        rewrite_golden(bundle.directory, lambda values: np.where(np.arange(values.size) < 5, values, 9.0), path)
+    assert kn.verify(bundle.directory).ok
+    assert run_device(bundle.directory).returncode == 0
+
+
 def test_states_that_are_not_carried_fail(tmp_path):
     net = [keras.Input(batch_shape=(1, 6, 4), name="x"), layers.LSTM(5, stateful=True, name="cell")]
     bundle = _converted(keras.Sequential(net), tmp_path / "bundle", "float32")
