@@ -14,7 +14,7 @@ from keras_notes import _tflite_process as tflite_process
 from keras_notes._tflite_file import Tensor, TfliteFile
 from keras_notes.bundle import MODEL_FILE, SignatureEntry, StateEntry, TensorEntry
 from keras_notes.conversion._deploy_graph import DeployGraph
-from keras_notes.conversion._worker_process import Converted
+from keras_notes.conversion._file_maker import Converted
 
 __all__ = ["described", "signature_entry", "tensor_errors"]
 

@@ -19,8 +19,8 @@ from keras_notes.bundle import FORMAT_VERSION, MODEL_FILE, Bundle, Manifest, che
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._contents import described, signature_entry, tensor_errors
 from keras_notes.conversion._deploy_graph import SIGNATURE, DeployGraph, deploy_graph
+from keras_notes.conversion._file_maker import FileMaker
 from keras_notes.conversion._recipes import EDGES, Plan, plan_of
-from keras_notes.conversion._worker_process import convert_in_worker
 from keras_notes.errors import ConversionError
 
 __all__ = ["convert"]
@@ -111,7 +111,7 @@ def convert(
         graphs.append(graph)
     _check_labels(labels, outputs[SIGNATURE])
 
-    converted = convert_in_worker(tuple(graphs), plan, edges, ranges, batch_size)
+    converted = FileMaker(tuple(graphs), batch_size, ranges).make(plan, edges)
     _log.info("looking at the file")
     file = described(converted.tflite)
     audit(file, model.name, plan)

@@ -97,12 +97,16 @@ class Plan:
 
     def recipe_of(self, tensor_name: str) -> Recipe:
         """The recipe of the operator that gives a tensor named "layer/.../operation"."""
+        patterns = self.patterns_of(tensor_name)
+        return self.layers[patterns[-1]] if patterns else self.default
+
+    def patterns_of(self, tensor_name: str) -> list[str]:
+        """The patterns that match a layer of it, or the path of several."""
         layers = tensor_name.split("/")[:-1]
         paths = {
             "/".join(layers[start:end]) for start in range(len(layers)) for end in range(start + 1, len(layers) + 1)
         }
-        matching = [recipe for pattern, recipe in self.layers.items() if any(fnmatchcase(p, pattern) for p in paths)]
-        return matching[-1] if matching else self.default
+        return [pattern for pattern in self.layers if any(fnmatchcase(path, pattern) for path in paths)]
 
     def _all(self) -> tuple[Recipe, ...]:
         return (self.default, *self.layers.values())

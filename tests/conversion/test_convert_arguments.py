@@ -9,8 +9,7 @@ import pytest
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes.bundle import open_bundle
-from keras_notes.conversion import _convert
-from keras_notes.conversion._worker_process import Converted
+from keras_notes.conversion._file_maker import Converted, FileMaker
 from tests.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
 
 X = bars(100, seed=1)[0]
@@ -27,9 +26,7 @@ def _with(values, *places):
 @pytest.fixture
 def without_converter(monkeypatch):
     """`convert` with the file of another training of the same net in the place of the converter's."""
-    monkeypatch.setattr(
-        _convert, "convert_in_worker", lambda *_: Converted(*[(TESTDATA / MODEL_FILE).read_bytes()] * 2)
-    )
+    monkeypatch.setattr(FileMaker, "make", lambda *_: Converted(*[(TESTDATA / MODEL_FILE).read_bytes()] * 2))
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def must_not_convert(monkeypatch):
     def run(*_):
         pytest.fail("The converter must not run.")
 
-    monkeypatch.setattr(_convert, "convert_in_worker", run)
+    monkeypatch.setattr(FileMaker, "make", run)
 
 
 @pytest.fixture
@@ -201,7 +198,7 @@ def test_a_conversion_that_fails_leaves_the_old_bundle(net, testdata, monkeypatc
     def fail(*_):
         raise errors.ConversionError("no")
 
-    monkeypatch.setattr(_convert, "convert_in_worker", fail)
+    monkeypatch.setattr(FileMaker, "make", fail)
     before = contents(testdata)
     target = testdata if overwrite else testdata.parent / "new"
     with pytest.raises(errors.ConversionError, match="no"):

@@ -9,8 +9,8 @@ import pytest
 from keras_notes import errors
 from keras_notes.conversion import _worker_process
 from keras_notes.conversion._deploy_graph import deploy_graph
+from keras_notes.conversion._file_maker import FileMaker
 from keras_notes.conversion._recipes import plan_of
-from keras_notes.conversion._worker_process import convert_in_worker
 
 CALIBRATION = {"serving_default": {"input": np.arange(6.0).reshape(2, 3)}}
 
@@ -30,7 +30,7 @@ def convert_by(tmp_path, monkeypatch):
     def convert(script):
         (tmp_path / "_converter.py").write_text(script)
         monkeypatch.setattr(_worker_process, "_PROGRAMS", tmp_path)
-        return convert_in_worker((deploy_graph(net),), plan_of("static_int8"), "uint8", CALIBRATION, 1)
+        return FileMaker((deploy_graph(net),), 1, CALIBRATION).make(plan_of("static_int8"), "uint8")
 
     return convert
 

@@ -1,0 +1,188 @@
+"""Makes the file of each number format: SavedModel -> float file -> ranges -> quantized file, each step once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_notes._tflite_file import TfliteFile
+from keras_notes._tflite_reader import read_tflite
+from keras_notes.conversion._deploy_graph import DeployGraph, save_graphs
+from keras_notes.conversion._edges import with_edges
+from keras_notes.conversion._masks import lower_masks
+from keras_notes.conversion._names import name_by_layer
+from keras_notes.conversion._recipes import Plan
+from keras_notes.conversion._worker_process import Job
+from keras_notes.errors import ConversionError
+
+__all__ = ["Converted", "FileMaker"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The file as asked for, and the one in float32 that it was made of; tensors have the same names in both."""
+
+    tflite: bytes
+    float_tflite: bytes
+
+
+class FileMaker:
+    """Deploy graphs on their way to files, a signature each; what several recipes need is made for the first of them.
+
+    Args:
+        graphs: The deploy graphs.
+        batch_size: 1, or None for any.
+        calibration: Samples of each input, states included, by signature; empty where no recipe needs ranges.
+    """
+
+    def __init__(
+        self,
+        graphs: tuple[DeployGraph, ...],
+        batch_size: int | None,
+        calibration: Mapping[str, Mapping[str, np.ndarray]],
+    ) -> None:
+        self._graphs = graphs
+        self._batch_size = batch_size
+        self._calibration = calibration
+        self._has_recurrence = any(isinstance(layer, keras.layers.RNN) for layer in self._layers())
+        self._float_files: dict[bool, bytes] = {}
+        self._ranges: dict[bytes, dict[str, list]] = {}
+
+    def make(self, plan: Plan, edges: str) -> Converted:
+        """Makes the file of a plan, with inputs and outputs of the type `edges`.
+
+        Raises:
+            ConversionError: If a program refuses the model or its process dies; says which model and recipe.
+        """
+        float_tflite = self._float_file(plan)
+        if plan.default.name == "float32" and not plan.layers:
+            return Converted(float_tflite, float_tflite)
+        ranges: dict[str, list] = {}
+        if plan.needs_calibration:
+            ranges = self._ranges_of(float_tflite, plan)
+            lowered = lower_masks(float_tflite, ranges, lambda name: plan.recipe_of(name).is_integer)
+            if lowered != float_tflite:
+                float_tflite, ranges = lowered, self._ranges_of(lowered, plan)
+        with self._job(plan) as job:
+            (job.directory / "float.tflite").write_bytes(float_tflite)
+            (job.directory / "ranges.json").write_text(json.dumps(ranges))
+            file = read_tflite(job.directory / "float.tflite")
+            job.settle(recipe=plan.default.name, by_operator=_by_operator(file, plan))
+            job.settle(integer_edges=_has_integer_edges(file, plan))
+            job.run("_quantizer.py", gives="quantized.tflite")
+            quantized = (job.directory / "quantized.tflite").read_bytes()
+            return Converted(with_edges(quantized, edges), float_tflite)
+
+    def _float_file(self, plan: Plan) -> bytes:
+        unroll = plan.needs_calibration and self._has_recurrence
+        if unroll not in self._float_files:
+            with self._job(plan) as job:
+                job.settle(batch_size=self._batch_size, unroll=unroll, signatures=self._inputs())
+                self._save(job, unroll)
+                job.run("_converter.py", gives="float.tflite")
+                layers = {layer.name for layer in self._layers()}
+                models = {graph.model.name for graph in self._graphs}
+                made = (job.directory / "float.tflite").read_bytes()
+                self._float_files[unroll] = name_by_layer(made, models, layers)
+        return self._float_files[unroll]
+
+    def _ranges_of(self, float_tflite: bytes, plan: Plan) -> dict[str, list]:
+        if float_tflite not in self._ranges:
+            with self._job(plan) as job:
+                (job.directory / "float.tflite").write_bytes(float_tflite)
+                job.settle(signatures=self._inputs())
+                for number, graph in enumerate(self._graphs):
+                    # By position: `np.savez` takes names as keywords, and an input may be called "file".
+                    samples = self._calibration[graph.signature].values()
+                    np.savez(job.directory / f"calibration_{number}.npz", *samples)
+                job.run("_calibrator.py", gives="ranges.json")
+                self._ranges[float_tflite] = json.loads((job.directory / "ranges.json").read_text())
+        return self._ranges[float_tflite]
+
+    def _save(self, job: Job, unroll: bool) -> None:
+        """Writes the SavedModel; by a TensorFlow process, where Keras runs on another backend here."""
+        if keras.backend.backend() == "tensorflow":
+            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, unroll=unroll)
+            return
+        job.settle(output_names={graph.signature: list(graph.output_names) for graph in self._graphs})
+        job.settle(modules=self._modules(), paths=[path for path in sys.path if path])
+        for number, graph in enumerate(self._graphs):
+            graph.model.save(job.directory / f"model_{number}.keras")
+        job.run("_exporter.py", gives="saved_model")
+
+    def _modules(self) -> list[str]:
+        """The modules that define the layers which are not Keras's.
+
+        Raises:
+            ConversionError: If one is defined in the program itself, which another process cannot import.
+        """
+        custom = {kind for kind in map(type, self._layers()) if not kind.__module__.startswith("keras.")}
+        if own := sorted(kind.__name__ for kind in custom if kind.__module__ == "__main__"):
+            raise ConversionError(
+                f"On the backend {keras.backend.backend()!r}, custom layers must stand in a module, which the "
+                f"converter's process imports. Received: {own}, defined in the program itself. Move them to a module, "
+                f"registered by @keras.saving.register_keras_serializable()."
+            )
+        return sorted({kind.__module__ for kind in custom})
+
+    def _inputs(self) -> dict[str, list[str]]:
+        return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
+
+    def _layers(self) -> Iterator[keras.Layer]:
+        for graph in self._graphs:
+            yield from graph.model._flatten_layers(include_self=False)
+
+    @contextmanager
+    def _job(self, plan: Plan) -> Iterator[Job]:
+        subject = f"The model {self._graphs[0].model.name!r}"
+        with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
+            yield Job(Path(directory), f"{subject} could not be converted with the recipe {plan.default.name!r}")
+
+
+def _has_integer_edges(file: TfliteFile, plan: Plan) -> bool:
+    """Whether what takes the inputs and gives the outputs computes in integers."""
+    for signature in file.signatures:
+        graph = file.graph(signature)
+        edges = {*signature.inputs.values(), *signature.outputs.values()}
+        for operator in graph.operators:
+            touches = edges & {*operator.inputs, *operator.outputs}
+            if touches and not plan.recipe_of(graph.tensors[operator.outputs[0]].name).is_integer:
+                return False
+    return True
+
+
+def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:
+    """The recipe of each operator that has another one than the default.
+
+    Raises:
+        ConversionError: If a loop is to compute in integers.
+    """
+    recipes: dict[str, str] = {}
+    matched: set[str] = set()
+    for graph in file.graphs():
+        for operator in graph.operators:
+            scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
+            recipe = plan.recipe_of(scope.split(";")[0])
+            matched.update(plan.patterns_of(scope.split(";")[0]))
+            if operator.name == "WHILE" and recipe.is_integer:
+                layer = scope.split("/")[0]
+                raise ConversionError(
+                    f"A loop must not compute in integers: nothing can see the ranges in it. Received: {scope!r} with "
+                    f"the recipe {recipe.name!r}. Declare the layer, recipe={{'default': {plan.default.name!r}, "
+                    f"'layers': {{{layer!r}: 'dynamic_int8'}}}}, or give it 32 steps or fewer, which are unrolled."
+                )
+            if recipe != plan.default:
+                recipes[scope] = recipe.name
+    if unmatched := sorted(set(plan.layers) - matched):
+        raise ConversionError(
+            f"`recipe['layers']` must name layers of the model. Received: {unmatched}, which no operator of it matches."
+        )
+    return recipes
