@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["arrays", "model", "recipe"]
+__all__ = ["arrays", "labelled", "model", "recipe"]
 
 
 def model(source: str, trusted: Sequence[str]) -> keras.Model:
@@ -57,6 +57,17 @@ def arrays(path: Path | None) -> Any:
         return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
     except (EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{str(path)!r} must be a .npy or .npz file of numbers. Received: {error}") from error
+
+
+def labelled(x: Path | None, y: Path | None) -> tuple[Any, Any] | None:
+    """Samples and their class ids; None if neither is given.
+
+    Raises:
+        ValueError: If only one is.
+    """
+    if (x is None) != (y is None):
+        raise ValueError("`-x` and `-y` must be given together. Received: only one of them.")
+    return None if x is None else (arrays(x), arrays(y))
 
 
 def recipe(default: str, layers: Sequence[str]) -> Any:

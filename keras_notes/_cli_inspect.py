@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 from keras_notes import _tflite_process as tflite_process
+from keras_notes._candidates import read_choice
 from keras_notes._tensor_errors import TENSORS_FILE, read_tensor_errors
 from keras_notes._tflite_file import TfliteFile
 from keras_notes._tflite_metadata import DESCRIPTION
@@ -78,6 +79,8 @@ def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
         print(f"labels: {', '.join(manifest.labels)}")
     for name, value in manifest.metrics.items():
         print(f"{name}: {value:g}")
+    if (choice := read_choice(bundle)) is not None:
+        print(choice)
     print("made by " + ", ".join(f"{package} {number}" for package, number in manifest.versions.items()))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_notes._checks import received
-from keras_notes._manifest import SignatureEntry, TensorEntry
+from keras_notes._manifest import SignatureEntry
 
-__all__ = ["labelled_samples"]
+__all__ = ["checked_labels", "labelled_samples"]
 
 
 def labelled_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -31,10 +31,7 @@ def labelled_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[st
             f"{sorted(entry.name for entry in signature.inputs)}."
         )
     samples = {entry.name: np.asarray(named[entry.name]) for entry in signature.inputs}
-    labels = np.asarray(y)
-    if len(signature.outputs) != 1:
-        raise ValueError(f"Accuracy needs a model with one output. Received: {len(signature.outputs)} outputs.")
-    _check_labels(labels, signature.outputs[0])
+    labels = checked_labels(y, [entry.shape[1:] for entry in signature.outputs])
     for entry in signature.inputs:
         array = samples[entry.name]
         if array.dtype.kind not in "fiub":
@@ -49,18 +46,31 @@ def labelled_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[st
     return samples, labels
 
 
-def _check_labels(labels: np.ndarray, output: TensorEntry) -> None:
-    classes = output.shape[-1]
+def checked_labels(y: Any, output_shapes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Returns class ids of shape (samples,).
+
+    Args:
+        y: The class ids.
+        output_shapes: The shape of each output of the model, without the batch.
+
+    Raises:
+        ValueError: If the model has no classes, or y are no ids of them.
+    """
+    labels = np.asarray(y)
+    if len(output_shapes) != 1:
+        raise ValueError(f"Accuracy needs a model with one output. Received: {len(output_shapes)} outputs.")
+    shape = tuple(output_shapes[0])
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
         raise ValueError(
             f"`y` must hold class ids: integers of shape (samples,). "
             f"Received: dtype {labels.dtype} and shape {labels.shape}."
         )
-    if len(output.shape) != 2 or classes < 2:
-        raise ValueError(f"Accuracy needs an output of shape (1, classes). {received(shape=output.shape)}")
-    wrong = (labels < 0) | (labels >= classes)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"Accuracy needs an output of shape (1, classes). {received(shape=(1, *shape))}")
+    wrong = (labels < 0) | (labels >= shape[0])
     if wrong.any():
         raise ValueError(
-            f"`y` must hold class ids in [0, {classes}). Received: {labels[wrong][0]} "
+            f"`y` must hold class ids in [0, {shape[0]}). Received: {labels[wrong][0]} "
             f"({int(wrong.sum())} of {len(labels)} are out of range)."
         )
+    return labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_notes._candidates import Candidate, Choice
 from keras_notes._html import Html, count, details, element, table
 from keras_notes._pictures import decibels_text, error_bars, worst_tensors
 from keras_notes._report_sections import Section
@@ -13,10 +14,10 @@ from keras_notes.benchmarking import BenchReport, BenchRow
 from keras_notes.bundle import Manifest, Tolerance
 from keras_notes.verification import OutputReport, Report
 
-__all__ = ["errors_down_the_graph", "speed", "verification"]
+__all__ = ["candidates", "errors_down_the_graph", "speed", "verification"]
 
 # The figures of an output: heading, field of its report, and how it is written.
-_MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+_MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("Largest, LSB", "max_error_lsb", "{:.2f}".format),
     ("RMS, LSB", "rms_error_lsb", "{:.2f}".format),
     # A mean of -0.001 is 0.00 and not -0.00.
@@ -25,6 +26,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("RMS", "rms_error", "{:.3g}".format),
     ("Mean", "mean_error", "{:.3g}".format),
     ("Top-1 agreement", "top1_agreement", "{:.4f}".format),
+    ("RMS by quarter of the sequence", "rms_error_by_quarter", lambda values: ", ".join(f"{v:.3g}" for v in values)),
 )
 
 
@@ -55,6 +57,42 @@ def verification(report: Report, tolerance: Tolerance) -> Section:
             words=(1,),
         ),
         *_limits(report, tolerance),
+    )
+
+
+def candidates(choice: Choice) -> Section:
+    """What was tried for the recipe "auto", and which was taken."""
+    if choice.model_accuracy is None:
+        measured = f"{choice.samples} golden samples: the error as a share of the outputs' standard deviation"
+    else:
+        measured = (
+            f"{choice.samples} samples, on which the trained model has an accuracy of {choice.model_accuracy:.4f}"
+        )
+
+    def row(index: int, one: Candidate) -> tuple[Any, ...]:
+        return (
+            one.recipe,
+            one.kernels,
+            None if one.bytes is None else f"{one.bytes:,}",
+            None if one.p50_ms is None else f"{one.p50_ms:.4f}",
+            None if one.accuracy is None else f"{one.accuracy:.4f}",
+            None if one.loss is None else f"{one.loss:+.4f}",
+            "taken" if index == choice.chosen else one.reason or "within the budget",
+        )
+
+    return (
+        element(
+            "p",
+            f"Each recipe that fits the model was converted, and measured in turns on the machine that converted. "
+            f"Taken is the least {choice.prefer} with a loss of at most {choice.accuracy_budget:g}. The loss is on "
+            f"{measured}.",
+        ),
+        table(
+            "Candidates",
+            ("Recipe", "Kernels", "Bytes", "p50, ms", "Accuracy", "Loss", "Result"),
+            [row(index, one) for index, one in enumerate(choice.candidates)],
+            words=(1, 6),
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from keras_notes import _tflite_process as tflite_process
 from keras_notes._checks import check_at_least, check_choice, received
 from keras_notes._litert import KERNELS
 from keras_notes._sandbox import DEFAULT_LIMITS, Limits
+from keras_notes._tables import aligned
 from keras_notes.bundle import MANIFEST_FILE, Bundle, open_bundle
 
 __all__ = ["BenchReport", "BenchRow", "Limits", "Ratio", "bench", "bundle_bytes"]
@@ -98,7 +99,7 @@ class BenchReport:
         lines = [
             f"LiteRT {self.runtime_version} with {self.kernels} kernels on {self.machine}, {self.cores} cores; "
             f"{self.rounds} rounds of {self.repeat} invocations",
-            *_aligned([header, *map(_cells, self.rows)]),
+            *aligned([header, *map(_cells, self.rows)]),
         ]
         lines += [
             f"A/B with threads={ratio.threads}: {ratio.median:.3f} of the p50s, median of {self.rounds} rounds "
@@ -268,14 +269,3 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
     times = (f"{value:.4f}" for value in (row.load_ms, row.first_ms, row.p50_ms, row.p95_ms))
     sizes = ("-" if value is None else f"{value:,}" for value in (row.peak_bytes, row.model_bytes, row.bundle_bytes))
     return (f"{row.bundle} {row.name} ({row.recipe})", str(row.threads), *times, *sizes)
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in table
-    ]

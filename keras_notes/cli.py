@@ -19,8 +19,8 @@ from keras_notes import _cli_inputs, _cli_inspect
 from keras_notes._litert import KERNELS
 from keras_notes.benchmarking import bench
 from keras_notes.bundle import check_target
-from keras_notes.conversion import convert
-from keras_notes.conversion._recipes import EDGES, RECIPES
+from keras_notes.conversion import convert, read_choice
+from keras_notes.conversion._recipes import AUTO, EDGES, RECIPES
 from keras_notes.errors import KerasNotesError, VerificationError
 from keras_notes.report_page import write_report
 from keras_notes.verification import Report, verify
@@ -96,7 +96,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     forms = "a .keras file, a SavedModel, or MODULE:FUNCTION that returns a model"
     _completed(parser.add_argument("model", metavar="MODEL", help=forms), shtab.FILE)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the bundle shall be")
-    parser.add_argument("--recipe", default="static_int8", help=f"{', '.join(RECIPES)}; static_int8 by default")
+    parser.add_argument(
+        "--recipe", default="static_int8", help=f"{', '.join((*RECIPES, AUTO))}; static_int8 by default"
+    )
     parser.add_argument(
         "--layer", action="append", default=[], metavar="PATTERN=RECIPE", help="another recipe for some layers"
     )
@@ -111,6 +113,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="import a module that registers custom layers"
     )
+    choosing = parser.add_argument_group("the recipe auto", "makes a file by each recipe that fits, and keeps the best")
+    choosing.add_argument("-x", type=Path, metavar="X.npy", help="test inputs, to measure the accuracy of each file")
+    choosing.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids")
+    choosing.add_argument(
+        "--accuracy-budget", type=float, default=0.01, metavar="LOSS", help="accuracy that it may lose; 0.01 by default"
+    )
+    choosing.add_argument("--prefer", default="bytes", help="bytes (by default) or latency: what shall be least")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that stands in DIR")
     parser.add_argument("--json", action="store_true", help="print the report of the verification as JSON")
     parser.set_defaults(run=_convert)
@@ -129,8 +138,13 @@ def _convert(options: argparse.Namespace) -> None:
         labels=None if options.labels is None else options.labels.read_text().splitlines(),
         preprocessing=options.preprocessing,
         batch_size=None if options.any_batch else 1,
+        validation_data=_cli_inputs.labelled(options.x, options.y),
+        accuracy_budget=options.accuracy_budget,
+        prefer=options.prefer,
         overwrite=options.overwrite,
     )
+    if (choice := read_choice(bundle)) is not None and not options.json:
+        print(choice)
     _print_report(verify(bundle), options)
     if not options.json:
         print(f"written to {options.output}")
@@ -147,7 +161,7 @@ def _show_progress() -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    x, y = _cli_inputs.arrays(options.x), _cli_inputs.arrays(options.y)
+    x, y = _cli_inputs.labelled(options.x, options.y) or (None, None)
     _print_report(verify(options.directory, x, y, kernels=options.kernels), options)
 
 

@@ -15,6 +15,7 @@ from keras_notes import _report_measures as measures
 from keras_notes import _report_sections as sections
 from keras_notes import _tflite_process as tflite_process
 from keras_notes import benchmarking
+from keras_notes._candidates import read_choice
 from keras_notes._checks import received
 from keras_notes._html import Html, count, definitions, element, joined
 from keras_notes._page import page
@@ -93,6 +94,8 @@ def _page(bundle: Bundle, file: TfliteFile, report: Report, bench: BenchReport) 
         ("errors", "Error down the graph", measures.errors_down_the_graph(read_tensor_errors(bundle), bundle.manifest)),
         ("signatures", "Signatures", sections.signatures(bundle)),
     )
+    if (choice := read_choice(bundle)) is not None:
+        parts = (*parts[:5], ("candidates", "Candidates", measures.candidates(choice)), *parts[5:])
     links = (element("li", element("a", title, href=f"#{name}")) for name, title, _ in parts)
     return page(
         f"{report.name}: {_verdict(report)}",

@@ -33,7 +33,9 @@ class OutputReport:
     """The error of one output over all golden samples; `*_lsb` in steps of its integer grid, None for float.
 
     `mean_error` is signed: the part of the error that is the same everywhere. `top1_agreement` is the share of golden
-    samples with the same largest class, None where an output has no classes.
+    samples with the same largest class, None where an output has no classes. `rms_error_by_quarter` says whether the
+    error of a model with states drifts: of each quarter of the golden sequence, None for a model without states or a
+    sequence of fewer than 4 steps.
     """
 
     signature: str
@@ -45,6 +47,7 @@ class OutputReport:
     rms_error_lsb: float | None
     mean_error_lsb: float | None
     top1_agreement: float | None
+    rms_error_by_quarter: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def _compare(bundle: Bundle, signature: SignatureEntry, run: Callable) -> list[t
     compared = []
     for entry in signature.outputs:
         wanted, got = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
-        output = _output_report(signature.name, entry, wanted, got)
+        output = _output_report(signature, entry, wanted, got)
         compared.append((output, _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)))
     return compared
 
@@ -199,14 +202,14 @@ def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarra
             )
 
 
-def _output_report(signature: str, entry: TensorEntry, wanted: np.ndarray, got: np.ndarray) -> OutputReport:
+def _output_report(signature: SignatureEntry, entry: TensorEntry, wanted: np.ndarray, got: np.ndarray) -> OutputReport:
     error = got - wanted
     largest, mean = float(np.abs(error).max()), float(error.mean())
     rms = float(np.sqrt(np.square(error).mean()))
     has_classes = wanted.ndim > 1 and wanted.shape[-1] > 1
     agreement = float((wanted.argmax(-1) == got.argmax(-1)).mean()) if has_classes else None
     return OutputReport(
-        signature=signature,
+        signature=signature.name,
         name=entry.name,
         max_error=largest,
         rms_error=rms,
@@ -215,7 +218,16 @@ def _output_report(signature: str, entry: TensorEntry, wanted: np.ndarray, got: 
         rms_error_lsb=None if entry.scale is None else rms / entry.scale,
         mean_error_lsb=None if entry.scale is None else mean / entry.scale,
         top1_agreement=agreement,
+        rms_error_by_quarter=_by_quarter(error) if signature.states else None,
     )
+
+
+def _by_quarter(error: np.ndarray) -> tuple[float, float, float, float] | None:
+    """The root mean square of each quarter of a sequence, whose steps are the first axis."""
+    if len(error) < 4:
+        return None
+    first, second, third, fourth = (float(np.sqrt(np.square(part).mean())) for part in np.array_split(error, 4))
+    return first, second, third, fourth
 
 
 def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> list[str]:
@@ -264,4 +276,15 @@ def _output_line(output: OutputReport) -> str:
             f"; in LSB max {output.max_error_lsb:.2f}, rms {output.rms_error_lsb:.2f}, mean {output.mean_error_lsb:.2f}"
         )
     agreement = "" if output.top1_agreement is None else f"; top-1 agreement {output.top1_agreement:.4f}"
-    return f"{output.signature}/{output.name}: {error}{agreement}"
+    return f"{output.signature}/{output.name}: {error}{agreement}{_drift(output)}"
+
+
+def _drift(output: OutputReport) -> str:
+    if output.rms_error_by_quarter is None:
+        return ""
+    # The largest error over its LSB is the step; without one the figures are those of the output itself.
+    scale, unit = 1.0, ""
+    if output.max_error_lsb and output.max_error:
+        scale, unit = output.max_error / output.max_error_lsb, " LSB"
+    quarters = ", ".join(f"{value / scale:.3g}" for value in output.rms_error_by_quarter)
+    return f"; rms{unit} by quarter of the sequence {quarters}"

@@ -181,7 +181,7 @@ def test_a_damaged_bundle_is_one_line_and_exit_code_2(capsys, testdata, command,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-x", "x.npy"], "`x` and `y` must be given together"),
+        (["-x", "x.npy"], "`-x` and `-y` must be given together"),
         (["-x", "x.npy", "-y", "missing.npy"], "No such file"),
         (["-x", "y.npy", "-y", "y.npy"], "`x` must have the shape"),
         (["--kernels", "gpu"], "`kernels` must be one of"),
@@ -190,6 +190,21 @@ def test_a_damaged_bundle_is_one_line_and_exit_code_2(capsys, testdata, command,
 def test_verify_names_a_wrong_argument(capsys, files, monkeypatch, arguments, message):
     monkeypatch.chdir(files)
     assert message in _cannot(capsys, "verify", TESTDATA, *arguments)
+
+
+def test_convert_by_auto_prints_the_table_and_inspect_repeats_it(capsys, files, tmp_path):
+    options = ["--calibration", files / "calibration.npy", "-x", files / "x.npy", "-y", files / "y.npy"]
+    code, out, _ = _run(
+        capsys, "convert", files / "net.keras", "-o", tmp_path / "bundle", "--recipe", "auto", *options, "--prefer",
+        "latency", "--accuracy-budget", "0.5",
+    )  # fmt: skip
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("Least latency with a loss of at most 0.5; 50 samples, on which the trained model has")
+    (taken,) = (line for line in lines if line.startswith("* "))
+    code, out, _ = _run(capsys, "inspect", tmp_path / "bundle")
+    assert code == 0
+    assert taken in out.splitlines()
 
 
 def test_inspect_says_what_a_bundle_holds(capsys):

@@ -1,7 +1,11 @@
 """Conversion: from a trained Keras model to a bundle."""
 
+from keras_notes._candidates import Candidate, Choice, read_choice
 from keras_notes.conversion._convert import convert
 
 __all__ = [
+    "Candidate",
+    "Choice",
     "convert",
+    "read_choice",
 ]

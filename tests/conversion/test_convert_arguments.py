@@ -56,6 +56,38 @@ ARGUMENTS = {
         {"recipe": "int4", "calibration": X},
         r"`recipe` must be one of 'float32', .*'static_int8'.*\. Received: recipe='int4'",
     ),
+    "auto for a layer": (
+        {"recipe": {"default": "auto", "layers": {"a": "auto"}}},
+        r"`recipe\['layers'\]\['a'\]` must be one of .* Received: recipe\['layers'\]\['a'\]='auto'",
+    ),
+    "integer edges by auto without calibration": (
+        {"recipe": "auto", "edges": "int8"},
+        "`calibration` must hold typical inputs for a recipe with edges='int8'. Received: calibration=None",
+    ),
+    "a negative budget": (
+        {"recipe": "auto", "accuracy_budget": -0.1},
+        r"`accuracy_budget` must be >= 0\. Received: accuracy_budget=-0\.1",
+    ),
+    "another preference": (
+        {"recipe": "auto", "prefer": "speed"},
+        "`prefer` must be one of 'bytes', 'latency'. Received: prefer='speed'",
+    ),
+    "validation data for a recipe by name": (
+        {"calibration": X, "validation_data": (X, [0] * 100)},
+        "`validation_data` must be None for the recipe 'static_int8'; only 'auto' chooses by it",
+    ),
+    "labels of classes that there are not": (
+        {"recipe": "auto", "validation_data": (X, [4] * 100)},
+        r"`y` must hold class ids in \[0, 4\)\. Received: 4",
+    ),
+    "fewer labels than samples": (
+        {"recipe": "auto", "validation_data": (X, [0] * 99)},
+        "`validation_data` must hold one class id a sample. Received: 99 for 100 samples",
+    ),
+    "validation inputs of another shape": (
+        {"recipe": "auto", "validation_data": (X[:, :4], [0] * 100)},
+        r"`validation_data` must have the shape \(samples, 8, 8, 1\)",
+    ),
     "unknown edges": (
         {"edges": "int4", "calibration": X},
         r"`edges` must be one of 'float32', 'uint8', 'int8', 'int16'\. Received: edges='int4'",

@@ -52,6 +52,32 @@ def test_states_are_carried_from_step_to_step_on_the_device(tmp_path, recipe):
     assert run_device(bundle.directory).returncode == 0
 
 
+def test_the_drift_over_a_sequence_is_told_by_quarter(tmp_path):
+    keras.utils.set_random_seed(0)
+    net = [keras.Input(batch_shape=(1, 6, 4), name="x"), layers.LSTM(5, stateful=True, name="cell"), layers.Dense(3)]
+    bundle = _converted(keras.Sequential(net), tmp_path / "bundle", "static_int8")
+    report = kn.verify(bundle)
+    output = next(output for output in report.outputs if output.name == "output")
+    quarters = np.array(output.rms_error_by_quarter)
+    assert np.sqrt(np.square(quarters).mean()) == pytest.approx(output.rms_error)
+    assert "; rms LSB by quarter of the sequence " in str(report)
+
+    entry = next(entry for entry in bundle.manifest.signatures[0].outputs if entry.name == "output")
+
+    def drift(values):
+        steps = np.repeat([0.0, 0.0, 0.0, 2 * entry.scale], values.size // 4)
+        return values + steps * (-1.0) ** np.arange(values.size)
+
+    rewrite_golden(bundle.directory, drift, "golden/serving_default.output.output.bin")
+    drifted = next(o for o in kn.verify(bundle.directory).outputs if o.name == "output").rms_error_by_quarter
+    assert drifted[:3] == pytest.approx(quarters[:3])
+    assert drifted[3] > 1.3 * quarters[3]
+
+
+def test_a_model_without_states_has_no_drift(converted):
+    assert kn.verify(converted("static_int8")).outputs[0].rms_error_by_quarter is None
+
+
 def test_golden_states_after_the_first_step_are_not_looked_at(tmp_path):
     net = [keras.Input(batch_shape=(1, 6, 4), name="x"), layers.LSTM(5, stateful=True, name="cell")]
     bundle = _converted(keras.Sequential(net), tmp_path / "bundle", "float32")
