@@ -127,7 +127,7 @@ def verify(
     file = tflite_process.describe(bundle.model_path, limits)
     _check_described(bundle, file)
     run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
-    results = [_compare(bundle, entry, run) for entry in bundle.manifest.signatures]
+    results = [_compare(bundle, entry, file, run) for entry in bundle.manifest.signatures]
     outputs = tuple(output for compared in results for output, _ in compared)
     report = Report(
         name=bundle.manifest.name,
@@ -176,7 +176,9 @@ def _edges(file: TfliteFile, signature: Signature, kind: str) -> set[tuple]:
     }
 
 
-def _compare(bundle: Bundle, signature: SignatureEntry, run: Callable) -> list[tuple[OutputReport, list[str]]]:
+def _compare(
+    bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: Callable
+) -> list[tuple[OutputReport, list[str]]]:
     inputs, golden = bundle.golden(signature)
     outputs = run(signature, inputs)
     if bundle.manifest.batch_size is None and signature.golden_samples > 1:
@@ -186,8 +188,26 @@ def _compare(bundle: Bundle, signature: SignatureEntry, run: Callable) -> list[t
     for entry in signature.outputs:
         wanted, got = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
         output = _output_report(signature, entry, wanted, got)
-        compared.append((output, _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)))
+        failures = _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)
+        if failures and (outside := _outside_of_grid(file, signature.name, entry.name, wanted)):
+            failures.append(
+                f"{outside} of {wanted.size} golden values of the output {entry.name!r} lie outside of its grid: "
+                f"calibrate with more samples"
+            )
+        compared.append((output, failures))
     return compared
+
+
+def _outside_of_grid(file: TfliteFile, signature: str, output: str, wanted: np.ndarray) -> int:
+    """How many values the integers of an output cannot stand for, by more than a step."""
+    found = next(entry for entry in file.signatures if entry.name == signature)
+    graph = file.graph(found)
+    grid = graph.output_grid(found.outputs[output])
+    if grid.scale is None or grid.zero_point is None:
+        return 0
+    ends = np.iinfo(grid.dtype)
+    steps = wanted / grid.scale + grid.zero_point
+    return int(((steps < ends.min - 1) | (steps > ends.max + 1)).sum())
 
 
 def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarray], at_once: Mapping[str, np.ndarray]):

@@ -17,6 +17,7 @@ from keras_notes._tflite_file import TfliteFile
 from keras_notes._tflite_reader import read_tflite
 from keras_notes.conversion._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion._edges import with_edges
+from keras_notes.conversion._lowerings import differs_for_integers
 from keras_notes.conversion._masks import lower_masks
 from keras_notes.conversion._names import name_by_layer
 from keras_notes.conversion._recipes import Plan
@@ -52,7 +53,7 @@ class FileMaker:
         self._graphs = graphs
         self._batch_size = batch_size
         self._calibration = calibration
-        self._has_recurrence = any(isinstance(layer, keras.layers.RNN) for layer in self._layers())
+        self._integers_differ = any(map(differs_for_integers, self._layers()))
         self._float_files: dict[bool, bytes] = {}
         self._ranges: dict[bytes, dict[str, list]] = {}
 
@@ -82,17 +83,17 @@ class FileMaker:
             return Converted(with_edges(quantized, edges), float_tflite)
 
     def _float_file(self, plan: Plan) -> bytes:
-        unroll = plan.needs_calibration and self._has_recurrence
-        if unroll not in self._float_files:
+        integers = plan.needs_calibration and self._integers_differ
+        if integers not in self._float_files:
             with self._job(plan) as job:
-                job.settle(batch_size=self._batch_size, unroll=unroll, signatures=self._inputs())
-                self._save(job, unroll)
+                job.settle(batch_size=self._batch_size, integers=integers, signatures=self._inputs())
+                self._save(job, integers)
                 job.run("_converter.py", gives="float.tflite")
                 layers = {layer.name for layer in self._layers()}
                 models = {graph.model.name for graph in self._graphs}
                 made = (job.directory / "float.tflite").read_bytes()
-                self._float_files[unroll] = name_by_layer(made, models, layers)
-        return self._float_files[unroll]
+                self._float_files[integers] = name_by_layer(made, models, layers)
+        return self._float_files[integers]
 
     def _ranges_of(self, float_tflite: bytes, plan: Plan) -> dict[str, list]:
         if float_tflite not in self._ranges:
@@ -107,10 +108,10 @@ class FileMaker:
                 self._ranges[float_tflite] = json.loads((job.directory / "ranges.json").read_text())
         return self._ranges[float_tflite]
 
-    def _save(self, job: Job, unroll: bool) -> None:
+    def _save(self, job: Job, integers: bool) -> None:
         """Writes the SavedModel; by a TensorFlow process, where Keras runs on another backend here."""
         if keras.backend.backend() == "tensorflow":
-            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, unroll=unroll)
+            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, integers=integers)
             return
         job.settle(output_names={graph.signature: list(graph.output_names) for graph in self._graphs})
         job.settle(modules=self._modules(), paths=[path for path in sys.path if path])

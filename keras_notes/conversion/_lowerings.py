@@ -14,30 +14,35 @@ from keras import ops
 
 from keras_notes._layer_calls import replaced_call
 
-__all__ = ["LONGEST_UNROLLED", "in_full_precision", "lowered"]
+__all__ = ["LONGEST_UNROLLED", "differs_for_integers", "in_full_precision", "lowered"]
 
 # Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop.
 LONGEST_UNROLLED = 32
 
 
 @contextlib.contextmanager
-def lowered(layers: Iterable[keras.Layer], *, unroll: bool) -> Iterator[None]:
+def lowered(layers: Iterable[keras.Layer], *, integers: bool) -> Iterator[None]:
     """Lets each layer compute what is to be converted, while the block runs.
 
     Args:
         layers: Every layer of a model, nested ones too.
-        unroll: Whether recurrent layers of at most `LONGEST_UNROLLED` steps are written out step by step. Calibration
-            cannot look into the loop that they are otherwise; TensorFlow's ends its process over it
-            (tensorflow/tensorflow#101050).
+        integers: Whether the graph is to compute in integers. Recurrent layers of at most `LONGEST_UNROLLED` steps are
+            written out step by step then: calibration cannot look into the loop that they are otherwise; TensorFlow's
+            ends its process over it (tensorflow/tensorflow#101050).
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            for kind, lowering in _LOWERINGS.items():
+            for kind, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
                 if type(layer) is kind:
                     stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
-            if unroll and isinstance(layer, keras.layers.RNN) and not layer.unroll:
+            if integers and isinstance(layer, keras.layers.RNN) and not layer.unroll:
                 stack.enter_context(replaced_call(layer, _unrolled(layer)))
         yield
+
+
+def differs_for_integers(layer: keras.Layer) -> bool:
+    """Whether a layer computes by other operators where it shall compute in integers."""
+    return isinstance(layer, keras.layers.RNN) or type(layer) in _FOR_INTEGERS
 
 
 @contextlib.contextmanager
@@ -96,6 +101,16 @@ def _global_max_pooling(layer, inputs):
     return pooled if layer.keepdims else ops.reshape(pooled, (-1, inputs.shape[-1]))
 
 
+def _leaky_relu(layer, inputs):
+    """Computes slope * x + (1 - slope) * relu(x): LEAKY_RELU stays in floating point."""
+    return layer.negative_slope * inputs + (1.0 - layer.negative_slope) * ops.relu(inputs)
+
+
+def _parametric_relu(layer, inputs):
+    """The same with trained slopes, for PRELU."""
+    return layer.alpha * inputs + (1.0 - layer.alpha) * ops.relu(inputs)
+
+
 def _mean_square(x, axis):
     return ops.mean(x * x, axis=axis, keepdims=True)
 
@@ -132,4 +147,8 @@ _LOWERINGS: dict[type, Callable] = {
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.GlobalMaxPooling1D: _global_max_pooling,
     keras.layers.GlobalMaxPooling2D: _global_max_pooling,
+}
+_FOR_INTEGERS: dict[type, Callable] = {
+    keras.layers.LeakyReLU: _leaky_relu,
+    keras.layers.PReLU: _parametric_relu,
 }

@@ -104,8 +104,8 @@ class Plan:
         return self.layers[patterns[-1]] if patterns else self.default
 
     def patterns_of(self, tensor_name: str) -> list[str]:
-        """The patterns that match a layer of it, or the path of several."""
-        layers = tensor_name.split("/")[:-1]
+        """The patterns that match a layer of it, the path of several, or an operation that belongs to no layer."""
+        layers = tensor_name.split("/")[:-1] or [tensor_name]
         paths = {
             "/".join(layers[start:end]) for start in range(len(layers)) for end in range(start + 1, len(layers) + 1)
         }

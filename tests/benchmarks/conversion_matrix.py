@@ -2,7 +2,7 @@
 
     python tests/benchmarks/conversion_matrix.py [--only NAME ...] [--processes 2] [--write]
 
-Every model of `conversion_zoo.py` (random weights that look trained), 64 calibration samples, 16 others as golden
+Every model of `conversion_zoo.py` (random weights that look trained), 256 calibration samples, 16 others as golden
 samples, each recipe; a row a model, made in a process of its own. A cell holds the size of the file in KiB and the
 largest error: of integer files in steps of the output's grid, of others as a share of the largest output; or why there
 is no file ("refused"), or what the verification found ("strays"), with how far rounding alone moves such a model: one
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 TABLE = Path(__file__).with_suffix(".md")
 RECIPES = ("float32", "float16", "dynamic_int8", "static_int8", "int16x8", "weight_int4")
-CALIBRATION, GOLDEN = 64, 16
+CALIBRATION, GOLDEN = 256, 16
 SECONDS = 1800
 BAD_DB = 10
 

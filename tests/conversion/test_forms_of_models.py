@@ -164,7 +164,7 @@ def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tm
     model = keras.Sequential([keras.Input((6, 4), name="x"), norm, layers.Dense(3)])
     model.set_weights([w + 0.1 * RNG.normal(size=w.shape) for w in model.get_weights()])
     before = keras.ops.convert_to_numpy(norm(X))
-    with lowered([norm], unroll=False):
+    with lowered([norm], integers=False):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(norm(X)), before, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(norm(X)), before)
     bundle = _converted(model, tmp_path / "bundle", "static_int8")
@@ -226,3 +226,33 @@ def test_a_model_of_another_backend_is_carried_over(tmp_path):
     assert said["backend"] == "jax"
     assert "Received: ['Own'], defined in the program itself. Move them to a module" in said["error"]
     assert kn.verify(tmp_path / "static_int8").ok
+
+
+@pytest.mark.parametrize("activation", [layers.LeakyReLU(0.2), layers.PReLU()], ids=["leaky", "parametric"])
+def test_leaky_activations_compute_in_integers(tmp_path, activation):
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((6, 4), name="x"), layers.Dense(8), activation, layers.Dense(3)])
+    if activation.weights:
+        activation.alpha.assign(RNG.uniform(-0.5, 1.5, activation.alpha.shape))
+    report = kn.verify(_converted(net, tmp_path / "int8", "static_int8"))
+    assert report.float_islands == ()
+    floats = kn.verify(_converted(net, tmp_path / "float32", "float32")).operators
+    assert {"LEAKY_RELU", "PRELU"} & set(floats), "the float file has the operator itself"
+
+
+def test_an_operation_that_belongs_to_no_layer_can_be_declared_as_the_error_says(tmp_path):
+    pixels = RNG.integers(0, 256, (60, 6)).astype("uint8")
+    inputs = keras.Input((6,), dtype="uint8", name="pixels")
+    net = keras.Model(inputs, layers.Dense(3)(keras.ops.cast(inputs, "float32") / 255.0))
+    with pytest.raises(errors.ConversionError, match=r"CAST Cast in floating point.*\{'Cast': 'float32'\}"):
+        _converted(net, tmp_path / "bundle", "static_int8", pixels)
+    recipe = {"default": "static_int8", "layers": {"Cast": "float32"}}
+    bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=pixels)
+    assert kn.verify(bundle).float_islands == ("CAST Cast",)
+
+
+def test_values_that_calibration_never_saw_are_named_as_the_cause(tmp_path):
+    net = keras.Sequential([keras.Input((6, 4), name="x"), layers.Flatten(), layers.Dense(3)])
+    bundle = kn.convert(net, tmp_path / "bundle", "static_int8", calibration=0.3 * X, golden=X[:16])
+    with pytest.raises(errors.VerificationError, match=r"\d+ of 48 golden values of the output 'output' lie outside"):
+        kn.verify(bundle)
