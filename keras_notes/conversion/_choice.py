@@ -33,6 +33,7 @@ _ROUNDS, _REPEAT = 5, 20
 _SAME_LATENCY = 1.05
 
 Contents = tuple[Manifest, dict[str, bytes]]
+Validation = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,12 @@ def chosen(prepared: PreparedModel, plans: Sequence[Plan], edges: str, wish: Wis
         ConversionError: If no file is within the budget; the message holds the table.
         ValueError: If the validation data do not fit the model.
     """
-    model_accuracy = None if wish.validation_data is None else prepared.accuracy(*wish.validation_data)
+    validation = None if wish.validation_data is None else prepared.labelled(*wish.validation_data)
+    model_accuracy = None if validation is None else prepared.accuracy(*validation)
     with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
         tries = [one for plan in plans for one in _converted(prepared, plan, edges, Path(directory))]
         for one in tries:
-            _prove(one, wish, model_accuracy)
+            _prove(one, wish, validation, model_accuracy)
         _time([one for one in tries if one.report is not None])
     fitting = [index for index, one in enumerate(tries) if not one.reason]
     best = _best(tries, fitting, wish.prefer) if fitting else -1
@@ -105,7 +107,7 @@ def chosen(prepared: PreparedModel, plans: Sequence[Plan], edges: str, wish: Wis
         accuracy_budget=wish.accuracy_budget,
         prefer=wish.prefer,
         model_accuracy=model_accuracy,
-        samples=samples if wish.validation_data is None else len(wish.validation_data[1]),
+        samples=samples if validation is None else len(validation[1]),
         candidates=tuple(one.candidate() for one in tries),
         chosen=best,
     )
@@ -130,12 +132,12 @@ def _converted(prepared: PreparedModel, plan: Plan, edges: str, directory: Path)
     yield from (_Try(plan, kernels, contents, bundle) for kernels in _KERNELS)
 
 
-def _prove(one: _Try, wish: Wish, model_accuracy: float | None) -> None:
+def _prove(one: _Try, wish: Wish, validation: Validation | None, model_accuracy: float | None) -> None:
     """Runs a file against what the model gave."""
     if one.bundle is None:
         return
     _log.info("verifying %s on %s kernels", one.plan.default.name, one.kernels)
-    x, y = (None, None) if wish.validation_data is None else wish.validation_data
+    x, y = validation or (None, None)
     try:
         one.report = verify(one.bundle, x, y, kernels=one.kernels)
     except VerificationError as error:

@@ -57,7 +57,7 @@ def convert(
               stays in the bundle: `keras_notes.conversion.read_choice(bundle)`.
         edges: Type of the inputs and outputs: "float32" (runs everywhere); "uint8" or "int8" (for microcontrollers)
             with "static_int8", "int16" with "int16x8".
-        calibration: Typical inputs of shape (samples, ...), some 100 or more, of the training set; for several inputs
+        calibration: Typical inputs of shape (samples, ...), some 250 or more, of the training set; for several inputs
             a list or a dict by name; with `signatures`, a dict of these by signature. Needed by "static_int8" and
             "int16x8". Of a model with states, the steps of one sequence.
         golden: Inputs, of the same form, whose outputs the bundle shall keep. Defaults to 32 of the calibration
@@ -129,7 +129,7 @@ def _check_plan(plan: Plan, edges: str, calibration: Any, validation_data: Any) 
     if plan.needs_calibration and calibration is None:
         raise ValueError(
             f"`calibration` must hold typical inputs for the recipe {plan.default.name!r}: they set the ranges of the "
-            f"integers. Received: calibration=None. Give 100 or more samples of the training set."
+            f"integers. Received: calibration=None. Give 250 or more samples of the training set."
         )
     if not plan.needs_calibration and calibration is not None:
         raise ValueError(

@@ -73,21 +73,30 @@ class PreparedModel:
         self.graphs = tuple(graphs)
         self._maker = FileMaker(self.graphs, batch_size, ranges)
 
-    def accuracy(self, x: Any, y: Any) -> float:
-        """The accuracy of the trained model, computed by Keras.
+    def labelled(self, x: Any, y: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Samples by input name, and their class ids.
 
         Raises:
             ValueError: If x are no inputs of the model, or y no class ids of it.
         """
         graph = self.graphs[0]
+        if graph.states:
+            raise ValueError(
+                f"`validation_data` must be None for a model with states, of which {self.name!r} has "
+                f"{len(graph.states)}: its samples are the steps of one sequence."
+            )
         labels = checked_labels(y, [self._outputs[SIGNATURE][name].shape[1:] for name in graph.output_names])
         samples = graph.arrays("validation_data", x)
         if (count := len(next(iter(samples.values())))) != len(labels):
             raise ValueError(
                 f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
             )
-        outputs = graph.run(samples)[1]
-        return float((outputs[graph.output_names[0]].argmax(-1) == labels).mean())
+        return samples, labels
+
+    def accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+        """The accuracy of the trained model, computed by Keras."""
+        graph = self.graphs[0]
+        return float((graph.run(samples)[1][graph.output_names[0]].argmax(-1) == labels).mean())
 
     def contents(self, plan: Plan, edges: str) -> tuple[Manifest, dict[str, bytes]]:
         """Converts the model; returns what `write_bundle` takes.

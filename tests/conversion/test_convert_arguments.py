@@ -108,7 +108,7 @@ ARGUMENTS = {
         {"batch_size": 8, "calibration": X},
         "`batch_size` must be 1, or None for any. Received: batch_size=8",
     ),
-    "no calibration": ({}, "`calibration` must hold typical inputs .* Received: calibration=None. Give 100"),
+    "no calibration": ({}, "`calibration` must hold typical inputs .* Received: calibration=None. Give 250"),
     "calibration of a float file": ({"recipe": "float32", "calibration": X}, "`calibration` must be None .*`golden`"),
     "calibration of another shape": (
         {"calibration": X[..., 0]},
@@ -136,6 +136,15 @@ ARGUMENTS = {
 @pytest.mark.parametrize(("arguments", "message"), ARGUMENTS.values(), ids=ARGUMENTS)
 def test_a_wrong_argument_is_named(refused, arguments, message):
     refused(ValueError, message, **arguments)
+
+
+def test_a_model_with_states_has_no_validation_data(refused):
+    net = keras.Sequential([keras.Input(batch_shape=(1, 6, 4)), keras.layers.LSTM(3, stateful=True)], name="cell")
+    series = np.zeros((8, 6, 4))
+    arguments = {"recipe": "auto", "golden": series, "validation_data": (series, [0] * 8)}
+    refused(
+        ValueError, "`validation_data` must be None for a model with states, of which 'cell' has 2", net, **arguments
+    )
 
 
 @pytest.mark.parametrize("labels", ["abcd", [0, 1, 2, 3]])
