@@ -24,7 +24,10 @@ def describe(path: Path, limits: Limits = DEFAULT_LIMITS) -> TfliteFile:
         BundleError: If it is no .tflite file.
     """
     value, _ = run_task("describe", path, {}, {}, limits)
-    return file_from_dict(value)
+    try:
+        return file_from_dict(value)
+    except (AttributeError, KeyError, TypeError) as error:  # a damaged file took the process over
+        raise BundleError(f"{str(path)!r} made its own process answer what no reader says: {error!r}.") from error
 
 
 def outputs(

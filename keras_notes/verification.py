@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_notes import _tflite_process as tflite_process
-from keras_notes._checks import check_choice
+from keras_notes._checks import check_choice, one_line
 from keras_notes._labelled_samples import labelled_samples
 from keras_notes._litert import KERNELS
 from keras_notes._sandbox import DEFAULT_LIMITS, Limits
@@ -26,6 +26,8 @@ from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, o
 from keras_notes.errors import BundleError, VerificationError
 
 __all__ = ["Limits", "OutputReport", "Report", "verify"]
+
+_INTEGERS = ("int8", "uint8", "int16")
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def _check_described(bundle: Bundle, file: TfliteFile) -> None:
             if there != wanted:
                 raise BundleError(
                     f"The model of {str(bundle.directory)!r} must have the {kind} that its manifest describes. "
-                    f"Received: {sorted(there, key=str)} for {sorted(wanted, key=str)}. Convert the model again."
+                    f"Received: {one_line(f'{sorted(there, key=str)} for {sorted(wanted, key=str)}')}. "
+                    f"Convert the model again."
                 )
 
 
@@ -203,10 +206,11 @@ def _outside_of_grid(file: TfliteFile, signature: str, output: str, wanted: np.n
     found = next(entry for entry in file.signatures if entry.name == signature)
     graph = file.graph(found)
     grid = graph.output_grid(found.outputs[output])
-    if grid.scale is None or grid.zero_point is None:
+    if grid.dtype not in _INTEGERS or not grid.scale or grid.zero_point is None:
         return 0
     ends = np.iinfo(grid.dtype)
-    steps = wanted / grid.scale + grid.zero_point
+    with np.errstate(all="ignore"):  # a damaged file may have any scale
+        steps = wanted / grid.scale + grid.zero_point
     return int(((steps < ends.min - 1) | (steps > ends.max + 1)).sum())
 
 

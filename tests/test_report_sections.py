@@ -66,7 +66,7 @@ def test_the_figures_of_an_output_are_those_of_its_report(report, tmp_path):
     figures = terms_of(shown)
     assert figures["Largest error"].startswith("11.11LSB")
     assert figures["Accuracy"] == "0.8889on 1,234 samples"
-    assert "Limits of the error in LSB: largest 24, root mean square 2, mean 1." in shown.text
+    assert "Limits of the error in LSB: largest 60, root mean square 2, mean 1." in shown.text
 
 
 def test_an_output_in_floating_point_is_measured_in_its_own_units(report, tmp_path):

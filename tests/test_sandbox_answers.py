@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_notes import _sandbox
+from keras_notes import _tflite_process as tflite_process
 from keras_notes._messages import read_message, write_message
 from keras_notes.errors import BundleError
 from keras_notes.verification import Limits, verify
@@ -119,3 +120,10 @@ def test_a_message_is_received_as_it_was_sent():
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], array)
         assert arrays[name].dtype == array.dtype
+
+
+@pytest.mark.parametrize("value", [0, [], {}, {"tensors": [{}]}, {"tensors": 3}])
+def test_a_description_of_another_form_is_an_error_of_the_file(monkeypatch, value):
+    monkeypatch.setattr(tflite_process, "run_task", lambda *_: (value, {}))
+    with pytest.raises(BundleError, match="made its own process answer what no reader says"):
+        tflite_process.describe(MODEL)
