@@ -13,6 +13,7 @@ with random weights has no reason to be robust to it. The last column is `model.
 import argparse
 import concurrent.futures
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def row(name):
                 bundle = write_bundle(Path(directory) / recipe, *contents)
                 cells[recipe] = proven(bundle)
                 if cells[recipe]["reason"]:
-                    cells[recipe]["reason"] += f". {evidence(model, bundle, golden)}"
+                    cells[recipe]["reason"] += f". {evidence(prepared.graphs[0], bundle)}"
             except kn.errors.ConversionError as error:
                 cells[recipe] = {"text": "refused", "reason": str(error)}
         reference = bundle if (bundle := _float_bundle(directory)) else None
@@ -76,24 +77,21 @@ def proven(bundle):
     return {"text": f"{state}{bundle.model_bytes / 1024:.0f} K, {error}", "reason": reason}
 
 
-def evidence(model, bundle, golden):
+def evidence(graph, bundle):
     """Whose error it is that a file strays: what rounding does without any converter, and where in the file it begins.
 
     The weights of the Keras model are rounded to the recipe's format, a scale for each output channel, and nothing
     else: not the activations.
     """
-    import keras
-    import numpy as np
-
     from keras_notes._tensor_errors import read_tensor_errors
 
-    def run():
-        return [np.asarray(output) for output in keras.tree.flatten(model.predict(golden, verbose=0, batch_size=16))]
-
-    before, exact = model.get_weights(), run()
-    model.set_weights([_rounded(weight, bundle.manifest.recipe) for weight in before])
-    moved = max(abs(a - b).max() / (abs(a).max() or 1.0) for a, b in zip(exact, run(), strict=True))
-    model.set_weights(before)
+    inputs, exact = bundle.golden(bundle.manifest.signatures[0])
+    samples = {name: inputs[name] for name in graph.input_specs}
+    before = graph.model.get_weights()
+    graph.model.set_weights([_rounded(weight, bundle.manifest.recipe) for weight in before])
+    rounded = graph.run(samples)[1]
+    graph.model.set_weights(before)
+    moved = max(abs(exact[name] - rounded[name]).max() / (abs(exact[name]).max() or 1.0) for name in exact)
     below = [error.name for error in read_tensor_errors(bundle) or () if error.sqnr_db < BAD_DB]
     first = f"the first tensor below {BAD_DB} dB is {below[0]}" if below else f"no tensor is below {BAD_DB} dB"
     return f"Rounding its weights alone, in Keras, moves its outputs by up to {moved:.1e} of the largest; {first}"
@@ -128,7 +126,8 @@ def exported(keras, model, directory, bundle):
     try:
         model.export(str(path), format="litert", verbose=False)
     except Exception as error:
-        return {"text": "no file", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        return {"text": "no file", "reason": f"{type(error).__name__}: {text[:300]}"}
     if bundle is None:
         return {"text": f"{path.stat().st_size / 1024:.0f} K", "reason": "not run: there is nothing to compare with"}
     inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
