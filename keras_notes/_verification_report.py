@@ -1,0 +1,98 @@
+"""What a verification found: the report, as values and as a page to read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["OutputReport", "Report"]
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """The error of one output over all golden samples; `*_lsb` in steps of its integer grid, None for float.
+
+    `mean_error` is signed: the part of the error that is the same everywhere. `top1_agreement` is the share of golden
+    samples with the same largest class, None where an output has no classes. `rms_error_by_quarter` says whether the
+    error of a model with states drifts: of each quarter of the golden sequence, None for a model without states or a
+    sequence of fewer than 4 steps.
+    """
+
+    signature: str
+    name: str
+    max_error: float
+    rms_error: float
+    mean_error: float
+    max_error_lsb: float | None
+    rms_error_lsb: float | None
+    mean_error_lsb: float | None
+    top1_agreement: float | None
+    rms_error_by_quarter: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found. `str(report)` is a page to read."""
+
+    name: str
+    recipe: str
+    kernels: str
+    runtime_version: str
+    model_bytes: int
+    outputs: tuple[OutputReport, ...]
+    golden_samples: int
+    accuracy: float | None
+    accuracy_samples: int
+    operators: dict[str, int]
+    float_islands: tuple[str, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is within the bundle's tolerance."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        return {"ok": self.ok, **dataclasses.asdict(self)}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {'PASS' if self.ok else 'FAIL'}",
+            f"  recipe {self.recipe}, {self.model_bytes} bytes",
+            f"  LiteRT {self.runtime_version} with {self.kernels} kernels, {self.golden_samples} golden samples",
+            *(f"  {line}" for line in map(_output_line, self.outputs)),
+            f"  operators: {', '.join(f'{count} {name}' for name, count in self.operators.items())}",
+        ]
+        if self.accuracy is not None:
+            lines.append(f"  accuracy {self.accuracy:.4f} on {self.accuracy_samples} samples")
+        if 0 < len(self.float_islands) < sum(self.operators.values()) - _edge_operators(self.operators):
+            lines.append(f"  in floating point: {', '.join(self.float_islands)}")
+        return "\n".join([*lines, *(f"  FAILED: {failure}" for failure in self.failures)])
+
+
+def _edge_operators(operators: Mapping[str, int]) -> int:
+    return operators.get("QUANTIZE", 0) + operators.get("DEQUANTIZE", 0)
+
+
+def _output_line(output: OutputReport) -> str:
+    error = f"error max {output.max_error:.3g}, mean {output.mean_error:.3g}"
+    if output.max_error_lsb is not None:
+        error += (
+            f"; in LSB max {output.max_error_lsb:.2f}, rms {output.rms_error_lsb:.2f}, mean {output.mean_error_lsb:.2f}"
+        )
+    agreement = "" if output.top1_agreement is None else f"; top-1 agreement {output.top1_agreement:.4f}"
+    return f"{output.signature}/{output.name}: {error}{agreement}{_drift(output)}"
+
+
+def _drift(output: OutputReport) -> str:
+    if output.rms_error_by_quarter is None:
+        return ""
+    # The largest error over its LSB is the step; without one the figures are those of the output itself.
+    scale, unit = 1.0, ""
+    if output.max_error_lsb and output.max_error:
+        scale, unit = output.max_error / output.max_error_lsb, " LSB"
+    quarters = ", ".join(f"{value / scale:.3g}" for value in output.rms_error_by_quarter)
+    return f"; rms{unit} by quarter of the sequence {quarters}"
