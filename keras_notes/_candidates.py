@@ -38,6 +38,11 @@ class Candidate:
     loss: float | None
     reason: str
 
+    def cells(self) -> tuple[str | None, ...]:
+        """Recipe, kernels, bytes, p50, accuracy and loss, as they are written in a table."""
+        figures = ((self.bytes, ",d"), (self.p50_ms, ".4f"), (self.accuracy, ".4f"), (self.loss, "+.4f"))
+        return self.recipe, self.kernels, *(None if value is None else format(value, form) for value, form in figures)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -62,19 +67,22 @@ class Choice:
         """The choice as plain values, for JSON."""
         return dataclasses.asdict(self)
 
-    def __str__(self) -> str:
+    @property
+    def rule(self) -> str:
+        """What was looked for, and what the loss was measured on."""
         measured = "golden samples, error as a share of the outputs' standard deviation"
         if self.model_accuracy is not None:
             measured = f"samples, on which the trained model has an accuracy of {self.model_accuracy:.4f}"
-        header = ("", "kernels", "bytes", "p50 ms", "accuracy", "loss")
-        table = aligned([header, *(_cells(one, i == self.chosen) for i, one in enumerate(self.candidates))], left=2)
-        reasons = ["", *(f"  {one.reason}".rstrip() for one in self.candidates)]
-        return "\n".join(
-            [
-                f"Least {self.prefer} with a loss of at most {self.accuracy_budget:g}; {self.samples} {measured}",
-                *(line + reason for line, reason in zip(table, reasons, strict=True)),
-            ]
-        )
+        return f"Least {self.prefer} with a loss of at most {self.accuracy_budget:g}; {self.samples} {measured}"
+
+    def __str__(self) -> str:
+        table = [["", "kernels", "bytes", "p50 ms", "accuracy", "loss"]]
+        for index, candidate in enumerate(self.candidates):
+            recipe, *figures = (cell or "-" for cell in candidate.cells())
+            table.append([f"{'*' if index == self.chosen else ' '} {recipe}", *figures])
+        reasons = ["", *(f"  {candidate.reason}".rstrip() for candidate in self.candidates)]
+        lines = (line + reason for line, reason in zip(aligned(table, left=2), reasons, strict=True))
+        return "\n".join([self.rule, *lines])
 
 
 def read_choice(bundle: Bundle) -> Choice | None:
@@ -89,8 +97,10 @@ def read_choice(bundle: Bundle) -> Choice | None:
     try:
         data = json.loads(path.read_bytes())
         choice = Choice(**{**data, "candidates": tuple(_candidate(entry) for entry in data["candidates"])})
-        _check_type(choice.prefer, str), _check_type(choice.accuracy_budget, float)
-        _check_type(choice.samples, int), _check_type(choice.model_accuracy, float, optional=True)
+        _check_type(choice.prefer, str)
+        _check_type(choice.accuracy_budget, float)
+        _check_type(choice.samples, int)
+        _check_type(choice.model_accuracy, float, optional=True)
         if not 0 <= _check_type(choice.chosen, int) < len(choice.candidates):
             raise ValueError(f"chosen={choice.chosen}")
         return choice
@@ -116,17 +126,3 @@ def _check_type(value: Any, kind: type, *, optional: bool = False) -> Any:
     if not (value is None and optional) and (isinstance(value, bool) or not isinstance(value, kinds)):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
-
-
-def _cells(candidate: Candidate, is_chosen: bool) -> tuple[str, ...]:
-    def cell(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    return (
-        f"{'*' if is_chosen else ' '} {candidate.recipe}",
-        candidate.kernels,
-        cell(candidate.bytes, ",d"),
-        cell(candidate.p50_ms, ".4f"),
-        cell(candidate.accuracy, ".4f"),
-        cell(candidate.loss, "+.4f"),
-    )

@@ -62,30 +62,15 @@ def verification(report: Report, tolerance: Tolerance) -> Section:
 
 def candidates(choice: Choice) -> Section:
     """What was tried for the recipe "auto", and which was taken."""
-    if choice.model_accuracy is None:
-        measured = f"{choice.samples} golden samples: the error as a share of the outputs' standard deviation"
-    else:
-        measured = (
-            f"{choice.samples} samples, on which the trained model has an accuracy of {choice.model_accuracy:.4f}"
-        )
 
     def row(index: int, one: Candidate) -> tuple[Any, ...]:
-        return (
-            one.recipe,
-            one.kernels,
-            None if one.bytes is None else f"{one.bytes:,}",
-            None if one.p50_ms is None else f"{one.p50_ms:.4f}",
-            None if one.accuracy is None else f"{one.accuracy:.4f}",
-            None if one.loss is None else f"{one.loss:+.4f}",
-            "taken" if index == choice.chosen else one.reason or "within the budget",
-        )
+        return *one.cells(), "taken" if index == choice.chosen else one.reason or "within the budget"
 
     return (
         element(
             "p",
             f"Each recipe that fits the model was converted, and measured in turns on the machine that converted. "
-            f"Taken is the least {choice.prefer} with a loss of at most {choice.accuracy_budget:g}. The loss is on "
-            f"{measured}.",
+            f"{choice.rule}.",
         ),
         table(
             "Candidates",

@@ -4,6 +4,8 @@
       model.tflite     the converted model
       model.json       the manifest: what the file holds, how to feed it, hashes of every file
       golden/*.bin     inputs, and the trained model's outputs for them: raw, little-endian, row-major
+      tensors.json     of a file that is not float32: the error of each tensor (`_tensor_errors`)
+      candidates.json  of the recipe "auto": what was tried (`_candidates`)
 
 `tflite/bundle.schema.json` defines the manifest.
 """
