@@ -4,7 +4,7 @@ teacher -> distillation -> compression -> conversion -> BUNDLE -> verification -
            (uses losses, layers)                        (files)                   (on the device)
 """
 
-from keras_notes import distillation, errors, losses
+from keras_notes import compression, distillation, errors, losses
 from keras_notes.benchmarking import bench
 from keras_notes.bundle import Bundle
 from keras_notes.conversion import convert
@@ -19,6 +19,7 @@ __all__ = [
     "Report",
     "TeacherCache",
     "bench",
+    "compression",
     "convert",
     "distillation",
     "errors",

@@ -10,9 +10,10 @@ import keras
 
 from keras_notes._checks import check_choice, received
 from keras_notes.bundle import Bundle, check_target, write_bundle
+from keras_notes.compression import CompressedModel, strip
 from keras_notes.conversion._choice import Wish, chosen
 from keras_notes.conversion._prepared_model import PreparedModel
-from keras_notes.conversion._recipes import EDGES, Plan, is_auto, plan_of, plans_of
+from keras_notes.conversion._recipes import EDGES, Plan, is_auto, plan_of, plans_of, trained_plan
 
 __all__ = ["convert"]
 
@@ -42,7 +43,9 @@ def convert(
 
     Args:
         model: A built functional or sequential model; or a subclassed one, whose inputs are then known from the
-            samples. Recurrent layers with stateful=True become inputs and outputs that carry the states.
+            samples. Of one that `prune` or `cluster` made, what `strip` gives; one that `quantize_aware` made keeps its
+            integers, with the recipe that it was trained for and without calibration data. Recurrent layers with
+            stateful=True become inputs and outputs that carry the states.
         directory: Where the bundle shall stand.
         recipe: The number format; or a default and exceptions by layer name ("block/dense", "conv*"), the last one that
             matches counting: `{"default": "static_int8", "layers": {"head": "float32"}}`.
@@ -95,11 +98,18 @@ def convert(
     """
     wish = Wish(validation_data, accuracy_budget, prefer)
     _check_arguments(edges, preprocessing, batch_size)
-    if is_auto(recipe):
+    if isinstance(model, CompressedModel) and model.scheme is None:
+        model = strip(model)
+    scheme = model.scheme if isinstance(model, CompressedModel) else None
+    if scheme is not None:
+        plans = [trained_plan(recipe, scheme.conversion_recipe, scheme.skip)]
+        _check_trained(model, calibration, signatures)
+        _check_plan(plans[0], edges, plans[0].needs_calibration, validation_data)
+    elif is_auto(recipe):
         plans = plans_of(recipe, edges, calibration is not None)
     else:
         plans = [plan_of(recipe)]
-        _check_plan(plans[0], edges, calibration, validation_data)
+        _check_plan(plans[0], edges, calibration is not None, validation_data)
     target = check_target(directory, overwrite)
     prepared = PreparedModel(
         model,
@@ -122,16 +132,29 @@ def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
         raise ValueError(f"`batch_size` must be 1, or None for any. {received(batch_size=batch_size)}")
 
 
-def _check_plan(plan: Plan, edges: str, calibration: Any, validation_data: Any) -> None:
+def _check_trained(model: keras.Model, calibration: Any, signatures: Any) -> None:
+    if calibration is not None:
+        raise ValueError(
+            f"`calibration` must be None for a quantization-aware model, which {model.name!r} is: its ranges are "
+            f"trained. To choose the golden samples, use `golden`."
+        )
+    if signatures:
+        raise ValueError(
+            f"`signatures` must be None for a quantization-aware model, which {model.name!r} is. Received: "
+            f"{sorted(signatures)}. Convert each entry point to a bundle of its own."
+        )
+
+
+def _check_plan(plan: Plan, edges: str, calibrated: bool, validation_data: Any) -> None:
     if edges not in plan.default.edges:
         allowed = " or ".join(map(repr, plan.default.edges))
         raise ValueError(f"`edges` must be {allowed} for the recipe {plan.default.name!r}. {received(edges=edges)}")
-    if plan.needs_calibration and calibration is None:
+    if plan.needs_calibration and not calibrated:
         raise ValueError(
             f"`calibration` must hold typical inputs for the recipe {plan.default.name!r}: they set the ranges of the "
             f"integers. Received: calibration=None. Give 250 or more samples of the training set."
         )
-    if not plan.needs_calibration and calibration is not None:
+    if not plan.needs_calibration and calibrated:
         raise ValueError(
             f"`calibration` must be None for the recipe {plan.default.name!r}, which has no ranges to set. "
             f"To choose the golden samples, use `golden`."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import keyword
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import keras
 import numpy as np
 
 from keras_notes._checks import received
+from keras_notes._layer_calls import replaced_call
+from keras_notes._samples import checked_samples
+from keras_notes.compression import CompressedModel
 from keras_notes.conversion._lowerings import in_full_precision, lowered
-from keras_notes.conversion._samples import checked_samples
+from keras_notes.conversion._marks import mark
 from keras_notes.errors import ConversionError
 
 __all__ = ["SIGNATURE", "DeployGraph", "State", "deploy_graph", "save_graphs"]
@@ -114,8 +118,8 @@ def save_graphs(graphs: tuple[DeployGraph, ...], directory: Path, *, batch_size:
     converts to a model that returns NaN, without an error.
     """
     archive = keras.export.ExportArchive()
-    layers = {id(layer): layer for graph in graphs for layer in graph.model._flatten_layers()}
-    with in_full_precision(layers.values()), lowered(layers.values(), integers=integers):
+    layers = {id(layer): layer for graph in graphs for layer in graph.model._flatten_layers()}.values()
+    with in_full_precision(layers), lowered(layers, integers=integers), _deployed(layers):
         for graph in graphs:
             archive.track(graph.model)
             specs = [
@@ -124,6 +128,16 @@ def save_graphs(graphs: tuple[DeployGraph, ...], directory: Path, *, batch_size:
             ]
             archive.add_endpoint(graph.signature, graph.serve, input_signature=specs + list(graph.state_specs.values()))
         archive.write_out(str(directory), verbose=False)
+
+
+@contextlib.contextmanager
+def _deployed(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Lets quantization-aware models compute their deploy graph, with a mark for the quantizer at each point."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            if isinstance(layer, CompressedModel) and layer.scheme is not None:
+                stack.enter_context(replaced_call(layer, layer.deployed(mark)))
+        yield
 
 
 def deploy_graph(

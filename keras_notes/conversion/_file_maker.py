@@ -15,9 +15,12 @@ import numpy as np
 
 from keras_notes._tflite_file import TfliteFile
 from keras_notes._tflite_reader import read_tflite
+from keras_notes.compression import CompressedModel
 from keras_notes.conversion._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion._edges import with_edges
+from keras_notes.conversion._exact_weights import TrainedWeights, with_trained_weights
 from keras_notes.conversion._lowerings import differs_for_integers
+from keras_notes.conversion._marks import take_marks
 from keras_notes.conversion._masks import lower_masks
 from keras_notes.conversion._names import name_by_layer
 from keras_notes.conversion._recipes import Plan
@@ -57,6 +60,11 @@ class FileMaker:
         self._float_files: dict[bool, bytes] = {}
         self._ranges: dict[bytes, dict[str, list]] = {}
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model is quantization-aware: its ranges are in its graph."""
+        return any(isinstance(layer, CompressedModel) and layer.scheme is not None for layer in self._layers())
+
     def make(self, plan: Plan, edges: str) -> Converted:
         """Makes the file of a plan, with inputs and outputs of the type `edges`.
 
@@ -67,7 +75,9 @@ class FileMaker:
         if plan.default.name == "float32" and not plan.layers:
             return Converted(float_tflite, float_tflite)
         ranges: dict[str, list] = {}
-        if plan.needs_calibration:
+        if self.is_trained:
+            float_tflite, ranges = take_marks(float_tflite, plan.default.activations == "int16")
+        elif plan.needs_calibration:
             ranges = self._ranges_of(float_tflite, plan)
             lowered = lower_masks(float_tflite, ranges, lambda name: plan.recipe_of(name).is_integer)
             if lowered != float_tflite:
@@ -80,7 +90,12 @@ class FileMaker:
             job.settle(integer_edges=_has_integer_edges(file, plan))
             job.run("_quantizer.py", gives="quantized.tflite")
             quantized = (job.directory / "quantized.tflite").read_bytes()
+            quantized = with_trained_weights(quantized, float_tflite, self._trained_weights())
             return Converted(with_edges(quantized, edges), float_tflite)
+
+    def _trained_weights(self) -> list[TrainedWeights]:
+        models = [layer for layer in self._layers() if isinstance(layer, CompressedModel)]
+        return [TrainedWeights(*kernel) for model in models for kernel in model.kernels()]
 
     def _float_file(self, plan: Plan) -> bytes:
         integers = plan.needs_calibration and self._integers_differ

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from keras_notes._checks import check_choice, received
 from keras_notes.bundle import Tolerance
 
-__all__ = ["AUTO", "EDGES", "RECIPES", "Plan", "Recipe", "is_auto", "plan_of", "plans_of"]
+__all__ = ["AUTO", "EDGES", "RECIPES", "Plan", "Recipe", "is_auto", "plan_of", "plans_of", "trained_plan"]
 
 # Not a format, but the best of them.
 AUTO = "auto"
@@ -131,6 +131,25 @@ def plans_of(recipe: str | Mapping[str, Any], edges: str, has_calibration: bool)
             f"`calibration` must hold typical inputs for a recipe with edges={edges!r}. Received: calibration=None."
         )
     return fitting
+
+
+def trained_plan(recipe: Any, trained: str, floats: Sequence[str]) -> Plan:
+    """The plan of a quantization-aware model.
+
+    Args:
+        recipe: What was asked for.
+        trained: The name of the recipe that the model was trained for.
+        floats: Patterns of the layers that it left in floating point.
+
+    Raises:
+        ValueError: If another recipe was asked for.
+    """
+    if recipe != trained:
+        raise ValueError(
+            f"`recipe` must be the one that the quantization-aware model was trained for, {trained!r}; its exceptions "
+            f"are those of `skip`. {received(recipe=recipe)}"
+        )
+    return plan_of({"default": trained, "layers": dict.fromkeys(floats, "float32")})
 
 
 def is_auto(recipe: Any) -> bool:

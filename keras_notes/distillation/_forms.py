@@ -47,6 +47,7 @@ def final_activations(model) -> list[str | None]:
 
 def _activation_of(tensor) -> str | None:
     operation, node_index, tensor_index = getattr(tensor, "_keras_history", (None, None, None))
+    operation = getattr(operation, "network", operation)  # a compressed model ends as the network in it does
     if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
         return _activation_of(operation.outputs[tensor_index])
     if operation is not None and _keeps_values(operation):

@@ -1,0 +1,221 @@
+"""Affine quantization, the one home of scale and zero point: real = scale * (integer - zero_point)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+__all__ = [
+    "INT8",
+    "INT16",
+    "Format",
+    "Grid",
+    "averaged",
+    "fake_quantize",
+    "grid_of_range",
+    "kernel_scale",
+    "limits",
+    "on_scale",
+    "product_on_grid",
+    "requantize",
+    "rounded",
+]
+
+# Of a range that is a single point, and of a channel whose weights are all 0.
+_LEAST_SCALE = 1e-9
+_OFF_TIES = 1.0 + 1.5 * 2.0**-10
+
+
+@dataclass(frozen=True)
+class Format:
+    """An integer type of activations.
+
+    Attributes:
+        bits: Its size.
+        symmetric: Whether 0 stands in the middle of the range, so that the zero point is 0.
+    """
+
+    bits: int
+    symmetric: bool
+
+    @property
+    def least(self) -> int:
+        """The least integer in use; LiteRT leaves -32,768 out."""
+        return -self.most if self.symmetric else -(2 ** (self.bits - 1))
+
+    @property
+    def most(self) -> int:
+        """The largest integer."""
+        return 2 ** (self.bits - 1) - 1
+
+
+INT8 = Format(8, symmetric=False)
+INT16 = Format(16, symmetric=True)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that a tensor of integers can stand for.
+
+    Attributes:
+        scale: The distance of two of them: a number, or a scalar tensor.
+        zero_point: The integer that stands for 0.
+        format: The type of the integers.
+    """
+
+    scale: Any
+    zero_point: Any
+    format: Format
+
+    @property
+    def range(self) -> tuple[Any, Any]:
+        """The least and the largest value."""
+        return (
+            (self.format.least - self.zero_point) * self.scale,
+            (self.format.most - self.zero_point) * self.scale,
+        )
+
+
+def grid_of_range(least, most, format: Format) -> Grid:
+    """The grid that holds all values between two scalars, and 0.
+
+    scale = (most - least) / 255 and zero_point = round(-128 - least / scale) for 8 bits;
+    scale = max(|least|, |most|) / 32767 and zero_point = 0 for 16.
+
+    References:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+        CVPR 2018, section 2.1; LiteRT's quantization specification.
+    """
+    least, most = ops.minimum(least, 0.0), ops.maximum(most, 0.0)
+    if format.symmetric:
+        return Grid(ops.maximum(ops.maximum(-least, most) / format.most, _LEAST_SCALE), 0.0, format)
+    scale = ops.maximum((most - least) / (format.most - format.least), _LEAST_SCALE)
+    zero_point = format.least - least / scale
+    return Grid(scale, ops.clip(rounded(zero_point), format.least, format.most), format)
+
+
+def limits(x):
+    """The least and the largest value of a tensor, a little apart, as the range that its grid shall hold.
+
+    Values that stand on a grid of their own, such as pixels k / 16, would be ties on a grid over exactly their range,
+    and every kernel and compiler rounds ties in its own way. On a range wider by 2^-10 and a half they are none.
+    """
+    return ops.min(x) * _OFF_TIES, ops.max(x) * _OFF_TIES
+
+
+def fake_quantize(x, grid: Grid, *, gradient: str = "none"):
+    """Rounds to a grid, and clips to its range.
+
+    Args:
+        x: Any tensor.
+        grid: The grid.
+        gradient: "none" (inference; exact), "inputs" (straight through for what is inside of the range), or "all" (of
+            scale and zero point too: LSQ).
+
+    References:
+        Esser et al., "Learned Step Size Quantization", ICLR 2020, for "all"; and for its zero point
+        Bhalgat et al., "LSQ+", CVPR 2020 workshops.
+    """
+    least, most = grid.format.least, grid.format.most
+    if gradient == "all":
+        integers = ops.clip(rounded(x / grid.scale) + grid.zero_point, least, most)
+        return (integers - grid.zero_point) * grid.scale
+    # By the reciprocal, as the kernels that run it: quotient and product round differently where values are ties.
+    integers = ops.clip(ops.round(x * (1.0 / grid.scale)) + grid.zero_point, least, most)
+    quantized = (integers - grid.zero_point) * grid.scale
+    if gradient == "none":
+        return quantized
+    clipped = ops.clip(x, *grid.range)
+    return clipped + ops.stop_gradient(quantized - clipped)
+
+
+def requantize(x, before: Grid, after: Grid, *, straight_through: bool = False):
+    """Moves values from one grid to another, as XNNPACK's kernel for 8 bits: the ratio of the scales in 256ths.
+
+    integer = floor(((q - before.zero_point) * round(256 * before.scale / after.scale) + 128) / 256) + after.zero_point
+
+    References:
+        XNNPACK, src/qs8-vcvt: its reference kernel (scalar) and src/microparams-init.c.
+    """
+    multiplier = ops.round(256.0 * before.scale / after.scale)
+    steps = ops.round(x / before.scale)
+    integers = ops.floor((steps * multiplier + 128.0) / 256.0) + after.zero_point
+    integers = ops.clip(integers, after.format.least, after.format.most)
+    moved = (integers - after.zero_point) * after.scale
+    if not straight_through:
+        return moved
+    clipped = ops.clip(x, *after.range)
+    return clipped + ops.stop_gradient(moved - clipped)
+
+
+def averaged(function: Callable, x, grid: Grid, *, half: str, straight_through: bool = False):
+    """Averages values on a grid and rounds to it, on the integers, as LiteRT on XNNPACK does.
+
+    Args:
+        function: The average.
+        x: Values on the grid.
+        grid: The grid.
+        half: Where ties go: "away" from 0 (pooling), or "up" (interpolation).
+        straight_through: Whether gradients are wanted.
+    """
+    integers = function(ops.round(x / grid.scale) + grid.zero_point)
+    integers = _half_away(integers) if half == "away" else ops.floor(integers + 0.5)
+    result = (integers - grid.zero_point) * grid.scale
+    if not straight_through:
+        return result
+    average = function(x)
+    return average + ops.stop_gradient(result - average)
+
+
+def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
+    """The matrix product of two tensors on grids, rounded as LiteRT on XNNPACK does.
+
+    With q the integers less their zero points and scale_x * scale_y / scale = m / 2^n, m in [1/2, 1):
+    round(sum(q_x * q_y) * m / 2^n) + zero_point in XNNPACK, which takes it only if the zero point of y is 0; else
+    LiteRT's own kernel, which rounds twice, half away from 0: round(round(sum(q_x * q_y) * m) / 2^n) + zero_point.
+    The sums are exact in float32 up to 2^24.
+
+    References:
+        Jacob et al., CVPR 2018, section 2.2; gemmlowp, fixedpoint/fixedpoint.h.
+    """
+    sums = ops.matmul(ops.round(x / x_grid.scale), ops.round(y / y_grid.scale))
+    multiplier = x_grid.scale * y_grid.scale / grid.scale
+    shift = 2.0 ** ops.floor(-ops.log2(multiplier))
+    twice = _half_away(_half_away(sums * (multiplier * shift)) / shift)
+    rounded_sums = ops.where(ops.equal(y_grid.zero_point, 0.0), ops.round(sums * multiplier), twice)
+    integers = ops.clip(rounded_sums + grid.zero_point, grid.format.least, grid.format.most)
+    return (integers - grid.zero_point) * grid.scale
+
+
+def _half_away(x):
+    return ops.sign(x) * ops.floor(ops.abs(x) + 0.5)
+
+
+def rounded(x):
+    """The nearest integer, half to even, with the gradient of x itself."""
+    return x + ops.stop_gradient(ops.round(x) - x)
+
+
+def kernel_scale(kernel, axes: tuple[int, ...], bits: int):
+    """The scale of each channel of weights: max|w| / (2^(bits - 1) - 1), with axes of size 1.
+
+    Symmetric and narrow: the least integer is never used, so that products stay within 16 bits. A channel whose weights
+    are all 0 has the largest of the other scales: its bias is a multiple of it.
+
+    Args:
+        kernel: The weights.
+        axes: What belongs to one channel.
+        bits: The size of the integers.
+    """
+    largest = ops.max(ops.abs(kernel), axis=axes, keepdims=True)
+    most = ops.max(largest)
+    largest = ops.where(largest > 0, largest, ops.where(most > 0, most, 1.0))
+    return ops.maximum(largest / (2 ** (bits - 1) - 1), _LEAST_SCALE)
+
+
+def on_scale(x, scale):
+    """The nearest multiples of `scale`."""
+    return ops.round(x / scale) * scale

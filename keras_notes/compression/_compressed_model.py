@@ -1,0 +1,223 @@
+"""The model that is compressed while it trains: a network, what its weights are made of, and how it computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_notes.compression._copies import copied
+from keras_notes.compression._quantized_program import QuantizedProgram
+from keras_notes.compression._scheme import Scheme
+from keras_notes.compression._substitution import substituted
+from keras_notes.compression._weight_transform import WeightTransform
+
+__all__ = ["CompressedModel", "inputs_of", "strip"]
+
+
+@keras.saving.register_keras_serializable(package="keras_notes")
+class CompressedModel(keras.Model):
+    """A network whose weights are pruned or clustered, and whose arithmetic is quantized, in training as on the device.
+
+    Made by `prune`, `cluster` and `quantize_aware`; taken back by `strip`. It has the inputs, outputs and trainable
+    weights of its network. In training its weights learn through what is done to them; in inference it computes what
+    the device will compute.
+
+    Args:
+        network: The network, which is not copied.
+        transforms: What its weights go through, in this order.
+        scheme: How it computes in integers; None for floating point.
+        points: The names of the points where it rounds.
+        input_specs: What it takes: KerasTensors in the structure of its inputs. Defaults to the network's own.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        transforms: Sequence[WeightTransform] = (),
+        scheme: Scheme | None = None,
+        points: Sequence[str] = (),
+        input_specs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"name": network.name, **kwargs})
+        self.network = network
+        self.transforms = list(transforms)
+        # KerasTensors are no state; in a tuple, because Keras wraps lists and dicts to track what is in them.
+        self._given_specs = (input_specs,)
+        self.quantization = None
+        if scheme is not None:
+            self.quantization = QuantizedProgram(network, self.input_structure, scheme, points)
+        self._symbolic: tuple[Any, ...] = ()
+        self.built = True
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How it computes in integers; None for floating point."""
+        return None if self.quantization is None else self.quantization.scheme
+
+    @property
+    def input_structure(self) -> Any:
+        """The inputs as KerasTensors, in the structure in which they are given."""
+        return inputs_of(self.network) if self._given_specs[0] is None else self._given_specs[0]
+
+    @property
+    def inputs(self) -> list[keras.KerasTensor]:
+        """The inputs, flat."""
+        return tree.flatten(self._as_layer()[0])
+
+    @property
+    def outputs(self) -> list[keras.KerasTensor]:
+        """The outputs, flat."""
+        return tree.flatten(self._as_layer()[1])
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs, those of its network."""
+        return list(getattr(self.network, "output_names", [f"output_{n}" for n in range(len(self.outputs))]))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Runs the network with its weights and values as they will be."""
+        with self.transformed(training=bool(training)):
+            if self.quantization is None:
+                return self.network(inputs, training=bool(training))
+            return self.quantization(inputs, training=bool(training))
+
+    @contextlib.contextmanager
+    def transformed(self, *, training: bool = False) -> Iterator[None]:
+        """Lets the network have its weights as pruned and clustered while the block runs."""
+        with substituted(self.network.variables, self._values(training)):
+            yield
+
+    def weight_values(self) -> dict[int, np.ndarray]:
+        """The weights that are not what their variables hold: as pruned and clustered, by number of variable."""
+        return {number: ops.convert_to_numpy(value) for number, value in self._values(training=False).items()}
+
+    def deployed(self, mark: Callable) -> Callable:
+        """The call of the deploy graph of a quantization-aware model.
+
+        Args:
+            mark: Takes a tensor and the Grid that it shall be rounded to; returns the tensor with a mark on it.
+        """
+        program = self.quantization
+        if program is None:
+            raise ValueError(f"The model must be quantization-aware. Received: {self.name!r}, which is not.")
+        with self.transformed():
+            deployment = program.deployment(mark)
+
+        def call(inputs: Any, training: bool | None = None) -> Any:
+            with self.transformed():
+                return program.deploy(deployment, inputs)
+
+        return call
+
+    def kernels(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The weights of a quantization-aware model on their grids, with the scale of each channel."""
+        if self.quantization is None:
+            return []
+        with self.transformed():
+            return self.quantization.kernels()
+
+    def get_config(self) -> dict[str, Any]:
+        """The network, and what is done to it."""
+        specs = self._given_specs[0]
+        if specs is not None:
+            specs = tree.map_structure(
+                lambda spec: {"shape": list(spec.shape), "dtype": spec.dtype, "name": spec.name}, specs
+            )
+        return {
+            "name": self.name,
+            "network": keras.saving.serialize_keras_object(self.network),
+            "transforms": [keras.saving.serialize_keras_object(one) for one in self.transforms],
+            "scheme": None if self.scheme is None else self.scheme.to_config(),
+            "points": [] if self.quantization is None else list(self.quantization.ranges.points),
+            "input_specs": specs,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CompressedModel:
+        """The model of a configuration."""
+
+        def made(part: Any) -> Any:
+            return keras.saving.deserialize_keras_object(part, custom_objects=custom_objects)
+
+        scheme, specs = config["scheme"], config["input_specs"]
+        return cls(
+            made(config["network"]),
+            [made(one) for one in config["transforms"]],
+            None if scheme is None else Scheme.from_config(scheme),
+            config["points"],
+            None if specs is None else _specs_of(specs),
+            name=config["name"],
+        )
+
+    def get_build_config(self) -> None:
+        """Nothing: it is built by what it is made of."""
+        return
+
+    def build_from_config(self, config: Any) -> None:
+        """Nothing is left to build."""
+
+    def _values(self, training: bool) -> dict[int, Any]:
+        values: dict[int, Any] = {}
+        variables = self.network.variables
+        for transform in self.transforms:
+            given = {
+                number: values.get(number, ops.convert_to_tensor(variables[number])) for number in transform.numbers
+            }
+            values.update(transform(given, training=training))
+        return values
+
+    def _as_layer(self) -> tuple[Any, Any]:
+        if not self._symbolic:
+            inputs = tree.map_structure(
+                lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name),
+                self.input_structure,
+            )
+            self._symbolic = (inputs, self(inputs))
+        return self._symbolic
+
+
+def inputs_of(network: keras.Model) -> Any:
+    """The inputs of a network in the structure in which it takes them; None if nothing says what they are."""
+    inner = getattr(network, "_functional", None) or network
+    if isinstance(inner, keras.Function):
+        return inner._inputs_struct if len(inner.inputs) != 1 else tree.flatten(inner._inputs_struct)[0]
+    return getattr(network, "input_structure", None)
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """The plain Keras model of a compressed one, with the weights as pruned and clustered.
+
+    Quantization-aware training leaves weights in floating point; to get the integers, `convert` the model itself.
+
+    Args:
+        model: A model that `prune`, `cluster` or `quantize_aware` made, or any other, which is copied.
+
+    Returns:
+        A new model of the class of the original network.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> strip(model) is model
+        False
+    """
+    if not isinstance(model, CompressedModel):
+        return copied(model)
+    network = copied(model.network)
+    for number, value in model.weight_values().items():
+        network.variables[number].assign(value)
+    return network
+
+
+def _specs_of(config: Any) -> Any:
+    if isinstance(config, dict) and set(config) == {"shape", "dtype", "name"}:
+        return keras.KerasTensor(tuple(config["shape"]), config["dtype"], name=config["name"])
+    if isinstance(config, dict):
+        return {name: _specs_of(one) for name, one in config.items()}
+    return [_specs_of(one) for one in config]

@@ -1,0 +1,47 @@
+"""Copies of models, so that the one that was given stays as it is."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_notes._checks import one_line
+
+__all__ = ["copied"]
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """A model with the same layers, names and weights, which shares nothing with the first.
+
+    Raises:
+        ValueError: If a part of it does not say how it is made.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built, so that its weights exist. Received: {model.name!r}, which is not. Call it on a "
+            f"batch, or give its first layer a `keras.Input`."
+        )
+    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    own = {name: kind for name, kind in classes.items() if not kind.__module__.startswith("keras.")}
+    try:
+        config = keras.saving.serialize_keras_object(model)
+        # Not in safe mode: it never left this process.
+        copy = keras.saving.deserialize_keras_object(config, custom_objects=own, safe_mode=False)
+    except Exception as error:  # whatever a layer raises that has no `get_config`
+        raise ValueError(
+            f"`model` must be made of layers with a `get_config`, so that it can be copied. Received: {model.name!r}: "
+            f"{one_line(str(error), 200)}"
+        ) from error
+    given, made = model.variables, copy.variables
+    if [tuple(one.shape) for one in given] != [tuple(one.shape) for one in made]:
+        raise ValueError(
+            f"`model` must be built anew from its configuration with the same weights. Received: {model.name!r} with "
+            f"{len(given)} variables, of which its copy has {len(made)}. Check its `get_config` and `build`."
+        )
+    for one, other in zip(given, made, strict=True):
+        other.assign(keras.ops.convert_to_numpy(one))
+    for layer in copy._flatten_layers():
+        if hasattr(layer, "finalize_state"):  # of preprocessing layers, which derive more from their variables
+            layer.finalize_state()
+    return copy

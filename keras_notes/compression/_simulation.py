@@ -1,0 +1,173 @@
+"""The two arithmetics of training: calibration, which notes ranges, and simulation, which rounds as the device does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_notes.compression._affine import (
+    Format,
+    Grid,
+    averaged,
+    fake_quantize,
+    grid_of_range,
+    kernel_scale,
+    limits,
+    on_scale,
+    requantize,
+)
+from keras_notes.compression._arithmetic import MASK_MARGIN, Arithmetic, Pending, Product, Value, Weights
+from keras_notes.compression._ranges import Ranges
+
+__all__ = ["Calibration", "Simulation"]
+
+
+class Calibration(Arithmetic):
+    """Computes in floating point, and notes the range at each point."""
+
+    def __init__(self, format: Format | None, bits: int) -> None:
+        super().__init__(format, bits)
+        self.ranges: dict[str, tuple[float, float]] = {}
+
+    def round(self, tensor: Any, name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+        least, most = (float(ops.convert_to_numpy(limit)) for limit in limits(tensor))
+        before = self.ranges.get(name, (least, most))
+        self.ranges[name] = (min(least, before[0]), max(most, before[1]))
+        return Value(tensor, None if self.format is None else grid_of_range(*self.ranges[name], self.format), name)
+
+    def round_to(self, tensor: Any, grid: Grid | None) -> Value:
+        return Value(tensor, grid)
+
+    def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
+        return weights.kernel, None
+
+    def quantized_bias(self, product: Product, scale: Any) -> Any:
+        return product.bias
+
+
+class Simulation(Arithmetic):
+    """Computes what the device computes, in floating point on the device's grids.
+
+    Args:
+        format: The format of activations; None for floating point.
+        bits: The size of weights.
+        ranges: The ranges at all points.
+        training: Whether gradients are wanted, and ranges to follow the batch.
+        live_statistics: Whether batch normalization uses the statistics of the batch in training.
+    """
+
+    def __init__(
+        self, format: Format | None, bits: int, ranges: Ranges, *, training: bool, live_statistics: bool = False
+    ) -> None:
+        super().__init__(format, bits, training=training)
+        self.ranges = ranges
+        self.visited: dict[int, tuple] = {}
+        self.constants: dict[str, tuple] = {}
+        self._live_statistics = live_statistics
+        self._limits = ops.convert_to_tensor(ranges.limits)
+        if ranges.learned and training:
+            self._limits = ops.where(ranges.is_frozen, ops.stop_gradient(self._limits), self._limits)
+        self._numbers = {name: number for number, name in enumerate(ranges.points)}
+
+    def round(self, tensor: Any, name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+        if self.format is None:
+            return Value(tensor, None, name)
+        grid = self._grid(tensor, name)
+        return Value(self._rounded(tensor, grid, rounding), grid, name)
+
+    def masked(self, value: Any, counting: Any, name: str) -> Value:
+        """As the least value of their grid, which is a constant on the device."""
+        if self.format is None:
+            return super().masked(value, counting, name)
+        scores = self._raw(value)
+        grid = self._grid(ops.where(counting, scores, ops.min(scores) - MASK_MARGIN), name)
+        rounded = self._rounded(scores, grid, getattr(value, "rounding", None))
+        return Value(ops.where(counting, rounded, grid.range[0]), grid, name)
+
+    def _rounded(self, tensor: Any, grid: Grid, rounding: Callable[[Grid], Any] | None) -> Any:
+        if self.training:
+            return fake_quantize(tensor, grid, gradient="all" if self.ranges.learned else "inputs")
+        if rounding is not None and not grid.format.symmetric:
+            return rounding(grid)
+        return fake_quantize(tensor, grid)
+
+    def round_to(self, tensor: Any, grid: Grid | None) -> Value:
+        if grid is None:
+            return Value(tensor)
+        return Value(fake_quantize(tensor, grid, gradient="inputs" if self.training else "none"), grid)
+
+    def average(self, value: Value, function: Callable, half: str) -> Value:
+        if value.grid is None:
+            return Value(function(value.tensor))
+        result = averaged(function, value.tensor, value.grid, half=half, straight_through=self.training)
+        return Value(result, value.grid)
+
+    def on_grid_of(self, value: Value, name: str) -> Value:
+        if self.format is None or self.format.symmetric or value.grid is None:
+            return self.round(value.tensor, name)
+        grid = self._grid(value.tensor, name)
+        return Value(requantize(value.tensor, value.grid, grid, straight_through=self.training), grid, name)
+
+    def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
+        """Each weights once, however often they are used."""
+        if weights.name not in self.constants:
+            bits = self.bits if weights.low_bits else 8
+            scale = ops.stop_gradient(kernel_scale(weights.kernel, weights.axes, bits))
+            kernel = on_scale(weights.kernel, scale)
+            if self.training:
+                kernel = weights.kernel + ops.stop_gradient(kernel - weights.kernel)
+            self.constants[weights.name] = (kernel, scale)
+        return self.constants[weights.name]
+
+    def quantized_bias(self, product: Product, scale: Any) -> Any:
+        if product.x.grid is None:
+            return product.bias
+        step = ops.reshape(scale, (-1,)) * product.x.grid.scale
+        bias = on_scale(product.bias, step)
+        if self.training:
+            bias = product.bias + ops.stop_gradient(bias - product.bias)
+        self.note(f"{product.weights.name}/bias", (bias, step))
+        return bias
+
+    def note(self, name: str, values: tuple[Any, Any]) -> None:
+        self.constants[name] = values
+
+    def batch_statistics(self, name: str, layer: Any, product: Product) -> Pending | None:
+        """As Keras's BatchNormalization; the moving statistics take over when ranges freeze."""
+        if not (self.training and self._live_statistics):
+            return None
+
+        def compute():
+            y = product.compute()
+            axes = list(range(len(y.shape) - 1))
+            batch = ops.moments(y, axes)
+            variables = layer.moving_mean, layer.moving_variance
+            moving = [ops.convert_to_tensor(variable) for variable in variables]
+            frozen = self.ranges.is_frozen
+            for variable, old, new in zip(variables, moving, batch, strict=True):
+                moved = old * layer.momentum + new * (1.0 - layer.momentum)
+                variable.assign(ops.stop_gradient(ops.where(frozen, old, moved)))
+            mean, variance = (ops.where(frozen, old, new) for old, new in zip(moving, batch, strict=True))
+            offset, scale = (None if one is None else ops.convert_to_tensor(one) for one in (layer.beta, layer.gamma))
+            return ops.batch_normalization(
+                y, mean, variance, axis=-1, offset=offset, scale=scale, epsilon=layer.epsilon
+            )
+
+        return Pending(name, compute, fuses=True, after=product.after)
+
+    def _grid(self, tensor: Any, name: str) -> Grid:
+        number = self._numbers[name]
+        least, most = self._limits[number, 0], self._limits[number, 1]
+        if self.training:
+            batch = limits(tensor)
+            if not self.ranges.calibrated:
+                seen = self.ranges.seen[number] > 0
+                least, most = ops.where(seen, least, batch[0]), ops.where(seen, most, batch[1])
+            if number in self.visited:
+                before = self.visited[number]
+                batch = ops.minimum(batch[0], before[0]), ops.maximum(batch[1], before[1])
+            self.visited[number] = batch
+        assert self.format is not None
+        return grid_of_range(least, most, self.format)

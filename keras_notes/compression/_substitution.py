@@ -1,0 +1,37 @@
+"""Lets a network run with other values than its variables hold, on every backend."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["substituted"]
+
+
+@contextlib.contextmanager
+def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) -> Iterator[None]:
+    """Lets some variables have other values while the block runs; gradients flow to where the values came from.
+
+    What the block assigns to any of the others, such as moving statistics, is assigned in the end.
+
+    Args:
+        variables: All variables of the network.
+        values: Those of some of them, by their number.
+    """
+    if not values:
+        yield
+        return
+    # All of them, because a scope hides the one around it, which is how JAX trains.
+    current = {number: ops.convert_to_tensor(variable) for number, variable in enumerate(variables)}
+    current.update(values)
+    scope = keras.StatelessScope(state_mapping=[(variables[number], value) for number, value in current.items()])
+    with scope:
+        yield
+    for number, variable in enumerate(variables):
+        after = scope.get_current_value(variable)
+        if number not in values and after is not current[number]:
+            variable.assign(after)

@@ -1,0 +1,252 @@
+"""Quantization-aware training: the model that it makes, on every backend."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_notes as kn
+from keras_notes.compression import CompressedModel, quantize_aware, strip
+from tests.compression.zoo import NETS, samples
+
+pytestmark = pytest.mark.any_backend
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 8, 8, 1)).astype("float32")
+Y = RNG.integers(0, 3, 64)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def small_net() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.9, name="norm")(x))
+    x = layers.Flatten()(layers.MaxPooling2D(name="pool")(x))
+    return keras.Model(inputs, layers.Dense(3, name="head")(x), name="net")
+
+
+def fitted(model: keras.Model, **options) -> CompressedModel:
+    quantized = quantize_aware(model, calibration=X, **options)
+    quantized.compile(keras.optimizers.Adam(1e-2), LOSS)
+    quantized.fit(X, Y, batch_size=16, epochs=2, verbose=0, shuffle=False)
+    return quantized
+
+
+def limits(model: CompressedModel) -> np.ndarray:
+    return ops.convert_to_numpy(model.quantization.ranges.limits)
+
+
+def check_layer(name: str) -> None:
+    """That it computes near its float self, and that its ranges follow a batch."""
+    keras.utils.set_random_seed(0)
+    net = NETS[name]()
+    x = samples(net, 32)
+    quantized = quantize_aware(net, calibration=x if len(x) > 1 else x[0], momentum=0.5)
+    wanted, found = (ops.convert_to_numpy(model(x[0], training=False)) for model in (net, quantized))
+    # One step of the output's grid is 1 / 255 of its extent; roundings on the way add up to a few.
+    assert np.abs(found - wanted).max() <= 0.08 * np.ptp(wanted)
+    before = limits(quantized)
+    quantized(x[0] * 2 if x[0].dtype.kind == "f" else x[0], training=True)
+    if x[0].dtype.kind == "f":
+        assert not np.array_equal(limits(quantized), before)
+
+
+@pytest.mark.parametrize(
+    "name", ["Conv2DTranspose", "BatchNormalization, folded", "MultiHeadAttention, causal", "GRU", "subclassed model"]
+)
+def test_layers_compute_near_their_float_selves_and_their_ranges_follow(name):
+    check_layer(name)
+
+
+def test_source_model_is_unchanged():
+    model = small_net()
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+    fitted(model)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+
+
+def test_weights_start_as_those_of_the_model():
+    model = small_net()
+    quantized = quantize_aware(model, calibration=X)
+    for one, other in zip(model.variables, quantized.network.variables, strict=True):
+        assert one.path == other.path
+        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+    assert len(quantized.trainable_variables) == len(model.trainable_variables)
+
+
+@pytest.mark.parametrize("options", [{}, {"recipe": "int16x8"}, {"recipe": "weight_int4"}, {"ranges": "learned"}])
+def test_keras_file_gives_the_same_bits(options, tmp_path):
+    quantized = fitted(small_net(), **options)
+    quantized.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), quantized.predict(X, verbose=0))
+    assert loaded.scheme == quantized.scheme
+    assert loaded.quantization.ranges.points == quantized.quantization.ranges.points
+
+
+def test_training_lowers_the_loss():
+    quantized = quantize_aware(small_net(), calibration=X)
+    quantized.compile(keras.optimizers.Adam(1e-2), LOSS)
+    before = quantized.evaluate(X, Y, verbose=0)
+    quantized.fit(X, Y, batch_size=16, epochs=4, verbose=0)
+    assert quantized.evaluate(X, Y, verbose=0) < 0.9 * before
+
+
+def test_outputs_lie_on_256_values():
+    values = np.unique(quantize_aware(small_net(), calibration=X).predict(X, verbose=0))
+    assert len(values) <= 256
+    steps = np.diff(values) / np.diff(values).min()
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-2)
+
+
+def test_ranges_start_at_the_calibration_data_and_stay_when_frozen():
+    quantized = quantize_aware(small_net(), calibration=X, freeze_after=2)
+    assert limits(quantized)[0] == pytest.approx([X.min(), X.max()], rel=2e-3)
+    quantized(X * 3, training=True)
+    moved = limits(quantized)
+    assert moved[0, 1] == pytest.approx(0.99 * X.max() + 0.01 * 3 * X.max(), rel=3e-3)
+    quantized(X * 3, training=True)
+    frozen, statistics = limits(quantized), ops.convert_to_numpy(quantized.network.get_layer("norm").moving_mean)
+    quantized(X * 9, training=True)
+    np.testing.assert_array_equal(limits(quantized), frozen)
+    np.testing.assert_array_equal(ops.convert_to_numpy(quantized.network.get_layer("norm").moving_mean), statistics)
+
+
+def test_ranges_without_calibration_start_at_the_first_batch():
+    quantized = quantize_aware(small_net())
+    quantized(X, training=True)
+    assert limits(quantized)[0] == pytest.approx([X.min(), X.max()], rel=2e-3)
+
+
+def test_learned_ranges_are_trained():
+    quantized = quantize_aware(small_net(), calibration=X, ranges="learned")
+    before = limits(quantized)
+    quantized.compile(keras.optimizers.Adam(1e-2), LOSS)
+    quantized.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    assert not np.array_equal(limits(quantized), before)
+
+
+def test_live_statistics_are_those_of_keras():
+    model = small_net()
+    quantized = quantize_aware(model, calibration=X)
+    quantized(X, training=True)
+    model(X, training=True)
+    for name in ("moving_mean", "moving_variance"):
+        ours, keras_s = (
+            ops.convert_to_numpy(getattr(one.get_layer("norm"), name)) for one in (quantized.network, model)
+        )
+        # The weights of the convolution are rounded, the statistics of its outputs a little off for that.
+        np.testing.assert_allclose(ours, keras_s, rtol=0.02, atol=0.01)
+
+
+def test_frozen_statistics_stay():
+    quantized = quantize_aware(small_net(), calibration=X, batch_norm="frozen")
+    before = ops.convert_to_numpy(quantized.network.get_layer("norm").moving_mean)
+    quantized(X, training=True)
+    np.testing.assert_array_equal(ops.convert_to_numpy(quantized.network.get_layer("norm").moving_mean), before)
+
+
+def test_skipped_layers_compute_in_floating_point():
+    model = small_net()
+    quantized = quantize_aware(model, calibration=X, skip=["head"])
+    assert len(np.unique(quantized.predict(X, verbose=0))) > 150
+    assert [step.name for step in quantized.quantization.steps if not step.computes_integers] == ["head"]
+
+
+def test_strip_gives_the_plain_model_with_the_trained_weights():
+    quantized = fitted(small_net())
+    plain = strip(quantized)
+    assert type(plain) is type(small_net())
+    for one, other in zip(plain.variables, quantized.network.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+
+
+def test_student_of_a_distiller_trains_in_integers():
+    teacher = small_net()
+    student = quantize_aware(small_net(), calibration=X)
+    distiller = kn.Distiller(teacher, student, kn.losses.DistillationLoss(temperature=2.0))
+    distiller.compile("adam", loss=LOSS)
+    history = distiller.fit(X, Y, batch_size=16, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert distiller.student is student
+
+
+def test_model_of_two_inputs_and_a_dict_of_outputs():
+    first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
+    total = layers.Add()([layers.Dense(5)(first), layers.Dense(5)(second)])
+    model = keras.Model({"first": first, "second": second}, {"sum": total, "first": layers.Dense(2)(first)})
+    data = {"first": X[:, 0, :4, 0], "second": X[:, 1, :4, 0]}
+    quantized = quantize_aware(model, calibration=data)
+    wanted, found = model.predict(data, verbose=0), quantized.predict(data, verbose=0)
+    assert wanted.keys() == found.keys()
+    for name, values in wanted.items():
+        assert np.abs(found[name] - values).max() < 0.03 * np.ptp(values)
+
+
+def test_layer_that_is_used_twice_has_a_point_for_each_use():
+    shared = layers.Dense(4, activation="relu", name="shared")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    quantized = quantize_aware(model, calibration=X[:, 0, :4, 0])
+    assert quantized.quantization.ranges.points == ("input/0", "shared", "shared#2")
+
+
+def test_device_without_the_operator_is_an_error_that_names_the_layer():
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, layers.Conv2D(2, 3, activation="softplus", name="odd")(inputs))
+    with pytest.raises(ValueError, match=r"integer operator.*'softplus' in 'odd'"):
+        quantize_aware(model, calibration=X)
+    quantize_aware(model, calibration=X, skip=["odd"])
+
+
+def test_operation_without_the_operator_is_an_error_that_names_it():
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, ops.sin(layers.Conv2D(2, 3)(inputs)))
+    with pytest.raises(ValueError, match=r"Received: 'sin' \(Sin\)"):
+        quantize_aware(model, calibration=X)
+    quantize_aware(model, calibration=X, skip=["sin"])
+
+
+def test_mask_that_keras_carries_is_an_error():
+    inputs = keras.Input((8,), dtype="int32")
+    hidden = layers.Embedding(20, 4, mask_zero=True)(inputs)
+    with pytest.raises(ValueError, match="must not get a mask"):
+        quantize_aware(keras.Model(inputs, layers.LSTM(3, name="lstm")(hidden)))
+
+
+def test_too_many_steps_are_an_error():
+    inputs = keras.Input((100, 2))
+    with pytest.raises(ValueError, match=r"at most 64 steps.*'lstm' with 100 steps"):
+        quantize_aware(keras.Model(inputs, layers.LSTM(3, name="lstm")(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "int2"}, "`recipe` must be one of"),
+        ({"ranges": "best"}, "`ranges` must be one of"),
+        ({"batch_norm": "off"}, "`batch_norm` must be one of"),
+        ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
+        ({"freeze_after": -1}, "`freeze_after` must be >= 0"),
+        ({"skip": ["nothing"]}, "`skip` must name layers of the model: conv, norm"),
+        ({"ranges": "learned", "calibration": None}, "`calibration` must hold typical inputs"),
+        ({"calibration": X[..., :4, :]}, "`calibration` must have the shape"),
+        ({"calibration": np.full_like(X, np.nan)}, "`calibration` must be finite"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        quantize_aware(small_net(), **{"calibration": X, **options})
+
+
+def test_what_is_no_model_or_not_built_is_an_error():
+    with pytest.raises(TypeError, match=r"`model` must be a keras.Model"):
+        quantize_aware(layers.Dense(3))
+    with pytest.raises(ValueError, match="must be built"):
+        quantize_aware(keras.Sequential([layers.Dense(3)]))
+    with pytest.raises(ValueError, match="must not be quantization-aware already"):
+        quantize_aware(quantize_aware(small_net(), calibration=X))
+    with pytest.raises(TypeError, match="`skip` must be a sequence"):
+        quantize_aware(small_net(), skip="conv")

@@ -1,0 +1,142 @@
+"""The file of a quantization-aware model: the very integers that the model computes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_notes as kn
+from keras_notes._tflite_reader import read_tflite
+from keras_notes.compression import quantize_aware
+from tests.compression.zoo import NETS, samples
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(256, 8, 8, 2)).astype("float32")
+Y = RNG.integers(0, 4, 256)
+
+
+def residual_net() -> keras.Model:
+    """Convolutions of each kind, a sum, a concatenation of branches on different grids, pads and pools."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 2), name="image")
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="first")(inputs)
+    x = skipped = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.9, name="first_norm")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    x = layers.ReLU(6.0, name="relu6")(layers.BatchNormalization(momentum=0.9, name="depthwise_norm")(x))
+    x = layers.Conv2D(8, 1, name="pointwise")(x)
+    x = layers.Activation("relu", name="sum_relu")(layers.Add(name="sum")([x, skipped]))
+    pooled = layers.MaxPooling2D(name="pool")(x)
+    strided = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="strided")(x)
+    x = layers.ZeroPadding2D(name="pad")(layers.Concatenate(name="both")([pooled, strided]))
+    x = layers.Flatten(name="flatten")(layers.Conv2D(8, 3, activation="relu", name="last")(x))
+    return keras.Model(inputs, layers.Dense(4, name="head")(layers.Dense(16, activation="relu", name="hidden")(x)))
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras.Model:
+    model = quantize_aware(residual_net(), calibration=X)
+    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(X, Y, epochs=3, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def bundle(trained, tmp_path_factory) -> kn.Bundle:
+    return kn.convert(trained, tmp_path_factory.mktemp("trained") / "bundle", golden=X)
+
+
+def test_no_output_differs_on_xnnpack_after_training(bundle):
+    report = kn.verify(bundle)
+    assert report.outputs[0].max_error_lsb < 0.01
+    assert report.float_islands == ()
+
+
+def test_predict_gives_what_the_device_gives(trained, bundle):
+    scale = bundle.manifest.signatures[0].outputs[0]
+    report = kn.verify(bundle)
+    assert scale is not None
+    eager, compiled = np.asarray(trained(X)), trained.predict(X, verbose=0)
+    step = np.diff(np.unique(eager)).min()
+    assert np.mean(np.abs(eager - compiled) > step / 2) < 1e-3
+    assert report.outputs[0].max_error_lsb < 0.01
+
+
+def test_file_holds_what_was_trained(trained, bundle):
+    file = read_tflite(bundle.directory / "model.tflite")
+    operators = [operator.name for graph in file.graphs() for operator in graph.operators]
+    assert operators.count("CONV_2D") == 4
+    assert operators.count("ADD") == 1
+    assert "MUL" not in operators  # normalization is folded
+
+
+def test_golden_moved_by_two_steps_is_noticed(trained, bundle):
+    model_outputs = np.asarray(trained(X[:32]))
+    step = np.diff(np.unique(np.asarray(trained(X)))).min()
+    moved = model_outputs + 2 * step
+    errors = np.abs(moved - model_outputs) / step
+    assert errors.min() > 1.9
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MultiHeadAttention, causal", "LayerNormalization", "LSTM", "AveragePooling2D, same", "UpSampling2D, bilinear"],
+)
+def test_kernels_of_several_operators_are_mirrored(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    net = NETS[name]()
+    x = samples(net, 128)[0]
+    bundle = kn.convert(quantize_aware(net, calibration=x), tmp_path / "bundle", golden=x)
+    report = kn.verify(bundle)
+    assert report.outputs[0].max_error_lsb < 1.01
+    assert report.outputs[0].rms_error_lsb < 0.1
+    assert report.float_islands == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_file_of_every_layer_gives_what_its_model_gives(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    net = NETS[name]()
+    x = samples(net, 128)[0]
+    report = kn.verify(kn.convert(quantize_aware(net, calibration=x), tmp_path / "bundle", golden=x))
+    assert report.outputs[0].max_error_lsb < 1.01
+    assert report.outputs[0].rms_error_lsb < 0.1
+    assert report.float_islands == ()
+
+
+def test_channel_that_normalization_switches_off_stays_in_integers(tmp_path):
+    model = residual_net()
+    norm = model.get_layer("first_norm")
+    gamma, beta = np.ones(8, "float32"), np.full(8, 0.3, "float32")
+    gamma[2] = 0.0
+    norm.gamma.assign(gamma)
+    norm.beta.assign(beta)
+    report = kn.verify(kn.convert(quantize_aware(model, calibration=X), tmp_path / "bundle", golden=X[:64]))
+    assert report.float_islands == ()
+    assert report.outputs[0].max_error_lsb < 1.01
+
+
+@pytest.mark.parametrize(("recipe", "trained_for"), [("int16x8", "int16x8"), ("weight_int4", "weight_int4")])
+def test_other_recipes_convert(recipe, trained_for, tmp_path):
+    model = quantize_aware(residual_net(), calibration=X, recipe=recipe)
+    report = kn.verify(kn.convert(model, tmp_path / "bundle", trained_for, golden=X[:64]))
+    largest = np.abs(np.asarray(model(X[:64]))).max()
+    # int16: a few of 65,536 steps. 4 bits: the device takes the ranges of activations from each sample, in int8.
+    assert report.outputs[0].max_error / largest < {"int16x8": 1e-3, "weight_int4": 0.1}[recipe]
+
+
+def test_skipped_layers_are_the_declared_islands(tmp_path):
+    model = quantize_aware(residual_net(), calibration=X, skip=["pointwise", "hid*"])
+    bundle = kn.convert(model, tmp_path / "bundle", golden=X[:64])
+    assert bundle.manifest.exceptions == {"pointwise": "float32", "hid*": "float32"}
+    report = kn.verify(bundle)
+    assert report.outputs[0].max_error_lsb < 1.01
+
+
+def test_convert_wants_the_recipe_that_was_trained(trained, tmp_path):
+    with pytest.raises(ValueError, match=r"`recipe` must be the one .* trained for, 'static_int8'.*recipe='int16x8'"):
+        kn.convert(trained, tmp_path / "bundle", "int16x8")
+    with pytest.raises(ValueError, match="`calibration` must be None for a quantization-aware model"):
+        kn.convert(trained, tmp_path / "bundle", calibration=X)
+    with pytest.raises(ValueError, match="`signatures` must be None for a quantization-aware model"):
+        kn.convert(trained, tmp_path / "bundle", signatures={"other": residual_net()})
