@@ -1,12 +1,19 @@
 """Compression: quantization-aware training, pruning and clustering that arrive in the .tflite file exactly."""
 
 from keras_notes.compression._affine import Grid
+from keras_notes.compression._clustering import cluster
 from keras_notes.compression._compressed_model import CompressedModel, strip
+from keras_notes.compression._pruning import prune
 from keras_notes.compression._quantize_aware import quantize_aware
+from keras_notes.compression._sparsity_schedules import ConstantSparsity, PolynomialSparsity
 
 __all__ = [
     "CompressedModel",
+    "ConstantSparsity",
     "Grid",
+    "PolynomialSparsity",
+    "cluster",
+    "prune",
     "quantize_aware",
     "strip",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "product_on_grid",
     "requantize",
     "rounded",
+    "scale_of_largest",
 ]
 
 # Of a range that is a single point, and of a channel whose weights are all 0.
@@ -91,8 +92,8 @@ def grid_of_range(least, most, format: Format) -> Grid:
     """
     least, most = ops.minimum(least, 0.0), ops.maximum(most, 0.0)
     if format.symmetric:
-        return Grid(ops.maximum(ops.maximum(-least, most) / format.most, _LEAST_SCALE), 0.0, format)
-    scale = ops.maximum((most - least) / (format.most - format.least), _LEAST_SCALE)
+        return Grid(_share(ops.maximum(-least, most), format.most), 0.0, format)
+    scale = _share(most - least, format.most - format.least)
     zero_point = format.least - least / scale
     return Grid(scale, ops.clip(rounded(zero_point), format.least, format.most), format)
 
@@ -190,6 +191,11 @@ def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
     return (integers - grid.zero_point) * grid.scale
 
 
+def _share(extent, steps: int):
+    """Extent / steps; by the reciprocal, which compilers take for a constant divisor, and which differs in a last bit."""
+    return ops.maximum(extent * (1.0 / steps), _LEAST_SCALE)
+
+
 def _half_away(x):
     return ops.sign(x) * ops.floor(ops.abs(x) + 0.5)
 
@@ -210,10 +216,14 @@ def kernel_scale(kernel, axes: tuple[int, ...], bits: int):
         axes: What belongs to one channel.
         bits: The size of the integers.
     """
-    largest = ops.max(ops.abs(kernel), axis=axes, keepdims=True)
+    return scale_of_largest(ops.max(ops.abs(kernel), axis=axes, keepdims=True), bits)
+
+
+def scale_of_largest(largest, bits: int):
+    """The scale of each channel, from the largest magnitude of its weights."""
     most = ops.max(largest)
     largest = ops.where(largest > 0, largest, ops.where(most > 0, most, 1.0))
-    return ops.maximum(largest / (2 ** (bits - 1) - 1), _LEAST_SCALE)
+    return _share(largest, 2 ** (bits - 1) - 1)
 
 
 def on_scale(x, scale):

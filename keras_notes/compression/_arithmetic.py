@@ -79,17 +79,27 @@ class Weights:
         kernel: The values.
         channels: The shape in which a number for each channel stands beside them: (1, 1, 1, filters) for a convolution.
         low_bits: Whether LiteRT has the operator for 4 bits.
+        multiplier: What each channel was multiplied with, in the shape `channels`, 1 if nothing was folded.
+        unfolded: The values before that.
     """
 
     name: str
     kernel: Any
     channels: tuple[int, ...]
     low_bits: bool = True
+    multiplier: Any = 1.0
+    unfolded: Any = None
 
     @property
     def axes(self) -> tuple[int, ...]:
         """What belongs to one channel."""
         return tuple(axis for axis, size in enumerate(self.channels) if size == 1)
+
+    def scaled(self, multiplier: Any) -> Weights:
+        """With each channel multiplied."""
+        factor = ops.reshape(multiplier, self.channels)
+        unfolded = self.kernel if self.unfolded is None else self.unfolded
+        return replace(self, kernel=self.kernel * factor, multiplier=self.multiplier * factor, unfolded=unfolded)
 
 
 @dataclass(frozen=True)
@@ -127,9 +137,8 @@ class Product:
 
     def scaled(self, name: str, multiplier, shift) -> Product:
         """With each channel multiplied, and shifted: batch normalization folded into weights and bias."""
-        kernel = self.weights.kernel * ops.reshape(multiplier, self.weights.channels)
         bias = shift if self.bias is None else self.bias * multiplier + shift
-        return replace(self, name=name, weights=replace(self.weights, kernel=kernel), bias=bias)
+        return replace(self, name=name, weights=self.weights.scaled(multiplier), bias=bias)
 
 
 class Arithmetic:

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_notes.compression._affine import Grid
 from keras_notes.compression._copies import copied
 from keras_notes.compression._quantized_program import QuantizedProgram
 from keras_notes.compression._scheme import Scheme
 from keras_notes.compression._substitution import substituted
 from keras_notes.compression._weight_transform import WeightTransform
 
-__all__ = ["CompressedModel", "inputs_of", "strip"]
+__all__ = ["CompressedModel", "inputs_of", "strip", "without_integers"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -51,7 +52,13 @@ class CompressedModel(keras.Model):
         self._given_specs = (input_specs,)
         self.quantization = None
         if scheme is not None:
-            self.quantization = QuantizedProgram(network, self.input_structure, scheme, points)
+            clustered = [
+                network.variables[number]
+                for transform in self.transforms
+                if transform.shares_values
+                for number in transform.numbers
+            ]
+            self.quantization = QuantizedProgram(network, self.input_structure, scheme, points, clustered)
         self._symbolic: tuple[Any, ...] = ()
         self.built = True
 
@@ -90,7 +97,11 @@ class CompressedModel(keras.Model):
     @contextlib.contextmanager
     def transformed(self, *, training: bool = False) -> Iterator[None]:
         """Lets the network have its weights as pruned and clustered while the block runs."""
-        with substituted(self.network.variables, self._values(training)):
+        # Those of the network first, by whose numbers values are known.
+        own = self.network.variables
+        known = set(map(id, own))
+        others = [variable for variable in self.variables if id(variable) not in known]
+        with substituted([*own, *others], self._values(training)):
             yield
 
     def weight_values(self) -> dict[int, np.ndarray]:
@@ -121,6 +132,13 @@ class CompressedModel(keras.Model):
             return []
         with self.transformed():
             return self.quantization.kernels()
+
+    def grids(self) -> list[Grid]:
+        """The grids that a quantization-aware model rounds to."""
+        if self.quantization is None:
+            return []
+        with self.transformed():
+            return self.quantization.grids()
 
     def get_config(self) -> dict[str, Any]:
         """The network, and what is done to it."""
@@ -162,10 +180,18 @@ class CompressedModel(keras.Model):
     def build_from_config(self, config: Any) -> None:
         """Nothing is left to build."""
 
-    def _values(self, training: bool) -> dict[int, Any]:
+    def values_before(self, last: WeightTransform) -> dict[int, Any]:
+        """The weights that a transform will be given."""
+        before = self._values(training=False, until=last)
+        variables = self.network.variables
+        return {number: before.get(number, ops.convert_to_tensor(variables[number])) for number in last.numbers}
+
+    def _values(self, training: bool, until: WeightTransform | None = None) -> dict[int, Any]:
         values: dict[int, Any] = {}
         variables = self.network.variables
         for transform in self.transforms:
+            if transform is until:
+                break
             given = {
                 number: values.get(number, ops.convert_to_tensor(variables[number])) for number in transform.numbers
             }
@@ -190,6 +216,23 @@ def inputs_of(network: keras.Model) -> Any:
     return getattr(network, "input_structure", None)
 
 
+def without_integers(model: keras.Model, verb: str) -> tuple[keras.Model, list[WeightTransform], Any]:
+    """A copy of the network of a model, of what its weights go through, and what it takes if it does not say itself.
+
+    Raises:
+        ValueError: If the model is quantization-aware.
+    """
+    copy = copied(model)
+    if not isinstance(copy, CompressedModel):
+        return copy, [], None
+    if copy.scheme is not None:
+        raise ValueError(
+            f"`model` must not be quantization-aware, to {verb} it: that comes last. Received: {model.name!r} with the "
+            f"recipe {copy.scheme.recipe!r}. Start from `strip(model)`."
+        )
+    return copy.network, list(copy.transforms), copy._given_specs[0]
+
+
 def strip(model: keras.Model) -> keras.Model:
     """The plain Keras model of a compressed one, with the weights as pruned and clustered.
 
@@ -203,9 +246,10 @@ def strip(model: keras.Model) -> keras.Model:
 
     Example:
         >>> import keras
+        >>> from keras_notes.compression import prune
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-        >>> strip(model) is model
-        False
+        >>> type(strip(prune(model, 0.5))).__name__
+        'Sequential'
     """
     if not isinstance(model, CompressedModel):
         return copied(model)

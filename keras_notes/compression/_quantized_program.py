@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_notes.compression._affine import Grid
 from keras_notes.compression._deployment import Deployment
 from keras_notes.compression._program import has_rule, run
 from keras_notes.compression._ranges import Ranges
@@ -19,6 +20,12 @@ from keras_notes.compression._trace import Step, trace
 __all__ = ["QuantizedProgram"]
 
 _BATCH = 64
+# Of the names of weights, by that of their variable, where a layer has several or uses one more than once.
+_SUFFIXES = {
+    "depthwise_kernel": ("", "/depthwise"),
+    "recurrent_kernel": tuple(f"{side}/recurrent" for side in ("", "/forward", "/backward")),
+    "kernel": ("", *(f"{side}/input{first}" for side in ("", "/forward", "/backward") for first in ("", "/first"))),
+}
 
 
 class QuantizedProgram(keras.Layer):
@@ -31,14 +38,23 @@ class QuantizedProgram(keras.Layer):
         structure: Its inputs as KerasTensors, in the structure in which it takes them.
         scheme: The choices of `quantize_aware`.
         points: The names of the points where it rounds.
+        clustered: The weights that take few values.
     """
 
-    def __init__(self, network: keras.Model, structure: Any, scheme: Scheme, points: Sequence[str]) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        structure: Any,
+        scheme: Scheme,
+        points: Sequence[str],
+        clustered: Collection[keras.Variable] = (),
+    ) -> None:
         super().__init__(name="quantization", dtype="float32")
         self.scheme = scheme
         self.ranges = Ranges(points, **scheme.ranges)
         self._specs = tuple(tree.flatten(structure))
         self._program = trace(network, self._specs, structure, has_rule=has_rule, is_float=scheme.is_float)
+        self._shared = _names_of(self._program.steps, clustered)
         self.built = True
 
     @property
@@ -57,7 +73,14 @@ class QuantizedProgram(keras.Layer):
     def simulation(self, training: bool = False) -> Simulation:
         """The arithmetic of the device, for one run."""
         live = self.scheme.batch_norm == "live"
-        return Simulation(self.scheme.format, self.scheme.bits, self.ranges, training=training, live_statistics=live)
+        return Simulation(
+            self.scheme.format,
+            self.scheme.bits,
+            self.ranges,
+            training=training,
+            live_statistics=live,
+            shared=self._shared,
+        )
 
     def calibrated(self, arrays: Sequence[np.ndarray] | None) -> dict[str, tuple[float, float]]:
         """The range at each point over calibration samples; without any, the points alone."""
@@ -76,6 +99,17 @@ class QuantizedProgram(keras.Layer):
         """
         scheme = self.scheme
         return Deployment(scheme.format, scheme.bits, self.ranges.grids(scheme.format), self._constants(), mark)
+
+    def grids(self) -> list[Grid]:
+        """All grids that tensors are rounded to, in numbers."""
+        format = self.scheme.format
+        if format is None:
+            return []
+        constants = [values for name, values in self._constants().items() if name.endswith("/constant")]
+        return [
+            *self.ranges.grids(format).values(),
+            *(Grid(float(scale), float(zero_point), format) for scale, zero_point in constants),
+        ]
 
     def kernels(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights on their grids, with the scale of each channel."""
@@ -100,3 +134,15 @@ class QuantizedProgram(keras.Layer):
             for one, spec in zip(inputs, self._specs, strict=True)
         ]
         return run(self._program, arithmetic, tensors, [f"input/{number}" for number in range(len(tensors))])
+
+
+def _names_of(steps: Sequence[Step], variables: Collection[keras.Variable]) -> frozenset[str]:
+    """The names of the weights that are made of some variables, by the names that rules give to weights."""
+    wanted = set(map(id, variables))
+    names: set[str] = set()
+    for step in steps:
+        owned = step.operation.variables if isinstance(step.operation, keras.Layer) else ()
+        for variable in owned:
+            if id(variable) in wanted:
+                names.update(f"{step.name}{suffix}" for suffix in _SUFFIXES.get(variable.name, ("",)))
+    return frozenset(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from keras import ops
@@ -17,6 +17,7 @@ from keras_notes.compression._affine import (
     limits,
     on_scale,
     requantize,
+    scale_of_largest,
 )
 from keras_notes.compression._arithmetic import MASK_MARGIN, Arithmetic, Pending, Product, Value, Weights
 from keras_notes.compression._ranges import Ranges
@@ -56,16 +57,26 @@ class Simulation(Arithmetic):
         ranges: The ranges at all points.
         training: Whether gradients are wanted, and ranges to follow the batch.
         live_statistics: Whether batch normalization uses the statistics of the batch in training.
+        shared: The names of weights whose channels share one scale, but for what is folded into them, so that few
+            different weights are as few integers.
     """
 
     def __init__(
-        self, format: Format | None, bits: int, ranges: Ranges, *, training: bool, live_statistics: bool = False
+        self,
+        format: Format | None,
+        bits: int,
+        ranges: Ranges,
+        *,
+        training: bool,
+        live_statistics: bool = False,
+        shared: Collection[str] = (),
     ) -> None:
         super().__init__(format, bits, training=training)
         self.ranges = ranges
         self.visited: dict[int, tuple] = {}
         self.constants: dict[str, tuple] = {}
         self._live_statistics = live_statistics
+        self._shared = shared
         self._limits = ops.convert_to_tensor(ranges.limits)
         if ranges.learned and training:
             self._limits = ops.where(ranges.is_frozen, ops.stop_gradient(self._limits), self._limits)
@@ -110,16 +121,35 @@ class Simulation(Arithmetic):
         grid = self._grid(value.tensor, name)
         return Value(requantize(value.tensor, value.grid, grid, straight_through=self.training), grid, name)
 
+    def product(self, product: Product) -> Any:
+        """In inference on integers, whose sums are exact in float32 up to 2^24, in whatever order they are made."""
+        x = product.x
+        if self.training or x.grid is None or x.grid.format.symmetric:
+            return super().product(product)
+        kernel, scale = self.quantized_weights(product.weights)
+        step = ops.reshape(scale, (-1,)) * x.grid.scale
+        sums = product.apply(ops.round(x.tensor / x.grid.scale), ops.round(kernel / scale))
+        if product.bias is not None:
+            sums = sums + ops.round(self.quantized_bias(product, scale) / step)
+        return sums * step
+
     def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
         """Each weights once, however often they are used."""
         if weights.name not in self.constants:
             bits = self.bits if weights.low_bits else 8
-            scale = ops.stop_gradient(kernel_scale(weights.kernel, weights.axes, bits))
+            scale = ops.stop_gradient(self._scale(weights, bits))
             kernel = on_scale(weights.kernel, scale)
             if self.training:
                 kernel = weights.kernel + ops.stop_gradient(kernel - weights.kernel)
             self.constants[weights.name] = (kernel, scale)
         return self.constants[weights.name]
+
+    def _scale(self, weights: Weights, bits: int) -> Any:
+        if weights.name not in self._shared:
+            return kernel_scale(weights.kernel, weights.axes, bits)
+        values = weights.kernel if weights.unfolded is None else weights.unfolded
+        largest = ops.max(ops.abs(values)) * ops.abs(weights.multiplier)
+        return scale_of_largest(ops.broadcast_to(largest, weights.channels), bits)
 
     def quantized_bias(self, product: Product, scale: Any) -> Any:
         if product.x.grid is None:

@@ -19,7 +19,7 @@ def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) 
     What the block assigns to any of the others, such as moving statistics, is assigned in the end.
 
     Args:
-        variables: All variables of the network.
+        variables: All variables that the block reads.
         values: Those of some of them, by their number.
     """
     if not values:
@@ -29,9 +29,10 @@ def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) 
     current = {number: ops.convert_to_tensor(variable) for number, variable in enumerate(variables)}
     current.update(values)
     scope = keras.StatelessScope(state_mapping=[(variables[number], value) for number, value in current.items()])
+    before = [scope.get_current_value(variable) for variable in variables]
     with scope:
         yield
     for number, variable in enumerate(variables):
         after = scope.get_current_value(variable)
-        if number not in values and after is not current[number]:
+        if number not in values and after is not before[number]:
             variable.assign(after)

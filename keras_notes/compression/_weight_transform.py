@@ -15,7 +15,12 @@ class WeightTransform(keras.Layer):
 
     Args:
         numbers: The variables that it changes, by their number in `network.variables`.
+
+    Attributes:
+        shares_values: Whether its weights take few values, which integers shall keep few.
     """
+
+    shares_values = False
 
     def __init__(self, numbers: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -18,12 +18,12 @@ from keras_notes._tflite_reader import read_tflite
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion._edges import with_edges
-from keras_notes.conversion._exact_weights import TrainedWeights, with_trained_weights
 from keras_notes.conversion._lowerings import differs_for_integers
 from keras_notes.conversion._marks import take_marks
 from keras_notes.conversion._masks import lower_masks
 from keras_notes.conversion._names import name_by_layer
 from keras_notes.conversion._recipes import Plan
+from keras_notes.conversion._trained_integers import TrainedWeights, with_trained_integers
 from keras_notes.conversion._worker_process import Job
 from keras_notes.errors import ConversionError
 
@@ -90,12 +90,11 @@ class FileMaker:
             job.settle(integer_edges=_has_integer_edges(file, plan))
             job.run("_quantizer.py", gives="quantized.tflite")
             quantized = (job.directory / "quantized.tflite").read_bytes()
-            quantized = with_trained_weights(quantized, float_tflite, self._trained_weights())
+            for model in self._layers():
+                if isinstance(model, CompressedModel):
+                    kernels = [TrainedWeights(*kernel) for kernel in model.kernels()]
+                    quantized = with_trained_integers(quantized, float_tflite, kernels, model.grids())
             return Converted(with_edges(quantized, edges), float_tflite)
-
-    def _trained_weights(self) -> list[TrainedWeights]:
-        models = [layer for layer in self._layers() if isinstance(layer, CompressedModel)]
-        return [TrainedWeights(*kernel) for model in models for kernel in model.kernels()]
 
     def _float_file(self, plan: Plan) -> bytes:
         integers = plan.needs_calibration and self._integers_differ

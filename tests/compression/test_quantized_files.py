@@ -7,7 +7,8 @@ from keras import layers
 
 import keras_notes as kn
 from keras_notes._tflite_reader import read_tflite
-from keras_notes.compression import quantize_aware
+from keras_notes.compression import cluster, prune, quantize_aware
+from tests.compression.files import integer_weights
 from tests.compression.zoo import NETS, samples
 
 RNG = np.random.default_rng(0)
@@ -51,14 +52,10 @@ def test_no_output_differs_on_xnnpack_after_training(bundle):
     assert report.float_islands == ()
 
 
-def test_predict_gives_what_the_device_gives(trained, bundle):
-    scale = bundle.manifest.signatures[0].outputs[0]
-    report = kn.verify(bundle)
-    assert scale is not None
+def test_compiled_predict_gives_the_same_integers(trained):
     eager, compiled = np.asarray(trained(X)), trained.predict(X, verbose=0)
     step = np.diff(np.unique(eager)).min()
     assert np.mean(np.abs(eager - compiled) > step / 2) < 1e-3
-    assert report.outputs[0].max_error_lsb < 0.01
 
 
 def test_file_holds_what_was_trained(trained, bundle):
@@ -69,12 +66,15 @@ def test_file_holds_what_was_trained(trained, bundle):
     assert "MUL" not in operators  # normalization is folded
 
 
-def test_golden_moved_by_two_steps_is_noticed(trained, bundle):
-    model_outputs = np.asarray(trained(X[:32]))
-    step = np.diff(np.unique(np.asarray(trained(X)))).min()
-    moved = model_outputs + 2 * step
-    errors = np.abs(moved - model_outputs) / step
-    assert errors.min() > 1.9
+def test_range_moved_by_a_hundredth_is_noticed(trained, tmp_path):
+    """What would be wrong if the file had other grids than the model."""
+    moved = keras.models.clone_model(trained)
+    moved.set_weights(trained.get_weights())
+    moved.quantization.ranges.limits.assign(moved.quantization.ranges.limits * 1.01)
+    bundle = kn.convert(moved, tmp_path / "bundle", golden=X)
+    step = bundle.manifest.signatures[0].outputs[0].scale
+    found = np.asarray(moved(X)) - np.asarray(trained(X))
+    assert np.abs(found).max() > 0.5 * (step or np.diff(np.unique(np.asarray(trained(X)))).min())
 
 
 @pytest.mark.parametrize(
@@ -140,3 +140,21 @@ def test_convert_wants_the_recipe_that_was_trained(trained, tmp_path):
         kn.convert(trained, tmp_path / "bundle", calibration=X)
     with pytest.raises(ValueError, match="`signatures` must be None for a quantization-aware model"):
         kn.convert(trained, tmp_path / "bundle", signatures={"other": residual_net()})
+
+
+def test_zeros_and_clusters_arrive_in_the_integers_of_the_file(tmp_path):
+    model = quantize_aware(cluster(prune(residual_net(), 0.75, skip=["depthwise"]), 16), calibration=X)
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(X, Y, epochs=2, verbose=0)
+    bundle = kn.convert(model, tmp_path / "bundle", golden=X[:64])
+    assert kn.verify(bundle).outputs[0].max_error_lsb < 1.01
+    for name, integers in integer_weights(bundle.directory / "model.tflite"):
+        assert len(np.unique(integers)) <= 16, name
+        if "DEPTHWISE" not in name:
+            assert np.sum(integers == 0) >= np.round(0.75 * integers.size), name
+
+
+def test_pruned_model_without_integers_converts_as_its_stripped_self(tmp_path):
+    bundle = kn.convert(prune(residual_net(), 0.75), tmp_path / "bundle", "static_int8", calibration=X)
+    for name, integers in integer_weights(bundle.directory / "model.tflite"):
+        assert np.sum(integers == 0) >= np.round(0.75 * integers.size), name

@@ -1,4 +1,7 @@
-"""Weights of a quantization-aware model, on the very scales that they were trained on.
+"""The integers of a quantization-aware model, on the very scales that they were trained on.
+
+Converter and quantizer carry scales as ranges, and compute them anew: some differ in the last bit, which decides where
+a value lies between two integers.
 
 The quantizer finds a scale for each channel from its largest weight. That is the trained one but for channels whose
 weights are all 0, which get so small a scale that their bias overflows, and for scales that channels share, so that
@@ -7,14 +10,16 @@ clustered weights are as few integers as centroids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-__all__ = ["TrainedWeights", "with_trained_weights"]
+from keras_notes.compression import Grid
+
+__all__ = ["TrainedWeights", "with_trained_integers"]
 
 _OPERATORS = schema.BuiltinOperator
 
@@ -35,6 +40,9 @@ _PLACES = {
     _OPERATORS.DEPTHWISE_CONV_2D: _Places(0, 1, 2, 3),
     _OPERATORS.TRANSPOSE_CONV: _Places(2, 1, 3, 0),
 }
+_ACTIVATIONS = (schema.TensorType.INT8, schema.TensorType.INT16)
+# A few units in the last place of float32.
+_LAST_BITS = 1e-6
 _BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
 
 
@@ -51,25 +59,44 @@ class TrainedWeights:
     scales: np.ndarray
 
 
-def with_trained_weights(tflite: bytes, float_tflite: bytes, trained: Iterable[TrainedWeights]) -> bytes:
+def with_trained_integers(
+    tflite: bytes, float_tflite: bytes, trained: Iterable[TrainedWeights], grids: Sequence[Grid]
+) -> bytes:
     """The quantized file with the integers and scales of the training.
 
     Args:
         tflite: A file whose weights are int8 by channel.
         float_tflite: The float file that it was made of, with the same names.
         trained: The weights that were trained; each is known again by its values.
+        grids: The grids of activations; each is known again by its scale but for the last bits, and its zero point.
     """
     scales = {_key(one.values): one.scales.reshape(-1) for one in trained}
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     source = flatbuffer_utils.read_model_from_bytearray(bytearray(float_tflite))
     floats = {_name(tensor): values for tensor, values in _constants(source)}
     for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.type in _ACTIVATIONS:
+                _snap(tensor.quantization, grids)
         for operator in graph.operators:
             code = model.operatorCodes[operator.opcodeIndex]
             places = _PLACES.get(max(code.builtinCode, code.deprecatedBuiltinCode))
             if places is not None:
                 _settle(model, graph, operator, places, floats, scales)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _snap(quantization, grids: Sequence[Grid]) -> None:
+    """Gives a tensor the trained scale that its own nearly is."""
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+        return
+    scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+    near = [
+        grid for grid in grids if grid.zero_point == zero_point and abs(grid.scale - scale) <= _LAST_BITS * grid.scale
+    ]
+    if near:
+        best = min(near, key=lambda grid: abs(grid.scale - scale))
+        quantization.scale = np.array([best.scale], "float32")
 
 
 def _settle(model, graph, operator, places: _Places, floats: dict, scales: dict) -> None:

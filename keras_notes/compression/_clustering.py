@@ -1,0 +1,150 @@
+"""`cluster`: kernels of few different weights, which are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_notes._checks import check_at_least, check_integer
+from keras_notes.compression._compressed_model import CompressedModel, without_integers
+from keras_notes.compression._kernels import kernels_of
+from keras_notes.compression._pruning import Pruning
+from keras_notes.compression._weight_transform import WeightTransform
+
+__all__ = ["Clustering", "cluster"]
+
+_MOST_ITERATIONS = 100
+
+
+def cluster(model: keras.Model, clusters: int, *, skip: Sequence[str] = (), seed: int = 0) -> CompressedModel:
+    """Returns a model whose kernels have at most `clusters` different weights each, which train with the network.
+
+    The centroids start from k-means++. In training each weight is the centroid nearest to its variable; a centroid gets
+    the sum of the gradients of its members, and the variable the gradient straight through, so that weights change
+    their cluster. A file whose weights take few values compresses well (zip, and what app stores do); it is not smaller
+    by itself.
+
+    Args:
+        model: A built model, which stays as it is; or one that `prune` made, whose zeros stay: 0 is one of the clusters
+            then.
+        clusters: The number of different weights in a kernel, at least 2.
+        skip: Patterns of names or paths of layers that stay as they are.
+        seed: Of the random start of k-means++.
+
+    Returns:
+        A `CompressedModel`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_notes.compression import strip
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
+        >>> len(np.unique(strip(cluster(model, 4)).get_weights()[0]))
+        4
+
+    References:
+        Han et al., "Deep Compression", ICLR 2016, section 3. Arthur and Vassilvitskii, "k-means++", SODA 2007.
+    """
+    check_at_least("clusters", clusters, 2)
+    check_integer("seed", seed)
+    network, transforms, specs = without_integers(model, "cluster")
+    keeps_zeros = any(isinstance(one, Pruning) for one in transforms)
+    numbers = [kernel.number for kernel in kernels_of(network, skip)]
+    clustering = Clustering(numbers, clusters=clusters, keeps_zeros=keeps_zeros)
+    made = CompressedModel(network, [*transforms, clustering], input_specs=specs, name=model.name)
+    clustering.start(made.values_before(clustering), seed)
+    return made
+
+
+@keras.saving.register_keras_serializable(package="keras_notes")
+class Clustering(WeightTransform):
+    """The centroids of kernels.
+
+    Args:
+        numbers: The kernels, by their number in `network.variables`.
+        clusters: The number of centroids of each.
+        keeps_zeros: Whether weights that are 0 stay 0, which is one of the clusters then.
+    """
+
+    shares_values = True
+
+    def __init__(self, numbers: Sequence[int], *, clusters: int, keeps_zeros: bool, **kwargs: Any) -> None:
+        super().__init__(numbers, **kwargs)
+        self.clusters = clusters
+        self.keeps_zeros = keeps_zeros
+        self.centroids = [
+            self.add_weight(shape=(clusters - keeps_zeros,), initializer="zeros", name=f"centroids_{number}")
+            for number in self.numbers
+        ]
+        self.built = True
+
+    def start(self, values: Mapping[int, Any], seed: int) -> None:
+        """Finds the first centroids."""
+        for number, centroids in zip(self.numbers, self.centroids, strict=True):
+            flat = ops.convert_to_numpy(values[number]).reshape(-1).astype("float64")
+            counting = flat[flat != 0] if self.keeps_zeros else flat
+            centroids.assign(means_of(counting, centroids.shape[0], seed).astype("float32"))
+
+    def call(self, values: Mapping[int, Any], training: bool = False) -> dict[int, Any]:
+        """The kernels, each weight a centroid."""
+        return {
+            number: self._clustered(values[number], ops.convert_to_tensor(centroids))
+            for number, centroids in zip(self.numbers, self.centroids, strict=True)
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "clusters": self.clusters, "keeps_zeros": self.keeps_zeros}
+
+    def _clustered(self, weights: Any, centroids: Any) -> Any:
+        ordered = ops.sort(centroids)
+        middles = ops.stop_gradient((ordered[1:] + ordered[:-1]) / 2.0)
+        flat = ops.stop_gradient(ops.reshape(weights, (-1,)))
+        members = ops.searchsorted(middles, flat)
+        clustered = ops.reshape(ops.take(ordered, members), weights.shape)
+        if self.keeps_zeros:
+            clustered = ops.where(ops.equal(weights, 0.0), 0.0, clustered)
+        # The difference is 0, and has the gradient of the weights.
+        return clustered + (weights - ops.stop_gradient(weights))
+
+
+def means_of(values: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The centroids of k-means over numbers, from k-means++, by Lloyd's iteration until nothing moves.
+
+    Args:
+        values: One axis of numbers.
+        count: The number of centroids; where there are fewer different numbers, some are equal.
+        seed: Of the random start.
+    """
+    rng = np.random.default_rng(seed)
+    ordered = np.sort(values)
+    if len(ordered) == 0:
+        return np.zeros(count)
+    centroids = np.sort(_far_apart(ordered, count, rng))
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    for _ in range(_MOST_ITERATIONS):
+        ends = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2.0)
+        edges = np.concatenate([[0], ends, [len(ordered)]])
+        sizes = np.diff(edges)
+        moved = np.where(sizes > 0, np.diff(sums[edges]) / np.maximum(sizes, 1), centroids)
+        if np.array_equal(moved, centroids):
+            break
+        centroids = moved
+    return centroids
+
+
+def _far_apart(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The start of k-means++: each next one with a chance by its squared distance to the nearest before."""
+    chosen = [rng.choice(values)]
+    distances = (values - chosen[0]) ** 2
+    while len(chosen) < count:
+        total = distances.sum()
+        chosen.append(rng.choice(values, p=distances / total) if total > 0 else chosen[0])
+        distances = np.minimum(distances, (values - chosen[-1]) ** 2)
+    return np.array(chosen)

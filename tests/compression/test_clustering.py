@@ -1,0 +1,101 @@
+"""Clustering: few different weights, trained."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_notes.compression import cluster, prune, quantize_aware, strip
+from keras_notes.compression._clustering import Clustering, means_of
+from tests.compression.test_pruning import LOSS, X, Y, fitted, kernels, net
+from tests.gradients import value_and_gradient
+
+pytestmark = pytest.mark.any_backend
+
+
+def test_each_kernel_has_at_most_so_many_values_after_training():
+    model = fitted(cluster(net(), 5))
+    for kernel in kernels(model):
+        assert len(np.unique(kernel)) <= 5
+
+
+def test_centroids_train():
+    model = cluster(net(), 4)
+    before = [np.array(ops.convert_to_numpy(one)) for one in model.transforms[0].centroids]
+    fitted(model)
+    for one, value in zip(model.transforms[0].centroids, before, strict=True):
+        assert not np.array_equal(ops.convert_to_numpy(one), value)
+
+
+def test_gradient_of_a_centroid_is_the_sum_of_its_members():
+    transform = Clustering([0], clusters=3, keeps_zeros=False)
+    transform.centroids[0].assign(np.array([-1.0, 0.5, 2.0], "float32"))
+    weights = np.array([[-0.9, 0.4], [0.6, 1.9]], "float32")
+    numbers = np.array([[1.0, 10.0], [100.0, 1000.0]], "float32")
+    factors = ops.convert_to_tensor(numbers)
+
+    def loss(centroids):
+        return ops.sum(transform._clustered(ops.convert_to_tensor(weights), centroids) * factors)
+
+    _, gradient = value_and_gradient(loss, np.array([-1.0, 0.5, 2.0], "float32"))
+    np.testing.assert_allclose(gradient, [1.0, 110.0, 1000.0])
+    _, straight = value_and_gradient(
+        lambda w: ops.sum(transform._clustered(w, ops.convert_to_tensor(transform.centroids[0])) * factors), weights
+    )
+    np.testing.assert_allclose(straight, numbers)
+
+
+def test_zeros_of_pruning_stay():
+    model = fitted(cluster(prune(net(), 0.75), 6))
+    for kernel in kernels(model):
+        assert np.sum(kernel == 0) >= np.round(0.75 * kernel.size)
+        assert len(np.unique(kernel)) <= 6
+
+
+def test_k_means_finds_the_best_of_all_partitions():
+    values = np.array([0.0, 0.1, 0.2, 3.0, 3.3, 9.0, 9.1])
+
+    def cost(centroids):
+        return np.min((values[:, None] - np.asarray(centroids)) ** 2, axis=1).sum()
+
+    best = min(
+        cost([values[:i].mean(), values[i:j].mean(), values[j:].mean()]) for i in range(1, 6) for j in range(i + 1, 7)
+    )
+    assert min(cost(means_of(values, 3, seed)) for seed in range(5)) == pytest.approx(best)
+
+
+def test_fewer_values_than_clusters():
+    np.testing.assert_allclose(np.unique(means_of(np.array([1.0, 1.0, 2.0]), 4, 0)), [1.0, 2.0])
+
+
+def test_source_is_unchanged_and_the_keras_file_gives_the_same_bits(tmp_path):
+    source = net()
+    before = [np.array(weights) for weights in source.get_weights()]
+    model = fitted(cluster(source, 6))
+    for weights, value in zip(source.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, value)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def test_integers_are_as_few_as_the_centroids():
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(8, 3, use_bias=False)(inputs)
+    x = layers.Flatten()(layers.ReLU()(layers.BatchNormalization()(x)))
+    images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+    model = quantize_aware(cluster(keras.Model(inputs, layers.Dense(3)(x)), 4), calibration=images)
+    model.compile(keras.optimizers.Adam(1e-2), LOSS)
+    model.fit(images, Y, epochs=2, verbose=0)
+    for kernel, scales in model.kernels():
+        assert len(np.unique(np.round(kernel / scales))) <= 4
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="`clusters` must be >= 2"):
+        cluster(net(), 1)
+    with pytest.raises(TypeError, match="`clusters` must be an integer"):
+        cluster(net(), 4.0)
+    with pytest.raises(ValueError, match="to cluster it"):
+        cluster(quantize_aware(net(), calibration=X), 4)
+    assert isinstance(strip(cluster(net(), 4)), keras.Model)
