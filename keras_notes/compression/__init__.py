@@ -5,15 +5,22 @@ from keras_notes.compression._clustering import cluster
 from keras_notes.compression._compressed_model import CompressedModel, strip
 from keras_notes.compression._pruning import prune
 from keras_notes.compression._quantize_aware import quantize_aware
+from keras_notes.compression._sensitivity import LayerSensitivity, sensitivity
 from keras_notes.compression._sparsity_schedules import ConstantSparsity, PolynomialSparsity
+from keras_notes.compression._summary import KernelSummary, Summary, summary
 
 __all__ = [
     "CompressedModel",
     "ConstantSparsity",
     "Grid",
+    "KernelSummary",
+    "LayerSensitivity",
     "PolynomialSparsity",
+    "Summary",
     "cluster",
     "prune",
     "quantize_aware",
+    "sensitivity",
     "strip",
+    "summary",
 ]

@@ -192,7 +192,7 @@ def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
 
 
 def _share(extent, steps: int):
-    """Extent / steps; by the reciprocal, which compilers take for a constant divisor, and which differs in a last bit."""
+    """The quotient by the reciprocal, as compilers make it: else the last bit would tell compiled from eager."""
     return ops.maximum(extent * (1.0 / steps), _LEAST_SCALE)
 
 
