@@ -1,6 +1,7 @@
 """Compression: quantization-aware training, pruning and clustering that arrive in the .tflite file exactly."""
 
 from keras_notes.compression._affine import Grid
+from keras_notes.compression._channels import prune_channels
 from keras_notes.compression._clustering import cluster
 from keras_notes.compression._compressed_model import CompressedModel, strip
 from keras_notes.compression._pruning import prune
@@ -19,6 +20,7 @@ __all__ = [
     "Summary",
     "cluster",
     "prune",
+    "prune_channels",
     "quantize_aware",
     "sensitivity",
     "strip",

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_notes._checks import check_choice, received
+from keras_notes.compression._channels import prune_channels
 from keras_notes.compression._compressed_model import CompressedModel, without_integers
 from keras_notes.compression._kernels import Kernel, kernels_of
 from keras_notes.compression._sparsity_schedules import ConstantSparsity, SparsitySchedule, checked_sparsity
@@ -25,7 +26,7 @@ def prune(
     scope: str = "layer",
     structure: str | tuple[int, int] = "unstructured",
     skip: Sequence[str] = (),
-) -> CompressedModel:
+) -> keras.Model:
     """Returns a model whose kernels lose their weights of least magnitude, and train without them.
 
     The weights that are 0 get no gradient, and neither momentum nor weight decay brings them back: each kernel is
@@ -37,12 +38,14 @@ def prune(
         schedule: The share of weights that are 0: a number in [0, 1), from the start on; or a `ConstantSparsity` or
             `PolynomialSparsity` by training step.
         scope: "layer": each kernel loses that share. "global": all of them together do, by one ranking of magnitudes.
-        structure: "unstructured"; or (n, m): of each m weights in a row along the inputs, n are 0, the form that sparse
-            matrix units take. The sparsity is n / m then, and kernels of depthwise convolutions stay as they are.
+        structure: "unstructured"; (n, m): of each m weights in a row along the inputs, n are 0, the form that sparse
+            matrix units take, so that the sparsity is n / m, and kernels of depthwise convolutions stay as they are; or
+            "channels": whole filters and units are taken out, at once, by `prune_channels`, which needs a number for
+            `schedule`, and makes the file smaller and the device faster.
         skip: Patterns of names or paths of layers that stay as they are.
 
     Returns:
-        A `CompressedModel`.
+        A `CompressedModel`; with "channels" a smaller model of the class of `model`.
 
     Raises:
         ValueError: If an argument is out of its range, or a layer's inputs cannot be divided by m; names it.
@@ -60,6 +63,8 @@ def prune(
         Neural Networks", 2021, arXiv:2104.08378, section 3, for 2 of 4.
     """
     check_choice("scope", scope, ("layer", "global"))
+    if structure == "channels":
+        return prune_channels(_plain(model), checked_sparsity("schedule", schedule), scope=scope, skip=skip)
     planned = _schedule(schedule, structure)
     network, transforms, specs = without_integers(model, "prune")
     kernels = kernels_of(network, skip)
@@ -174,6 +179,15 @@ def _mask_of_groups(magnitudes: Any, zeros: int, size: int) -> Any:
     return ops.swapaxes(ops.reshape(ops.cast(ranks >= zeros, "float32"), moved.shape), -1, -2)
 
 
+def _plain(model: keras.Model) -> keras.Model:
+    if isinstance(model, CompressedModel):
+        raise ValueError(
+            f"`model` must be a plain one for structure='channels': other channels come first. Received: "
+            f"{model.name!r}, which is pruned, clustered or quantization-aware. Start from `strip(model)`."
+        )
+    return model
+
+
 def _schedule(schedule: Any, structure: Any) -> SparsitySchedule:
     planned = schedule
     if not isinstance(schedule, SparsitySchedule):
@@ -183,7 +197,7 @@ def _schedule(schedule: Any, structure: Any) -> SparsitySchedule:
     is_pair = isinstance(structure, (tuple, list)) and len(structure) == 2
     if not is_pair or not all(isinstance(one, int) for one in structure) or not 0 < structure[0] < structure[1]:
         raise ValueError(
-            f"`structure` must be 'unstructured', or (n, m) with 0 < n < m. {received(structure=structure)}"
+            f"`structure` must be 'unstructured', 'channels', or (n, m) with 0 < n < m. {received(structure=structure)}"
         )
     share = structure[0] / structure[1]
     if not isinstance(planned, ConstantSparsity) or not math.isclose(planned.sparsity, share):

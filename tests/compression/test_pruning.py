@@ -153,7 +153,7 @@ def test_all_three_together_train_under_a_distiller():
     [
         ((1.0,), {}, r"`schedule` must be a number in \[0, 1\)"),
         ((0.5,), {"scope": "all"}, "`scope` must be one of"),
-        ((0.5,), {"structure": (4, 2)}, "`structure` must be 'unstructured', or"),
+        ((0.5,), {"structure": (4, 2)}, "`structure` must be 'unstructured', 'channels', or"),
         ((0.6,), {"structure": (2, 4)}, "`schedule` must be 0.5"),
         ((0.6,), {"structure": (3, 5)}, "multiple of 5.*'first'"),
         ((0.5,), {"skip": ["none"]}, "`skip` must name layers with kernels: first, second, head"),
@@ -163,6 +163,15 @@ def test_all_three_together_train_under_a_distiller():
 def test_wrong_arguments(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         prune(net(), *arguments, **options)
+
+
+def test_channels_are_taken_out():
+    model = prune(net(), 0.5, structure="channels")
+    assert [layer.units for layer in model.layers[1:]] == [8, 6, 3]
+    with pytest.raises(ValueError, match="must be a plain one for structure='channels'"):
+        prune(prune(net(), 0.5), 0.5, structure="channels")
+    with pytest.raises(ValueError, match=r"`schedule` must be a number in \[0, 1\)"):
+        prune(net(), ConstantSparsity(0.5), structure="channels")
 
 
 def test_quantized_models_are_pruned_before():
