@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_integer
+from keras_notes._checks import check_at_least
 from keras_notes.compression._compressed_model import CompressedModel, without_integers
 from keras_notes.compression._kernels import kernels_of
 from keras_notes.compression._pruning import Pruning
@@ -23,22 +23,25 @@ _MOST_ITERATIONS = 100
 def cluster(model: keras.Model, clusters: int, *, skip: Sequence[str] = (), seed: int = 0) -> CompressedModel:
     """Returns a model whose kernels have at most `clusters` different weights each, which train with the network.
 
-    The centroids start from k-means++. In training each weight is the centroid nearest to its variable; a centroid gets
-    the sum of the gradients of its members, and the variable the gradient straight through, so that weights change
-    their cluster. A file whose weights take few values compresses well (zip, and what app stores do); it is not smaller
-    by itself.
+    The centroids start from k-means. Each weight is the centroid nearest to its variable, at every step anew. The
+    centroids are trained, each by the sum of the gradients of its members; so are the variables, by the gradient
+    straight through, so that weights change their cluster. A file whose weights take few values compresses well (zip,
+    and what app stores do); it is not smaller by itself.
 
     Args:
-        model: A built model, which stays as it is; or one that `prune` made, whose zeros stay: 0 is one of the clusters
-            then.
-        clusters: The number of different weights in a kernel, at least 2.
-        skip: Patterns of names or paths of layers that stay as they are.
+        model: A built model, which stays as it is; or one that `prune` made, whose zeros stay: in its pruned kernels 0
+            is one of the clusters, which no other weight joins. Give that model itself: its `strip` has no masks.
+            Its trainable kernels are clustered, those of recurrent cells too; no embeddings, biases and normalizations.
+        clusters: The most different weights in a kernel, at least 2. There are fewer where the kernel has fewer, or
+            where training leaves a centroid without members.
+        skip: Patterns of layer names, or of paths ("block/*"), that stay as they are.
         seed: Of the random start of k-means++.
 
     Returns:
-        A `CompressedModel`.
+        A `CompressedModel` with the inputs and outputs of the model.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If an argument is out of its range.
 
     Example:
@@ -52,11 +55,11 @@ def cluster(model: keras.Model, clusters: int, *, skip: Sequence[str] = (), seed
         Han et al., "Deep Compression", ICLR 2016, section 3. Arthur and Vassilvitskii, "k-means++", SODA 2007.
     """
     check_at_least("clusters", clusters, 2)
-    check_integer("seed", seed)
+    check_at_least("seed", seed, 0)
     network, transforms, specs = without_integers(model, "cluster")
-    keeps_zeros = any(isinstance(one, Pruning) for one in transforms)
-    numbers = [kernel.number for kernel in kernels_of(network, skip)]
-    clustering = Clustering(numbers, clusters=clusters, keeps_zeros=keeps_zeros)
+    numbers = [kernel.number for kernel in kernels_of(network, skip, only_trainable=True)]
+    pruned = {number for one in transforms if isinstance(one, Pruning) for number in one.numbers}
+    clustering = Clustering(numbers, clusters=clusters, pruned=sorted(pruned.intersection(numbers)))
     made = CompressedModel(network, [*transforms, clustering], input_specs=specs, name=model.name)
     clustering.start(made.values_before(clustering), seed)
     return made
@@ -68,18 +71,24 @@ class Clustering(WeightTransform):
 
     Args:
         numbers: The kernels, by their number in `network.variables`.
-        clusters: The number of centroids of each.
-        keeps_zeros: Whether weights that are 0 stay 0, which is one of the clusters then.
+        clusters: The number of different weights of each.
+        pruned: The kernels whose weights stay 0 where they are, which is one of their clusters.
+
+    Attributes:
+        centroids: The trained values of each kernel, in their order, without the 0 of pruned ones.
     """
 
     shares_values = True
 
-    def __init__(self, numbers: Sequence[int], *, clusters: int, keeps_zeros: bool, **kwargs: Any) -> None:
-        super().__init__(numbers, **kwargs)
+    def __init__(self, numbers: Sequence[int], *, clusters: int, pruned: Sequence[int] = (), **kwargs: Any) -> None:
+        # Centroids stay in the precision of the variables, also where layers compute in half precision.
+        super().__init__(numbers, **{"autocast": False, **kwargs})
         self.clusters = clusters
-        self.keeps_zeros = keeps_zeros
+        self.pruned = frozenset(pruned)
         self.centroids = [
-            self.add_weight(shape=(clusters - keeps_zeros,), initializer="zeros", name=f"centroids_{number}")
+            self.add_weight(
+                shape=(clusters - (number in self.pruned),), initializer="zeros", name=f"centroids_{number}"
+            )
             for number in self.numbers
         ]
         self.built = True
@@ -88,30 +97,32 @@ class Clustering(WeightTransform):
         """Finds the first centroids."""
         for number, centroids in zip(self.numbers, self.centroids, strict=True):
             flat = ops.convert_to_numpy(values[number]).reshape(-1).astype("float64")
-            counting = flat[flat != 0] if self.keeps_zeros else flat
-            centroids.assign(means_of(counting, centroids.shape[0], seed).astype("float32"))
+            counting = flat[flat != 0] if number in self.pruned else flat
+            centroids.assign(means_of(counting, centroids.shape[0], seed))
 
     def call(self, values: Mapping[int, Any], training: bool = False) -> dict[int, Any]:
         """The kernels, each weight a centroid."""
         return {
-            number: self._clustered(values[number], ops.convert_to_tensor(centroids))
+            number: _clustered(values[number], ops.convert_to_tensor(centroids), number in self.pruned)
             for number, centroids in zip(self.numbers, self.centroids, strict=True)
         }
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
-        return {**super().get_config(), "clusters": self.clusters, "keeps_zeros": self.keeps_zeros}
+        return {**super().get_config(), "clusters": self.clusters, "pruned": sorted(self.pruned)}
 
-    def _clustered(self, weights: Any, centroids: Any) -> Any:
-        ordered = ops.sort(centroids)
-        middles = ops.stop_gradient((ordered[1:] + ordered[:-1]) / 2.0)
-        flat = ops.stop_gradient(ops.reshape(weights, (-1,)))
-        members = ops.searchsorted(middles, flat)
-        clustered = ops.reshape(ops.take(ordered, members), weights.shape)
-        if self.keeps_zeros:
-            clustered = ops.where(ops.equal(weights, 0.0), 0.0, clustered)
-        # The difference is 0, and has the gradient of the weights.
-        return clustered + (weights - ops.stop_gradient(weights))
+
+def _clustered(weights: Any, centroids: Any, keeps_zeros: bool) -> Any:
+    """Each weight as the centroid nearest to it; the gradient goes to the centroid and to the weight."""
+    weights = ops.cast(weights, centroids.dtype)
+    ordered = ops.sort(centroids)
+    middles = ops.stop_gradient((ordered[1:] + ordered[:-1]) / 2.0)
+    members = ops.searchsorted(middles, ops.stop_gradient(ops.reshape(weights, (-1,))))
+    clustered = ops.reshape(ops.take(ordered, members), weights.shape)
+    if keeps_zeros:
+        clustered = ops.where(ops.equal(weights, 0.0), 0.0, clustered)
+    # The difference is 0, and has the gradient of the weights.
+    return clustered + (weights - ops.stop_gradient(weights))
 
 
 def means_of(values: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_notes.compression._affine import Grid
-from keras_notes.compression._copies import copied
+from keras_notes.compression._copies import copied, names_of, with_names
 from keras_notes.compression._quantized_program import QuantizedProgram
 from keras_notes.compression._scheme import Scheme
 from keras_notes.compression._substitution import substituted
@@ -150,6 +150,7 @@ class CompressedModel(keras.Model):
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
+            "layer_names": names_of(self.network),
             "transforms": [keras.saving.serialize_keras_object(one) for one in self.transforms],
             "scheme": None if self.scheme is None else self.scheme.to_config(),
             "points": [] if self.quantization is None else list(self.quantization.ranges.points),
@@ -165,7 +166,7 @@ class CompressedModel(keras.Model):
 
         scheme, specs = config["scheme"], config["input_specs"]
         return cls(
-            made(config["network"]),
+            with_names(made(config["network"]), config["layer_names"]),
             [made(one) for one in config["transforms"]],
             None if scheme is None else Scheme.from_config(scheme),
             config["points"],

@@ -6,7 +6,20 @@ import keras
 
 from keras_notes._checks import one_line
 
-__all__ = ["copied"]
+__all__ = ["copied", "names_of", "with_names"]
+
+
+def names_of(model: keras.Model) -> list[str]:
+    """The names of all layers of a model."""
+    return [layer.name for layer in model._flatten_layers()]
+
+
+def with_names(model: keras.Model, names: list[str]) -> keras.Model:
+    """The model, its layers named as those that it was made of: Keras names those in subclassed models anew."""
+    for layer, name in zip(model._flatten_layers(), names, strict=True):
+        if layer.name != name:
+            layer.name = name
+    return model
 
 
 def copied(model: keras.Model) -> keras.Model:
@@ -39,6 +52,7 @@ def copied(model: keras.Model) -> keras.Model:
             f"`model` must be built anew from its configuration with the same weights. Received: {model.name!r} with "
             f"{len(given)} variables, of which its copy has {len(made)}. Check its `get_config` and `build`."
         )
+    with_names(copy, names_of(model))
     for one, other in zip(given, made, strict=True):
         other.assign(keras.ops.convert_to_numpy(one))
     for layer in copy._flatten_layers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import keras
@@ -14,11 +15,12 @@ __all__ = ["ConstantSparsity", "PolynomialSparsity", "SparsitySchedule", "checke
 
 def checked_sparsity(name: str, value: Any) -> float:
     """Returns a sparsity as a float, which must be in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ValueError(
-            f"`{name}` must be a number in [0, 1): the share of weights that are 0. {received(**{name: value})}"
-        )
-    return float(value)
+    wanted = f"`{name}` must be a number in [0, 1), the share of zeros. {received(**{name: value})}"
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(wanted)
+    if not 0 <= (share := float(value)) < 1:
+        raise ValueError(wanted)
+    return share
 
 
 class SparsitySchedule:
@@ -37,6 +39,10 @@ class SparsitySchedule:
 
     def sparsity_at(self, step: Any) -> Any:
         """The sparsity at a step, as a tensor."""
+        raise NotImplementedError
+
+    def zeros_at(self, step: Any, size: int) -> Any:
+        """How many of `size` weights are 0 at a step: the sparsity of them, rounded, halves to even."""
         raise NotImplementedError
 
     def prunes_at(self, step: Any) -> Any:
@@ -83,6 +89,10 @@ class ConstantSparsity(SparsitySchedule):
         """The sparsity."""
         return ops.convert_to_tensor(self.sparsity, "float32")
 
+    def zeros_at(self, step: Any, size: int) -> Any:
+        """How many of `size` weights are 0."""
+        return ops.convert_to_tensor(round(self.sparsity * size), "int32")
+
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {"sparsity": self.sparsity, **super().get_config()}
@@ -98,7 +108,7 @@ class PolynomialSparsity(SparsitySchedule):
         initial: The sparsity at `begin_step`, in [0, 1).
         final: The sparsity at `end_step`, in [0, 1).
         begin_step: The first step at which weights are pruned.
-        end_step: The last one; the masks of that step stay.
+        end_step: The last one, whether or not it is a multiple of `frequency` later; its masks stay.
         power: How fast it grows at first.
         frequency: The number of steps between two prunings.
 
@@ -128,10 +138,21 @@ class PolynomialSparsity(SparsitySchedule):
 
     def sparsity_at(self, step: Any) -> Any:
         """The sparsity at a step."""
-        assert self.end_step is not None
-        done = (ops.cast(step, "float32") - self.begin_step) / (self.end_step - self.begin_step)
-        return self.final + (self.initial - self.final) * (1.0 - ops.clip(done, 0.0, 1.0)) ** self.power
+        return self.final + (self.initial - self.final) * self._ahead(step)
+
+    def zeros_at(self, step: Any, size: int) -> Any:
+        """How many of `size` weights are 0 at a step: exact at both ends, for any size."""
+        first, last = round(self.initial * size), round(self.final * size)
+        ahead = self._ahead(step)
+        between = last + ops.cast(ops.round((first - last) * ahead), "int32")
+        return ops.where(ahead < 1.0, between, first)  # float32 has no more than 24 bits
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {"initial": self.initial, "final": self.final, "power": self.power, **super().get_config()}
+
+    def _ahead(self, step: Any) -> Any:
+        """How much of the way is ahead: 1 at the first step, 0 at the last one."""
+        assert self.end_step is not None
+        done = ops.cast(step - self.begin_step, "float32") / (self.end_step - self.begin_step)
+        return (1.0 - ops.clip(done, 0.0, 1.0)) ** self.power

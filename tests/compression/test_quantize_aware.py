@@ -88,6 +88,16 @@ def test_keras_file_gives_the_same_bits(options, tmp_path):
     assert loaded.quantization.ranges.points == quantized.quantization.ranges.points
 
 
+def test_keras_file_of_a_subclassed_model_keeps_names_and_skips(tmp_path):
+    net = NETS["subclassed model"]()
+    x = samples(net, 32)[0]
+    quantized = quantize_aware(net, calibration=x, skip=["block/expand"])
+    quantized.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [step.name for step in loaded.quantization.steps] == [step.name for step in quantized.quantization.steps]
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), quantized.predict(x, verbose=0))
+
+
 def test_training_lowers_the_loss():
     quantized = quantize_aware(small_net(), calibration=X)
     quantized.compile(keras.optimizers.Adam(1e-2), LOSS)
