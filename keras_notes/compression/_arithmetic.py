@@ -193,6 +193,10 @@ class Arithmetic:
     def note(self, name: str, values: tuple[Any, Any]) -> None:
         """Keeps what the deploy graph will need."""
 
+    def inverse_root(self, name: str, value: Value) -> Value:
+        """1 / sqrt(x), rounded at a point of its own."""
+        return self.round(ops.rsqrt(value.tensor), name)
+
     def average(self, value: Value, function: Callable, half: str) -> Value:
         """Averages of a value, rounded to its grid, ties "up" or "away" from 0."""
         return self.round_to(function(value.tensor), value.grid)

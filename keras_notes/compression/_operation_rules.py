@@ -161,12 +161,8 @@ def _softmax(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
     return masked_softmax(arithmetic, step.name, value, None)
 
 
-def _table(function: Callable) -> Callable:
-    def rule(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
-        x = arithmetic.quantized(value)
-        return Pending(step.name, lambda: function(x.tensor))
-
-    return rule
+def _inverse_root(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
+    return arithmetic.inverse_root(step.name, arithmetic.quantized(value))
 
 
 def _square(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
@@ -200,7 +196,7 @@ def _inverse_deviation(arithmetic: Arithmetic, name: str, x: Value, axes: list[i
     squares = arithmetic.settled(multiplied(arithmetic, f"{name}/square", x, x))
     variance = averaged(arithmetic, f"{name}/variance", squares, axes, True)
     shifted = arithmetic.settled(added(arithmetic, f"{name}/epsilon", variance, epsilon))
-    return arithmetic.settled(Pending(f"{name}/rsqrt", lambda: ops.rsqrt(shifted.tensor)))
+    return arithmetic.inverse_root(f"{name}/rsqrt", shifted)
 
 
 def _scaled(arithmetic: Arithmetic, name: str, value: Any, gamma: Any, beta: Any) -> Any:
@@ -230,8 +226,7 @@ OPERATIONS: dict[str, Callable] = {
     "DotProductAttention": _attention,
     "Mean": _mean,
     "Softmax": _softmax,
-    "Rsqrt": _table(ops.rsqrt),
-    "Sqrt": _table(ops.sqrt),
+    "Rsqrt": _inverse_root,
     "Square": _square,
     "Cast": _cast,
     **{

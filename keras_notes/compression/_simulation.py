@@ -109,6 +109,16 @@ class Simulation(Arithmetic):
             return Value(tensor)
         return Value(fake_quantize(tensor, grid, gradient="inputs" if self.training else "none"), grid)
 
+    def inverse_root(self, name: str, value: Value) -> Value:
+        """Of what rounds to 0 the largest value of the grid, as the device has it; ranges do not follow it."""
+        if self.format is None:
+            return super().inverse_root(name, value)
+        is_positive = value.tensor > 0
+        roots = ops.where(is_positive, ops.rsqrt(ops.where(is_positive, value.tensor, 1.0)), 0.0)
+        rounded = self.round(roots, name)
+        assert rounded.grid is not None
+        return Value(ops.where(is_positive, rounded.tensor, rounded.grid.range[1]), rounded.grid, name)
+
     def average(self, value: Value, function: Callable, half: str) -> Value:
         if value.grid is None:
             return Value(function(value.tensor))

@@ -175,6 +175,18 @@ def test_strip_gives_the_plain_model_with_the_trained_weights():
         np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
 
 
+def test_variance_that_rounds_to_zero_leaves_everything_finite():
+    inputs = keras.Input((4, 6))
+    model = keras.Model(inputs, layers.Dense(3)(layers.LayerNormalization()(inputs)))
+    x = RNG.normal(size=(64, 4, 6)).astype("float32")
+    x[:, 0] *= 1e-3  # beside the others its variance is less than a step
+    quantized = quantize_aware(model, calibration=x)
+    quantized.compile(keras.optimizers.Adam(1e-3), "mse")
+    quantized.fit(x, np.zeros((64, 4, 3)), epochs=2, verbose=0)
+    assert np.isfinite(limits(quantized)).all()
+    assert np.isfinite(quantized.predict(x, verbose=0)).all()
+
+
 def test_student_of_a_distiller_trains_in_integers():
     teacher = small_net()
     student = quantize_aware(small_net(), calibration=X)
