@@ -1,5 +1,6 @@
 """Compression: quantization-aware training, pruning and clustering that arrive in the .tflite file exactly."""
 
+from keras_notes.compression import tfmot
 from keras_notes.compression._affine import Grid
 from keras_notes.compression._channels import prune_channels
 from keras_notes.compression._clustering import cluster
@@ -25,4 +26,5 @@ __all__ = [
     "sensitivity",
     "strip",
     "summary",
+    "tfmot",
 ]

@@ -59,7 +59,12 @@ def cluster(model: keras.Model, clusters: int, *, skip: Sequence[str] = (), seed
     network, transforms, specs = without_integers(model, "cluster")
     numbers = [kernel.number for kernel in kernels_of(network, skip, only_trainable=True)]
     pruned = {number for one in transforms if isinstance(one, Pruning) for number in one.numbers}
-    clustering = Clustering(numbers, clusters=clusters, pruned=sorted(pruned.intersection(numbers)))
+    clustering = Clustering(
+        numbers,
+        clusters=clusters,
+        pruned=sorted(pruned.intersection(numbers)),
+        dtype=network.variable_dtype,  # also where layers compute in half precision
+    )
     made = CompressedModel(network, [*transforms, clustering], input_specs=specs, name=model.name)
     clustering.start(made.values_before(clustering), seed)
     return made
@@ -81,8 +86,7 @@ class Clustering(WeightTransform):
     shares_values = True
 
     def __init__(self, numbers: Sequence[int], *, clusters: int, pruned: Sequence[int] = (), **kwargs: Any) -> None:
-        # Centroids stay in the precision of the variables, also where layers compute in half precision.
-        super().__init__(numbers, **{"autocast": False, **kwargs})
+        super().__init__(numbers, **kwargs)
         self.clusters = clusters
         self.pruned = frozenset(pruned)
         self.centroids = [

@@ -87,7 +87,10 @@ def prune(
             )
     numbers = [kernel.number for kernel in kernels]
     shapes = [tuple(kernel.variable.shape) for kernel in kernels]
-    pruning = Pruning(numbers, shapes=shapes, schedule=planned, scope=scope, structure=structure, axes=axes)
+    dtype = network.variable_dtype  # also where layers compute in half precision
+    pruning = Pruning(
+        numbers, shapes=shapes, schedule=planned, scope=scope, structure=structure, axes=axes, dtype=dtype
+    )
     made = CompressedModel(network, [*transforms, pruning], input_specs=specs, name=model.name)
     if planned.begin_step == 0:
         pruning.start(made.values_before(pruning))
@@ -122,8 +125,7 @@ class Pruning(WeightTransform):
         axes: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
-        # Magnitudes are compared as the variables hold them, also where layers compute in half precision.
-        super().__init__(numbers, **{"autocast": False, **kwargs})
+        super().__init__(numbers, **kwargs)
         self.shapes = tuple(tuple(shape) for shape in shapes)
         self.schedule = schedule
         self.scope = scope
