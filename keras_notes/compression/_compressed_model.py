@@ -45,7 +45,8 @@ class CompressedModel(keras.Model):
         input_specs: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"name": network.name, **kwargs})
+        # Of the variables, which would else be rounded on their way where the layers compute in half precision.
+        super().__init__(**{"name": network.name, "dtype": network.variable_dtype, **kwargs})
         self.network = network
         self.transforms = list(transforms)
         # KerasTensors are no state; in a tuple, because Keras wraps lists and dicts to track what is in them.
@@ -101,7 +102,7 @@ class CompressedModel(keras.Model):
         own = self.network.variables
         known = set(map(id, own))
         others = [variable for variable in self.variables if id(variable) not in known]
-        with substituted([*own, *others], self._values(training)):
+        with substituted([*own, *others], self._values(training), self.network._flatten_layers()):
             yield
 
     def weight_values(self) -> dict[int, np.ndarray]:

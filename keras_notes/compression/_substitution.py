@@ -13,7 +13,9 @@ __all__ = ["substituted"]
 
 
 @contextlib.contextmanager
-def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) -> Iterator[None]:
+def substituted(
+    variables: Sequence[keras.Variable], values: Mapping[int, Any], layers: Sequence[keras.Layer] = ()
+) -> Iterator[None]:
     """Lets some variables have other values while the block runs; gradients flow to where the values came from.
 
     What the block assigns to any of the others, such as moving statistics, is assigned in the end.
@@ -21,6 +23,7 @@ def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) 
     Args:
         variables: All variables that the block reads.
         values: Those of some of them, by their number.
+        layers: The layers whose `add_loss` and activity regularizers count, as they would without the scope.
     """
     if not values:
         yield
@@ -28,7 +31,9 @@ def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) 
     # All of them, because a scope hides the one around it, which is how JAX trains.
     current = {number: ops.convert_to_tensor(variable) for number, variable in enumerate(variables)}
     current.update(values)
-    scope = keras.StatelessScope(state_mapping=[(variables[number], value) for number, value in current.items()])
+    scope = keras.StatelessScope(
+        state_mapping=[(variables[number], value) for number, value in current.items()], collect_losses=True
+    )
     before = [scope.get_current_value(variable) for variable in variables]
     with scope:
         yield
@@ -36,3 +41,7 @@ def substituted(variables: Sequence[keras.Variable], values: Mapping[int, Any]) 
         after = scope.get_current_value(variable)
         if number not in values and after is not before[number]:
             variable.assign(after)
+    for layer in layers:
+        for loss in scope.losses:
+            if id(loss) in layer._loss_ids:
+                layer.add_loss(loss)

@@ -93,11 +93,12 @@ def summary(model: keras.Model) -> Summary:
         weights = values.get(kernel.number)
         if weights is None:
             weights = ops.convert_to_numpy(kernel.variable)
-        path = tuple(kernel.variable.path.split("/"))
-        bits = 32 if scheme is None or scheme.is_float(path[:-1]) else scheme.bits
+        path = kernel.paths[0]
+        is_float = scheme is None or any(scheme.is_float(path[:end]) for end in range(1, len(path) + 1))
+        bits = 32 if scheme is None or is_float else scheme.bits
         rows.append(
             KernelSummary(
-                name="/".join(path),
+                name=f"{kernel.layer}/{kernel.variable.name}",
                 bits=bits,
                 sparsity=float(np.mean(weights == 0)),
                 unique_values=len(np.unique(weights)),
