@@ -51,12 +51,8 @@ def masked_softmax(arithmetic: Arithmetic, name: str, scores: Any, mask: Any) ->
 
 
 def _binary(arithmetic: Arithmetic, name: str, a: Any, b: Any, function: Callable) -> Pending:
-    operands = [
-        arithmetic.quantized(one) if isinstance(one, (Value, Pending)) or hasattr(one, "compute")
-        else arithmetic.constant(one, name)
-        for one in (a, b)
-    ]  # fmt: skip
-    return Pending(name, lambda: function(operands[0].tensor, operands[1].tensor), fuses=True)
+    x, y = (arithmetic.operand(one, name) for one in (a, b))
+    return Pending(name, lambda: function(x.tensor, y.tensor), fuses=True)
 
 
 def _linear(arithmetic: Arithmetic, name: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ activation in one operator, and rounds once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ MASK_MARGIN = 12.0
 # In floating point.
 _MASKED = -1e9
 
-__all__ = ["MASK_MARGIN", "Arithmetic", "Pending", "Product", "Value", "Weights"]
+__all__ = ["MASK_MARGIN", "Arithmetic", "Pending", "Product", "Value", "Weights", "is_result", "several"]
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,10 @@ class Arithmetic:
         self.note(f"{name}/constant", (grid.scale, grid.zero_point))
         return self.round_to(tensor, grid)
 
+    def operand(self, value: Any, name: str) -> Value:
+        """What computes with others: a result, rounded, or a constant."""
+        return self.quantized(value) if is_result(value) else self.constant(value, name)
+
     def note(self, name: str, values: tuple[Any, Any]) -> None:
         """Keeps what the deploy graph will need."""
 
@@ -240,6 +244,16 @@ class Arithmetic:
         if isinstance(value, Value) and value.grid is None and self.format and _is_float(value.tensor):
             return self.round(value.tensor, value.name)
         return value
+
+
+def is_result(value: Any) -> bool:
+    """Whether a step gave it; else it is a constant of the network."""
+    return isinstance(value, (Value, Pending, Product))
+
+
+def several(values: Sequence[Any]) -> list[Any]:
+    """The operands of a layer, which takes one list, or of an operation, which takes them one by one."""
+    return list(values[0]) if len(values) == 1 and isinstance(values[0], (list, tuple)) else list(values)
 
 
 def _is_float(tensor: Any) -> bool:

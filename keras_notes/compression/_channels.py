@@ -13,6 +13,7 @@ import numpy as np
 from keras_notes._checks import check_choice, one_line, received
 from keras_notes.compression._channel_groups import ChannelGraph, equivalence, function_of
 from keras_notes.compression._channel_rules import has_rule
+from keras_notes.compression._copies import check_built, finalize
 
 __all__ = ["prune_channels"]
 
@@ -206,19 +207,11 @@ def _fill(
         new.assign(value)
         if new.trainable != old.trainable:
             new.trainable = old.trainable
-    for layer in pruned._flatten_layers():
-        if hasattr(layer, "finalize_state"):  # of preprocessing layers, which derive more from their variables
-            layer.finalize_state()
+    finalize(pruned)
 
 
 def _checked_function(model: Any) -> keras.Function:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
-    if not model.built:
-        raise ValueError(
-            f"`model` must be built, so that its weights exist. Received: {model.name!r}, which is not. Call it on a "
-            f"batch, or give its first layer a `keras.Input`."
-        )
+    check_built(model)
     if (function := function_of(model)) is None:
         raise ValueError(
             f"`model` must be functional or sequential, so that it can be built anew with fewer channels. Received: "

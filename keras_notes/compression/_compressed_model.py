@@ -127,19 +127,16 @@ class CompressedModel(keras.Model):
 
         return call
 
-    def kernels(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The weights of a quantization-aware model on their grids, with the scale of each channel."""
-        if self.quantization is None:
-            return []
-        with self.transformed():
-            return self.quantization.kernels()
+    def integers(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Grid]]:
+        """What the device holds of a quantization-aware model.
 
-    def grids(self) -> list[Grid]:
-        """The grids that a quantization-aware model rounds to."""
+        Returns:
+            Weights on their grids, with the scale of each channel; and the grids of all other tensors.
+        """
         if self.quantization is None:
-            return []
+            return [], []
         with self.transformed():
-            return self.quantization.grids()
+            return self.quantization.integers()
 
     def get_config(self) -> dict[str, Any]:
         """The network, and what is done to it."""

@@ -6,7 +6,25 @@ import keras
 
 from keras_notes._checks import one_line
 
-__all__ = ["copied", "names_of", "with_names"]
+__all__ = ["check_built", "copied", "finalize", "names_of", "with_names"]
+
+
+def check_built(model: keras.Model) -> None:
+    """Raises TypeError or ValueError unless it is a Keras model whose weights exist."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built, so that its weights exist. Received: {model.name!r}, which is not. Call it on a "
+            f"batch, or give its first layer a `keras.Input`."
+        )
+
+
+def finalize(model: keras.Model) -> None:
+    """Lets preprocessing layers derive what they do from variables that were assigned."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
 
 
 def names_of(model: keras.Model) -> list[str]:
@@ -28,13 +46,7 @@ def copied(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If a part of it does not say how it is made.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
-    if not model.built:
-        raise ValueError(
-            f"`model` must be built, so that its weights exist. Received: {model.name!r}, which is not. Call it on a "
-            f"batch, or give its first layer a `keras.Input`."
-        )
+    check_built(model)
     classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
     own = {name: kind for name, kind in classes.items() if not kind.__module__.startswith("keras.")}
     try:
@@ -55,7 +67,5 @@ def copied(model: keras.Model) -> keras.Model:
     with_names(copy, names_of(model))
     for one, other in zip(given, made, strict=True):
         other.assign(keras.ops.convert_to_numpy(one))
-    for layer in copy._flatten_layers():
-        if hasattr(layer, "finalize_state"):  # of preprocessing layers, which derive more from their variables
-            layer.finalize_state()
+    finalize(copy)
     return copy

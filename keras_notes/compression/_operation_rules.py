@@ -17,7 +17,7 @@ from keras_notes.compression._activation_rules import (
     multiplied,
 )
 from keras_notes.compression._affine import Grid, product_on_grid
-from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value
+from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, is_result, several
 from keras_notes.compression._shape_rules import averaged
 from keras_notes.compression._weighted_rules import matrix
 
@@ -26,16 +26,12 @@ __all__ = ["OPERATIONS", "OPERATION_LAYERS"]
 _LAYERS = keras.layers
 
 
-def _is_result(value: Any) -> bool:
-    return isinstance(value, (Value, Pending, Product))
-
-
 def _sum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
     """A sum; the bias of a product, if one vector is added to it."""
-    given = _several(values)
+    given = several(values)
     if len(given) == 2:
         for one, other in (given, given[::-1]):
-            if isinstance(one, Product) and one.bias is None and not _is_result(other):
+            if isinstance(one, Product) and one.bias is None and not is_result(other):
                 bias = ops.convert_to_tensor(other, "float32")
                 if len(bias.shape) == 1:
                     return one.scaled(step.name, ops.ones_like(bias), bias)
@@ -43,24 +39,17 @@ def _sum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
 
 
 def _difference(arithmetic: Arithmetic, step: Any, *values: Any) -> Pending:
-    a, b = (
-        arithmetic.quantized(one) if _is_result(one) else arithmetic.constant(one, step.name)
-        for one in _several(values)
-    )
+    a, b = (arithmetic.operand(one, step.name) for one in several(values))
     return Pending(step.name, lambda: a.tensor - b.tensor, fuses=True)
 
 
 def _times(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
-    return _chain(arithmetic, step, _several(values), multiplied)
+    return _chain(arithmetic, step, several(values), multiplied)
 
 
 def _mean_of(arithmetic: Arithmetic, step: Any, values: Sequence[Any]) -> Pending:
     total = _chain(arithmetic, step, list(values), added, f"{step.name}/sum")
     return multiplied(arithmetic, step.name, total, 1.0 / len(values))
-
-
-def _several(values: Sequence[Any]) -> list[Any]:
-    return list(values[0]) if len(values) == 1 and isinstance(values[0], (list, tuple)) else list(values)
 
 
 def _chain(arithmetic: Arithmetic, step: Any, values: list[Any], function: Callable, name: str | None = None) -> Any:
@@ -72,7 +61,7 @@ def _chain(arithmetic: Arithmetic, step: Any, values: list[Any], function: Calla
 
 
 def _quotient(arithmetic: Arithmetic, step: Any, value: Any, divisor: Any) -> Pending:
-    if _is_result(divisor):
+    if is_result(divisor):
         raise ValueError(
             f"A divisor must be a constant, for the device divides no integers by each other. Received: "
             f"{step.name!r}. Give the layer around it in `skip`."
@@ -81,7 +70,7 @@ def _quotient(arithmetic: Arithmetic, step: Any, value: Any, divisor: Any) -> Pe
 
 
 def _matmul(arithmetic: Arithmetic, step: Any, a: Any, b: Any) -> Any:
-    if not _is_result(b):
+    if not is_result(b):
         kernel = ops.convert_to_tensor(b)
         if len(kernel.shape) == 2:
             return matrix(arithmetic, step.name, a, kernel, None)
@@ -89,7 +78,7 @@ def _matmul(arithmetic: Arithmetic, step: Any, a: Any, b: Any) -> Any:
 
 
 def _matrix_product(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
-    x, y = (arithmetic.quantized(one) if _is_result(one) else arithmetic.constant(one, name) for one in (a, b))
+    x, y = (arithmetic.operand(one, name) for one in (a, b))
 
     def on_grid(grid: Grid) -> Any:
         assert x.grid is not None

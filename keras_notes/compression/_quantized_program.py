@@ -100,20 +100,16 @@ class QuantizedProgram(keras.Layer):
         scheme = self.scheme
         return Deployment(scheme.format, scheme.bits, self.ranges.grids(scheme.format), self._constants(), mark)
 
-    def grids(self) -> list[Grid]:
-        """All grids that tensors are rounded to, in numbers."""
+    def integers(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Grid]]:
+        """Weights on their grids with the scale of each channel, and the grids of all other tensors."""
+        found = self._constants()
+        kernels = [values for values in found.values() if values[0].ndim > 1]
         format = self.scheme.format
         if format is None:
-            return []
-        constants = [values for name, values in self._constants().items() if name.endswith("/constant")]
-        return [
-            *self.ranges.grids(format).values(),
-            *(Grid(float(scale), float(zero_point), format) for scale, zero_point in constants),
-        ]
-
-    def kernels(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Weights on their grids, with the scale of each channel."""
-        return [values for values in self._constants().values() if values[0].ndim > 1]
+            return kernels, []
+        constants = [values for name, values in found.items() if name.endswith("/constant")]
+        grids = [Grid(float(scale), float(zero_point), format) for scale, zero_point in constants]
+        return kernels, [*self.ranges.grids(format).values(), *grids]
 
     def _constants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Weights, biases and the grids of constants, in numbers, by name."""

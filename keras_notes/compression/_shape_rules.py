@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value
+from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, is_result, several
 
 __all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "concatenated"]
 
@@ -112,13 +112,13 @@ def _stack(arithmetic: Arithmetic, step: Any, values: Sequence[Any]) -> Value:
 
 def _maximum(arithmetic: Arithmetic, step: Any, *values: Any) -> Value:
     """The largest of several, which LiteRT wants on one grid."""
-    given = [one if _is_result(one) else arithmetic.constant(one, step.name) for one in _several(values)]
+    given = [one if is_result(one) else arithmetic.constant(one, step.name) for one in several(values)]
     return _on_one_grid(arithmetic, step.name, given, lambda tensors: functools.reduce(ops.maximum, tensors))
 
 
 def _minimum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
     """As a - relu(a - b): LiteRT's quantizer leaves MINIMUM in floating point."""
-    given = _several(values)
+    given = several(values)
     result = given[0]
     for number, other in enumerate(given[1:], 1):
         name = step.name if number == len(given) - 1 else f"{step.name}/{number}"
@@ -127,19 +127,15 @@ def _minimum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
 
 
 def _smaller(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
-    x, y = (arithmetic.quantized(one) if _is_result(one) else arithmetic.constant(one, name) for one in (a, b))
+    x, y = (arithmetic.operand(one, name) for one in (a, b))
     excess = arithmetic.settled(Pending(f"{name}/excess", lambda: ops.relu(x.tensor - y.tensor)))
     return Pending(name, lambda: x.tensor - excess.tensor)
 
 
 def _where(arithmetic: Arithmetic, step: Any, condition: Any, *values: Any) -> Value:
     mask = condition.tensor if isinstance(condition, Value) else condition
-    given = [one if _is_result(one) else arithmetic.constant(one, step.name) for one in values]
+    given = [one if is_result(one) else arithmetic.constant(one, step.name) for one in values]
     return _on_one_grid(arithmetic, step.name, given, lambda tensors: ops.where(mask, *tensors))
-
-
-def _several(values: Sequence[Any]) -> list[Any]:
-    return list(values[0]) if isinstance(values[0], (list, tuple)) else list(values)
 
 
 def _split(arithmetic: Arithmetic, step: Any, value: Any, *args: Any, **kwargs: Any) -> list[Value]:
@@ -163,10 +159,6 @@ def _embedding(arithmetic: Arithmetic, step: Any, ids: Any) -> Value:
 
 def _shape(arithmetic: Arithmetic, value: Any) -> tuple[int | None, ...]:
     return arithmetic.settled(value).shape
-
-
-def _is_result(value: Any) -> bool:
-    return isinstance(value, (Value, Pending, Product))
 
 
 _MOVING = (

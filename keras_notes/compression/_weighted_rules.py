@@ -129,30 +129,30 @@ def _depthwise(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
     _check_channels_last(step)
 
-    def apply(tensor, kernel):
+    result = _each_channel(arithmetic, step.name, layer, value, layer.kernel, layer.bias)
+    return activated(arithmetic, step.name, result, layer.activation)
+
+
+def _each_channel(arithmetic: Arithmetic, name: str, layer: Any, value: Any, kernel: Any, bias: Any) -> Product:
+    """A convolution that mixes no channels, as a depthwise layer or the first half of a separable one sets it."""
+
+    def apply(tensor, weights):
         return ops.depthwise_conv(
-            tensor, kernel, strides=layer.strides, padding=layer.padding, dilation_rate=layer.dilation_rate
+            tensor, weights, strides=layer.strides, padding=layer.padding, dilation_rate=layer.dilation_rate
         )
 
-    channels = (*(1,) * layer.rank, *layer.kernel.shape[-2:])
-    result = product(arithmetic, step.name, value, layer.kernel, layer.bias, channels, apply)
-    return activated(arithmetic, step.name, result, layer.activation)
+    channels = (*(1,) * layer.rank, *kernel.shape[-2:])
+    return product(arithmetic, name, value, kernel, bias, channels, apply)
 
 
 def _separable(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
     _check_channels_last(step)
 
-    def depthwise(tensor, kernel):
-        return ops.depthwise_conv(
-            tensor, kernel, strides=layer.strides, padding=layer.padding, dilation_rate=layer.dilation_rate
-        )
-
     def pointwise(tensor, kernel):
         return ops.conv(tensor, kernel, strides=1, padding="valid")
 
-    channels = (*(1,) * layer.rank, *layer.depthwise_kernel.shape[-2:])
-    spread = product(arithmetic, f"{step.name}/depthwise", value, layer.depthwise_kernel, None, channels, depthwise)
+    spread = _each_channel(arithmetic, f"{step.name}/depthwise", layer, value, layer.depthwise_kernel, None)
     channels = (*(1,) * (layer.rank + 1), layer.filters)
     result = product(arithmetic, step.name, spread, layer.pointwise_kernel, layer.bias, channels, pointwise)
     return activated(arithmetic, step.name, result, layer.activation)

@@ -92,8 +92,9 @@ class FileMaker:
             quantized = (job.directory / "quantized.tflite").read_bytes()
             for model in self._layers():
                 if isinstance(model, CompressedModel):
-                    kernels = [TrainedWeights(*kernel) for kernel in model.kernels()]
-                    quantized = with_trained_integers(quantized, float_tflite, kernels, model.grids())
+                    kernels, grids = model.integers()
+                    trained = [TrainedWeights(*kernel) for kernel in kernels]
+                    quantized = with_trained_integers(quantized, float_tflite, trained, grids)
             return Converted(with_edges(quantized, edges), float_tflite)
 
     def _float_file(self, plan: Plan) -> bytes:

@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes.compression import Grid
+from keras_notes.conversion._flatbuffers import code_of, name_of
 
 __all__ = ["mark", "take_marks"]
 
@@ -61,14 +62,14 @@ def _take_from(model, graph, signatures, ranges: dict[str, list], symmetric: boo
     instead: dict[int, int] = {}
     kept = []
     for operator in graph.operators:
-        code = _code(model, operator)
+        code = code_of(model, operator)
         inputs = [instead.get(index, index) for index in operator.inputs]
         if code == _OPERATORS.QUANTIZE:
             instead[operator.outputs[0]] = inputs[0]
             marked = graph.tensors[operator.outputs[0]]
             tensor = graph.tensors[inputs[0]]
             # Of two marks on a tensor the first counts: the second is that of the operator that takes it.
-            ranges.setdefault(_name(tensor), [*_range(marked, symmetric), max(1, len(tensor.shape))])
+            ranges.setdefault(name_of(tensor), [*_range(marked, symmetric), max(1, len(tensor.shape))])
         elif code == _OPERATORS.DEQUANTIZE and operator.inputs[0] in instead:
             instead[operator.outputs[0]] = inputs[0]
         else:
@@ -88,29 +89,20 @@ def _spread(model, graph, ranges: dict[str, list]) -> None:
     """
     for operator in graph.operators:
         table = model.buffers[graph.tensors[operator.inputs[0]].buffer].data if len(operator.inputs) else None
-        if _code(model, operator) == _OPERATORS.GATHER and table is not None:
+        if code_of(model, operator) == _OPERATORS.GATHER and table is not None:
             # The quantizer finds the range of the table by itself; the very same one leaves nothing to convert.
             values, rows = np.frombuffer(bytes(table), "<f4"), graph.tensors[operator.outputs[0]]
-            ranges[_name(rows)] = [float(values.min()), float(values.max()), max(1, len(rows.shape))]
-    moving = [operator for operator in graph.operators if _code(model, operator) in _MOVES]
+            ranges[name_of(rows)] = [float(values.min()), float(values.max()), max(1, len(rows.shape))]
+    moving = [operator for operator in graph.operators if code_of(model, operator) in _MOVES]
     for operator in (*reversed(moving), *moving):
         before, after = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
         for known, unknown in ((after, before), (before, after)):
-            found = ranges.get(_name(known))
+            found = ranges.get(name_of(known))
             if found is not None and model.buffers[unknown.buffer].data is None:
-                ranges.setdefault(_name(unknown), [*found[:2], max(1, len(unknown.shape))])
+                ranges.setdefault(name_of(unknown), [*found[:2], max(1, len(unknown.shape))])
 
 
 def _range(tensor, symmetric: bool) -> tuple[float, float]:
     least, most = _MARKED[tensor.type]
     scale, zero_point = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
     return (least + symmetric - zero_point) * scale, (most - zero_point) * scale
-
-
-def _code(model, operator) -> int:
-    known = model.operatorCodes[operator.opcodeIndex]
-    return max(known.builtinCode, known.deprecatedBuiltinCode)
-
-
-def _name(tensor) -> str:
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name

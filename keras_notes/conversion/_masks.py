@@ -15,6 +15,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_notes.conversion._flatbuffers import code_of, name_of
+
 __all__ = ["lower_masks"]
 
 _MARGIN = 12.0
@@ -40,7 +42,7 @@ def lower_masks(tflite: bytes, ranges: Mapping[str, Sequence[float]], is_integer
     for graph in model.subgraphs:
         masks = _Masks(model, graph, ranges)
         for operator in graph.operators:
-            if masks.code(operator) == _OPERATORS.SOFTMAX and is_integer(_name(graph.tensors[operator.outputs[0]])):
+            if masks.code(operator) == _OPERATORS.SOFTMAX and is_integer(name_of(graph.tensors[operator.outputs[0]])):
                 masks.scores(operator.inputs[0])
         changed |= masks.apply()
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if changed else tflite
@@ -60,8 +62,7 @@ class _Masks:
         self._producers = {result: n for n, one in enumerate(self.graph.operators) for result in one.outputs}
 
     def code(self, operator) -> int:
-        known = self.model.operatorCodes[operator.opcodeIndex]
-        return max(known.builtinCode, known.deprecatedBuiltinCode)
+        return code_of(self.model, operator)
 
     def scores(self, tensor: int) -> tuple[float, float] | None:
         """Finds the masks on the scores; returns the range of those that count, None if it is not known."""
@@ -144,7 +145,7 @@ class _Masks:
         self._replacements[number, place] = max(before, value, key=abs)
 
     def _measured(self, tensor: int) -> tuple[float, float] | None:
-        found = self.ranges.get(_name(self.graph.tensors[tensor]))
+        found = self.ranges.get(name_of(self.graph.tensors[tensor]))
         return None if found is None or max(map(abs, found[:2])) >= _MASKED else (found[0], found[1])
 
     def _constant(self, index: int) -> np.ndarray | None:
@@ -163,11 +164,7 @@ class _Masks:
         buffer.data = np.frombuffer(lowered.tobytes(), np.uint8)
         self.model.buffers.append(buffer)
         tensor = copy.copy(old)
-        tensor.name = f"{_name(tensor)}#lowered_{suffix}".encode()
+        tensor.name = f"{name_of(tensor)}#lowered_{suffix}".encode()
         tensor.buffer = len(self.model.buffers) - 1
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
-
-
-def _name(tensor) -> str:
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name

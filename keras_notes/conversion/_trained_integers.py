@@ -18,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes.compression import Grid
+from keras_notes.conversion._flatbuffers import code_of, name_of
 
 __all__ = ["TrainedWeights", "with_trained_integers"]
 
@@ -73,14 +74,13 @@ def with_trained_integers(
     scales = {_key(one.values): one.scales.reshape(-1) for one in trained}
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     source = flatbuffer_utils.read_model_from_bytearray(bytearray(float_tflite))
-    floats = {_name(tensor): values for tensor, values in _constants(source)}
+    floats = {name_of(tensor): values for tensor, values in _constants(source)}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if tensor.type in _ACTIVATIONS:
                 _snap(tensor.quantization, grids)
         for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            places = _PLACES.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+            places = _PLACES.get(code_of(model, operator))
             if places is not None:
                 _settle(model, graph, operator, places, floats, scales)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
@@ -101,7 +101,7 @@ def _snap(quantization, grids: Sequence[Grid]) -> None:
 
 def _settle(model, graph, operator, places: _Places, floats: dict, scales: dict) -> None:
     weights = graph.tensors[operator.inputs[places.weights]]
-    values = floats.get(_name(weights))
+    values = floats.get(name_of(weights))
     if weights.type != schema.TensorType.INT8 or values is None or (found := scales.get(_key(values))) is None:
         return
     axis = places.channels
@@ -120,7 +120,7 @@ def _settle(model, graph, operator, places: _Places, floats: dict, scales: dict)
 
 
 def _settle_bias(model, bias, x, scales: np.ndarray, floats: dict) -> None:
-    values = floats.get(_name(bias))
+    values = floats.get(name_of(bias))
     if values is None or bias.type not in _BIASES:
         return
     steps = float(x.quantization.scale[0]) * scales.astype("float64")
@@ -141,7 +141,3 @@ def _constants(model) -> Iterator[tuple]:
 def _key(values: np.ndarray) -> bytes:
     """The same for the same weights in another order of their axes."""
     return np.sort(values + 0.0, axis=None).astype("<f4").tobytes()  # + 0.0: -0.0 is 0.0
-
-
-def _name(tensor) -> str:
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name

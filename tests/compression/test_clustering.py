@@ -167,7 +167,7 @@ def test_integers_are_as_few_as_the_centroids():
     model = quantize_aware(cluster(keras.Model(inputs, layers.Dense(3)(x)), 4), calibration=images)
     model.compile(keras.optimizers.Adam(1e-2), LOSS)
     model.fit(images, Y, epochs=2, verbose=0)
-    for kernel, scales in model.kernels():
+    for kernel, scales in model.integers()[0]:
         assert len(np.unique(np.round(kernel / scales))) <= 4
 
 
