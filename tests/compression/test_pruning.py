@@ -301,3 +301,34 @@ def test_wrong_schedules():
         PolynomialSparsity(0.0, 0.5, begin_step=4, end_step=4)
     with pytest.raises(ValueError, match="`frequency` must be >= 1"):
         ConstantSparsity(0.5, frequency=0)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_losses_that_layers_add_count_as_in_the_network(distilled):
+    def losses(compress) -> list[float]:
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8,))
+        regularizer = keras.regularizers.L2(1.0)
+        model = compress(keras.Model(inputs, layers.Dense(3, activity_regularizer=regularizer)(inputs)))
+        if distilled:
+            model = kn.Distiller(net(), model, kn.losses.DistillationLoss(2.0))
+        model.compile(keras.optimizers.SGD(0.01), loss=LOSS)
+        return model.fit(X, Y, batch_size=16, epochs=2, verbose=0, shuffle=False).history["loss"]
+
+    np.testing.assert_allclose(losses(lambda model: prune(model, 0.0)), losses(lambda model: model), rtol=1e-5)
+
+
+def test_half_precision_ranks_what_the_variables_hold():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = keras.Sequential([keras.Input((64,)), layers.Dense(64)])
+        # In float16 they would be a few equal values.
+        kernel = (1 + RNG.uniform(0, 1e-4, (64, 64))).astype("float32")
+        model.layers[0].kernel.assign(kernel)
+        pruned = prune(model, ConstantSparsity(0.5, begin_step=0, end_step=0))
+        pruned(np.zeros((2, 64), "float32"), training=True)
+    finally:
+        keras.config.set_dtype_policy(before)
+    mask = ops.convert_to_numpy(pruned.transforms[0].masks[0]).astype(bool)
+    assert kernel[~mask].max() <= kernel[mask].min()
