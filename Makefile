@@ -34,6 +34,8 @@ $(VENV)/.demo-installed: pyproject.toml | $(BIN)/python
 $(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
 	@echo "Installing keras_notes with what the tests need into $(VENV) (once)"
 	$(PIP) --editable '.[examples,jax,dev]'
+	@# The extra `tfmot` without TF-MOT's own demand for absl-py below 2, beside which pip would have to give up others.
+	$(PIP) --no-deps 'tensorflow-model-optimization==0.8.1' 'tf_keras==2.21.0' 'dm-tree==0.1.10'
 	@touch $@ $(VENV)/.demo-installed
 
 $(VENV)/.torch-installed: $(VENV)/.dev-installed
