@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_notes.compression._affine import sum_on_grid, times_on_grid
 from keras_notes.compression._arithmetic import Arithmetic, Pending, Value
 
-__all__ = ["ACTIVATION_LAYERS", "FUNCTIONS", "activated", "added", "masked_softmax", "multiplied"]
+__all__ = ["ACTIVATION_LAYERS", "FUNCTIONS", "activated", "added", "masked_softmax", "multiplied", "subtracted"]
 
 # The grids that LiteRT prescribes, as scale and zero point by bits.
 _UNIT = {8: (1.0 / 256.0, -128), 16: (1.0 / 32768.0, 0)}
@@ -34,12 +36,17 @@ def activated(arithmetic: Arithmetic, name: str, value: Any, function: Any) -> A
 
 def added(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
     """A + b, for values or constants."""
-    return _binary(arithmetic, name, a, b, ops.add)
+    return _binary(arithmetic, name, a, b, ops.add, sum_on_grid)
+
+
+def subtracted(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
+    """A - b, for values or constants."""
+    return _binary(arithmetic, name, a, b, ops.subtract, functools.partial(sum_on_grid, sign=-1))
 
 
 def multiplied(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
     """A * b, for values or constants."""
-    return _binary(arithmetic, name, a, b, ops.multiply)
+    return _binary(arithmetic, name, a, b, ops.multiply, times_on_grid)
 
 
 def masked_softmax(arithmetic: Arithmetic, name: str, scores: Any, mask: Any) -> Pending:
@@ -50,9 +57,12 @@ def masked_softmax(arithmetic: Arithmetic, name: str, scores: Any, mask: Any) ->
     return softmax(arithmetic, name, arithmetic.masked(scores, counting, f"{name}/masked"))
 
 
-def _binary(arithmetic: Arithmetic, name: str, a: Any, b: Any, function: Callable) -> Pending:
+def _binary(arithmetic: Arithmetic, name: str, a: Any, b: Any, function: Callable, on_grid: Callable) -> Pending:
     x, y = (arithmetic.operand(one, name) for one in (a, b))
-    return Pending(name, lambda: function(x.tensor, y.tensor), fuses=True)
+    rounding = None
+    if x.grid is not None and y.grid is not None:
+        rounding = functools.partial(on_grid, x.tensor, x.grid, y.tensor, y.grid)
+    return Pending(name, lambda: function(x.tensor, y.tensor), fuses=True, rounding=rounding)
 
 
 def _linear(arithmetic: Arithmetic, name: str, value: Any) -> Any:

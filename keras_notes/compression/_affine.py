@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 __all__ = [
@@ -18,16 +19,21 @@ __all__ = [
     "grid_of_range",
     "kernel_scale",
     "limits",
+    "of_integers",
     "on_scale",
     "product_on_grid",
     "requantize",
     "rounded",
     "scale_of_largest",
+    "sum_on_grid",
+    "times_on_grid",
 ]
 
 # Of a range that is a single point, and of a channel whose weights are all 0.
 _LEAST_SCALE = 1e-9
 _OFF_TIES = 1.0 + 1.5 * 2.0**-10
+# Of the multipliers in XNNPACK's sums, and of the shifts that they may have.
+_SUM_BITS, _SUM_SHIFTS = 21, np.arange(1, 31)
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,7 @@ def requantize(x, before: Grid, after: Grid, *, straight_through: bool = False):
     """
     multiplier = ops.round(256.0 * before.scale / after.scale)
     steps = ops.round(x / before.scale)
-    integers = ops.floor((steps * multiplier + 128.0) / 256.0) + after.zero_point
-    integers = ops.clip(integers, after.format.least, after.format.most)
-    moved = (integers - after.zero_point) * after.scale
+    moved = of_integers(ops.floor((steps * multiplier + 128.0) / 256.0), after)
     if not straight_through:
         return moved
     clipped = ops.clip(x, *after.range)
@@ -186,8 +190,40 @@ def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
     multiplier = x_grid.scale * y_grid.scale / grid.scale
     shift = 2.0 ** ops.floor(-ops.log2(multiplier))
     twice = _half_away(_half_away(sums * (multiplier * shift)) / shift)
-    rounded_sums = ops.where(ops.equal(y_grid.zero_point, 0.0), ops.round(sums * multiplier), twice)
-    integers = ops.clip(rounded_sums + grid.zero_point, grid.format.least, grid.format.most)
+    return of_integers(ops.where(ops.equal(y_grid.zero_point, 0.0), ops.round(sums * multiplier), twice), grid)
+
+
+def times_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
+    """The elementwise product of two tensors on grids, rounded as XNNPACK does: q_x q_y (scale_x scale_y / scale)."""
+    products = ops.round(x / x_grid.scale) * ops.round(y / y_grid.scale)
+    return of_integers(ops.round(products * (x_grid.scale * y_grid.scale / grid.scale)), grid)
+
+
+def sum_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid, sign: int = 1):
+    """X + y, or x - y with a sign of -1, of two tensors on grids, rounded as XNNPACK does: in 32 bits, half up.
+
+    With q the integers less their zero points, shift such that the larger of scale_x / scale and scale_y / scale, times
+    2^shift, has 21 bits, and m = round(2^shift scale_. / scale):
+    (q_x m_x + q_y m_y + 2^(shift - 1)) >> shift.
+
+    References:
+        XNNPACK, src/microparams-init.c (xnn_init_qs8_add_minmax_scalar_params) and src/qs8-vadd.
+    """
+    ratios = x_grid.scale / grid.scale, y_grid.scale / grid.scale
+    fits = ops.maximum(*ratios) * ops.convert_to_tensor(2.0**_SUM_SHIFTS, "float32") < 2.0**_SUM_BITS
+    shift = ops.sum(ops.cast(fits, "int32"))
+    one = ops.convert_to_tensor(1, "int32")
+    power = ops.cast(ops.left_shift(one, shift), "float32")
+    total = ops.left_shift(one, shift - 1)
+    for values, values_grid, ratio, factor in ((x, x_grid, ratios[0], 1), (y, y_grid, ratios[1], sign)):
+        integers = ops.cast(ops.round(values / values_grid.scale), "int32")
+        total = total + integers * (factor * ops.cast(ops.round(ratio * power), "int32"))
+    return of_integers(ops.cast(ops.right_shift(total, shift), "float32"), grid)
+
+
+def of_integers(steps, grid: Grid):
+    """The values that lie so many steps from 0 on a grid, or at its end."""
+    integers = ops.clip(steps + grid.zero_point, grid.format.least, grid.format.most)
     return (integers - grid.zero_point) * grid.scale
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes.compression._affine import Format, Grid, grid_of_range
+from keras_notes.compression._affine import Format, Grid, fake_quantize, grid_of_range
 
 # As in conversion: exp(-12) is less than half a step of a softmax.
 MASK_MARGIN = 12.0
@@ -67,7 +67,7 @@ class Pending:
 
     def then(self, name: str, function: Callable) -> Pending:
         """With an activation fused to it."""
-        return Pending(name, lambda: function(self.compute()), after=self.after)
+        return _fused(self, name, function)
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,18 @@ class Product:
     after: Callable[[Any], Any] | None = None
     fixed: None = None
     fuses: bool = True
-    rounding: None = None
 
     def compute(self) -> Any:
         """The values."""
         return self.arithmetic.product(self)
 
+    def rounding(self, grid: Grid) -> Any:
+        """The values on a grid."""
+        return self.arithmetic.product_to(self, grid)
+
     def then(self, name: str, function: Callable) -> Pending:
         """With an activation fused to it."""
-        return Pending(name, lambda: function(self.compute()), after=self.after)
+        return _fused(self, name, function)
 
     def scaled(self, name: str, multiplier, shift) -> Product:
         """With each channel multiplied, and shifted: batch normalization folded into weights and bias."""
@@ -155,8 +158,14 @@ class Arithmetic:
         self.bits = bits
         self.training = training
 
-    def round(self, tensor: Any, name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
-        """Rounds at a point of its own, to the nearest value or as the kernel does."""
+    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+        """Rounds at a point of its own, to the nearest value or as the kernel does.
+
+        Args:
+            compute: Gives the values.
+            name: Of the point.
+            rounding: Gives the values on a grid as the kernel does.
+        """
         raise NotImplementedError
 
     def masked(self, value: Any, counting: Any, name: str) -> Value:
@@ -164,7 +173,7 @@ class Arithmetic:
         if self.format is None:
             return Value(ops.where(counting, self.settled(value).tensor, _MASKED))
         scores = self._raw(value)
-        return self.round(ops.where(counting, scores, ops.min(scores) - MASK_MARGIN), name)
+        return self.round(lambda: ops.where(counting, scores, ops.min(scores) - MASK_MARGIN), name)
 
     def _raw(self, value: Any) -> Any:
         return value.compute() if isinstance(value, Pending) and value.after is None else self.settled(value).tensor
@@ -199,7 +208,7 @@ class Arithmetic:
 
     def inverse_root(self, name: str, value: Value) -> Value:
         """1 / sqrt(x), rounded at a point of its own."""
-        return self.round(ops.rsqrt(value.tensor), name)
+        return self.round(lambda: ops.rsqrt(value.tensor), name)
 
     def average(self, value: Value, function: Callable, half: str) -> Value:
         """Averages of a value, rounded to its grid, ties "up" or "away" from 0."""
@@ -207,7 +216,7 @@ class Arithmetic:
 
     def on_grid_of(self, value: Value, name: str) -> Value:
         """A rounded value, rounded again at another point."""
-        return self.round(value.tensor, name)
+        return self.round(lambda: value.tensor, name)
 
     def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
         """Weights on their grid, and its scales."""
@@ -227,6 +236,10 @@ class Arithmetic:
         result = product.apply(product.x.tensor, kernel)
         return result if product.bias is None else result + self.quantized_bias(product, scale)
 
+    def product_to(self, product: Product, grid: Grid) -> Any:
+        """A pending product on a grid, as the kernel rounds it."""
+        return self.round_to(self.product(product), grid).tensor
+
     def settled(self, value: Any, name: str | None = None) -> Any:
         """What a step may take: rounded, if it was pending; at its own point or at that of a name."""
         if not isinstance(value, (Pending, Product)):
@@ -235,15 +248,22 @@ class Arithmetic:
             scale, zero_point = value.fixed[self.format.bits]
             result = self.round_to(value.compute(), Grid(scale, zero_point, self.format))
         else:
-            result = self.round(value.compute(), name or value.name, value.rounding)
+            result = self.round(value.compute, name or value.name, value.rounding)
         return result if value.after is None else self.moved(value.after(result.tensor), result.grid)
 
     def quantized(self, value: Any) -> Value:
         """The same, of values in floating point too."""
         value = self.settled(value)
         if isinstance(value, Value) and value.grid is None and self.format and _is_float(value.tensor):
-            return self.round(value.tensor, value.name)
+            return self.round(lambda: value.tensor, value.name)
         return value
+
+
+def _fused(value: Pending | Product, name: str, function: Callable) -> Pending:
+    """With an activation, whose limits the kernel rounds to the grid and clips what it has rounded to."""
+    rounding = value.rounding
+    clipped = None if rounding is None else lambda grid: fake_quantize(function(rounding(grid)), grid)
+    return Pending(name, lambda: function(value.compute()), after=value.after, rounding=clipped)
 
 
 def is_result(value: Any) -> bool:

@@ -50,10 +50,10 @@ class Deployment(Arithmetic):
                 stack.enter_context(keras.name_scope(name))
             yield
 
-    def round(self, tensor: Any, name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
         if self.format is None:
-            return Value(tensor, None, name)
-        return self.round_to(tensor, self._grids[name])
+            return Value(compute(), None, name)
+        return self.round_to(compute(), self._grids[name])
 
     def round_to(self, tensor: Any, grid: Grid | None) -> Value:
         return Value(tensor if grid is None else self._mark(tensor, grid), grid)

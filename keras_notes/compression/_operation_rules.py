@@ -15,6 +15,7 @@ from keras_notes.compression._activation_rules import (
     added,
     masked_softmax,
     multiplied,
+    subtracted,
 )
 from keras_notes.compression._affine import Grid, product_on_grid
 from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, is_result, several
@@ -39,8 +40,7 @@ def _sum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
 
 
 def _difference(arithmetic: Arithmetic, step: Any, *values: Any) -> Pending:
-    a, b = (arithmetic.operand(one, step.name) for one in several(values))
-    return Pending(step.name, lambda: a.tensor - b.tensor, fuses=True)
+    return subtracted(arithmetic, step.name, *several(values))
 
 
 def _times(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
@@ -178,7 +178,7 @@ def _layer_normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 
 def _deviation(arithmetic: Arithmetic, name: str, x: Value, axes: list[int]) -> Value:
     mean = arithmetic.settled(averaged(arithmetic, f"{name}/mean", x, axes, True))
-    return arithmetic.settled(Pending(f"{name}/deviation", lambda: x.tensor - mean.tensor))
+    return arithmetic.settled(subtracted(arithmetic, f"{name}/deviation", x, mean))
 
 
 def _inverse_deviation(arithmetic: Arithmetic, name: str, x: Value, axes: list[int], epsilon: float) -> Value:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes.compression._activation_rules import activated, added, multiplied
-from keras_notes.compression._arithmetic import Arithmetic, Pending, Value
+from keras_notes.compression._activation_rules import activated, added, multiplied, subtracted
+from keras_notes.compression._arithmetic import Arithmetic, Value
 from keras_notes.compression._shape_rules import concatenated
 from keras_notes.compression._weighted_rules import matrix
 
@@ -70,7 +70,7 @@ class _Cell:
         return self.arithmetic.settled(added(self.arithmetic, f"{self.name}/{suffix}", a, b))
 
     def minus(self, suffix: str, a: Value, b: Value) -> Value:
-        return self.arithmetic.settled(Pending(f"{self.name}/{suffix}", lambda: a.tensor - b.tensor))
+        return self.arithmetic.settled(subtracted(self.arithmetic, f"{self.name}/{suffix}", a, b))
 
     def _mask(self, rate: float, shape: tuple[int, ...], x: Value) -> Any:
         """What dropout multiplies with, the same for all steps."""
@@ -139,7 +139,7 @@ class _GruCell(_Cell):
         )
         if states is None:
             kept = self.times("kept", keep, candidate)
-            return [Pending(self.name, lambda: candidate.tensor - kept.tensor)]
+            return [subtracted(self.arithmetic, self.name, candidate, kept)]
         moved = self.times("moved", keep, self.minus("difference", states[0], candidate))
         return [added(self.arithmetic, self.name, candidate, moved)]
 

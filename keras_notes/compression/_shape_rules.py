@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_notes.compression._activation_rules import subtracted
 from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, is_result, several
 
 __all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "concatenated"]
@@ -128,8 +129,8 @@ def _minimum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
 
 def _smaller(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
     x, y = (arithmetic.operand(one, name) for one in (a, b))
-    excess = arithmetic.settled(Pending(f"{name}/excess", lambda: ops.relu(x.tensor - y.tensor)))
-    return Pending(name, lambda: x.tensor - excess.tensor)
+    excess = arithmetic.settled(subtracted(arithmetic, f"{name}/excess", x, y).then(f"{name}/excess", ops.relu))
+    return subtracted(arithmetic, name, x, excess)
 
 
 def _where(arithmetic: Arithmetic, step: Any, condition: Any, *values: Any) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 from keras import ops
 
@@ -15,6 +15,7 @@ from keras_notes.compression._affine import (
     grid_of_range,
     kernel_scale,
     limits,
+    of_integers,
     on_scale,
     requantize,
     scale_of_largest,
@@ -32,7 +33,8 @@ class Calibration(Arithmetic):
         super().__init__(format, bits)
         self.ranges: dict[str, tuple[float, float]] = {}
 
-    def round(self, tensor: Any, name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+        tensor = compute()
         least, most = (float(ops.convert_to_numpy(limit)) for limit in limits(tensor))
         before = self.ranges.get(name, (least, most))
         self.ranges[name] = (min(least, before[0]), max(most, before[1]))
@@ -82,11 +84,15 @@ class Simulation(Arithmetic):
             self._limits = ops.where(ranges.is_frozen, ops.stop_gradient(self._limits), self._limits)
         self._numbers = {name: number for number, name in enumerate(ranges.points)}
 
-    def round(self, tensor: Any, name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
         if self.format is None:
-            return Value(tensor, None, name)
+            return Value(compute(), None, name)
+        if self._rounds_as_kernel(rounding):
+            grid = self._grid(None, name)
+            return Value(rounding(grid), grid, name)
+        tensor = compute()
         grid = self._grid(tensor, name)
-        return Value(self._rounded(tensor, grid, rounding), grid, name)
+        return Value(self._nearest(tensor, grid), grid, name)
 
     def masked(self, value: Any, counting: Any, name: str) -> Value:
         """As the least value of their grid, which is a constant on the device."""
@@ -94,14 +100,17 @@ class Simulation(Arithmetic):
             return super().masked(value, counting, name)
         scores = self._raw(value)
         grid = self._grid(ops.where(counting, scores, ops.min(scores) - MASK_MARGIN), name)
-        rounded = self._rounded(scores, grid, getattr(value, "rounding", None))
+        rounding = getattr(value, "rounding", None)
+        rounded = rounding(grid) if self._rounds_as_kernel(rounding) else self._nearest(scores, grid)
         return Value(ops.where(counting, rounded, grid.range[0]), grid, name)
 
-    def _rounded(self, tensor: Any, grid: Grid, rounding: Callable[[Grid], Any] | None) -> Any:
+    def _rounds_as_kernel(self, rounding: Callable[[Grid], Any] | None) -> TypeGuard[Callable[[Grid], Any]]:
+        """In training, rounding to the nearest value has a gradient; kernels for 16 bits are not looked into."""
+        return rounding is not None and not self.training and self.format is not None and not self.format.symmetric
+
+    def _nearest(self, tensor: Any, grid: Grid) -> Any:
         if self.training:
             return fake_quantize(tensor, grid, gradient="all" if self.ranges.learned else "inputs")
-        if rounding is not None and not grid.format.symmetric:
-            return rounding(grid)
         return fake_quantize(tensor, grid)
 
     def round_to(self, tensor: Any, grid: Grid | None) -> Value:
@@ -115,7 +124,7 @@ class Simulation(Arithmetic):
             return super().inverse_root(name, value)
         is_positive = value.tensor > 0
         roots = ops.where(is_positive, ops.rsqrt(ops.where(is_positive, value.tensor, 1.0)), 0.0)
-        rounded = self.round(roots, name)
+        rounded = self.round(lambda: roots, name)
         assert rounded.grid is not None
         return Value(ops.where(is_positive, rounded.tensor, rounded.grid.range[1]), rounded.grid, name)
 
@@ -127,7 +136,7 @@ class Simulation(Arithmetic):
 
     def on_grid_of(self, value: Value, name: str) -> Value:
         if self.format is None or self.format.symmetric or value.grid is None:
-            return self.round(value.tensor, name)
+            return self.round(lambda: value.tensor, name)
         grid = self._grid(value.tensor, name)
         return Value(requantize(value.tensor, value.grid, grid, straight_through=self.training), grid, name)
 
@@ -136,12 +145,26 @@ class Simulation(Arithmetic):
         x = product.x
         if self.training or x.grid is None or x.grid.format.symmetric:
             return super().product(product)
+        sums, step = self._sums(product)
+        return sums * step
+
+    def product_to(self, product: Product, grid: Grid) -> Any:
+        """The sums times scale_x * scale_weights / scale."""
+        if product.x.grid is None:
+            return super().product_to(product, grid)
+        sums, step = self._sums(product)
+        return of_integers(ops.round(sums * (step / grid.scale)), grid)
+
+    def _sums(self, product: Product) -> tuple[Any, Any]:
+        """The integers that the products and the bias add up to, and what 1 of them stands for, by channel."""
+        x = product.x
+        assert x.grid is not None
         kernel, scale = self.quantized_weights(product.weights)
         step = ops.reshape(scale, (-1,)) * x.grid.scale
         sums = product.apply(ops.round(x.tensor / x.grid.scale), ops.round(kernel / scale))
         if product.bias is not None:
             sums = sums + ops.round(self.quantized_bias(product, scale) / step)
-        return sums * step
+        return sums, step
 
     def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
         """Each weights once, however often they are used."""

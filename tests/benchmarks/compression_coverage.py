@@ -5,7 +5,10 @@
 A net for each layer (tests/compression/zoo.py): calibrated on 256 samples of the standard normal distribution, trained
 for ten steps of Adam at 1e-3 on random targets, saved and loaded, converted with the recipe int8, and run on 64 samples
 by LiteRT, on XNNPACK and on its plain kernels. "equal" is the share of outputs that are the very integers of
-`predict`; "largest" the largest difference in LSB. "float" counts operators of the file in floating point.
+`predict`; "largest" the largest difference in LSB. "float operators" are those of the file in floating point.
+
+TF-MOT beside it (`keras_notes.compression.tfmot`): the same net, weights, samples and steps, its own file against its
+own `predict`. "refused": tf_keras, TF-MOT or the way to them does not take the net; "fails": training or conversion.
 """
 
 from __future__ import annotations
@@ -16,30 +19,37 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 import keras_notes as kn
-from keras_notes.compression import quantize_aware
+from keras_notes.compression import quantize_aware, tfmot
 from keras_notes.errors import KerasNotesError
+from tests.benchmarks.compression_device import Likeness, likeness, likeness_of_bytes
 from tests.compression.zoo import NETS, samples
 
-KERNELS = {
-    "XNNPACK": OpResolverType.AUTO,
-    "plain": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-}
-CALIBRATION, RUNS, STEPS = 256, 64, 10
+CALIBRATION, RUNS, STEPS, RATE = 256, 64, 10, 1e-3
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a net."""
+    """What became of a net, here and by TF-MOT."""
 
     name: str
     trains: bool
     loads: bool
-    floats: int
-    equal: dict[str, float]
-    largest: dict[str, float]
+    ours: Likeness
+    tfmot: Likeness | str
+
+    def cells(self) -> list[str]:
+        """For the table."""
+        theirs = self.tfmot
+        return [
+            self.name,
+            _word(self.trains),
+            _word(self.loads),
+            str(self.ours.floats),
+            *self.ours.cells(),
+            *([theirs, *[""] * 4] if isinstance(theirs, str) else [str(theirs.floats), *theirs.cells()]),
+        ]
 
 
 def row_of(name: str) -> Row:
@@ -48,8 +58,8 @@ def row_of(name: str) -> Row:
     net = NETS[name]()
     x = samples(net, CALIBRATION)[0]
     model = quantize_aware(net, calibration=x, freeze_after=STEPS - 2)
-    targets = np.random.default_rng(1).normal(size=(CALIBRATION, *net.output_shape[1:]))
-    model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False)
+    targets = np.random.default_rng(1).normal(size=(CALIBRATION, *net.output_shape[1:])).astype("float32")
+    model.compile(keras.optimizers.Adam(RATE), "mse", jit_compile=False)
     before = model.evaluate(x, targets, verbose=0)
     model.fit(x, targets, batch_size=CALIBRATION, epochs=STEPS, verbose=0)
     with tempfile.TemporaryDirectory() as directory:
@@ -58,53 +68,33 @@ def row_of(name: str) -> Row:
         wanted = model.predict(x[:RUNS], verbose=0)
         loads = bool(np.array_equal(loaded.predict(x[:RUNS], verbose=0), wanted))
         bundle = kn.convert(model, Path(directory) / "bundle", golden=x[:RUNS])
-        floats = len(kn.verify(bundle).float_islands)
-        errors = {kernels: _errors(bundle, x[:RUNS], wanted, resolver) for kernels, resolver in KERNELS.items()}
-    return Row(
-        name,
-        model.evaluate(x, targets, verbose=0) < before,
-        loads,
-        floats,
-        {kernels: float(np.mean(error < 0.5)) for kernels, error in errors.items()},
-        {kernels: float(error.max()) for kernels, error in errors.items()},
-    )
+        found = likeness(bundle.directory / "model.tflite", x[:RUNS], wanted)
+    trains = model.evaluate(x, targets, verbose=0) < before
+    return Row(name, trains, loads, found, by_tfmot(net, x, targets))
 
 
-def _errors(bundle: kn.Bundle, x: np.ndarray, wanted: np.ndarray, resolver: OpResolverType) -> np.ndarray:
-    """The differences of device and model, in steps of the output."""
-    interpreter = Interpreter(str(bundle.directory / "model.tflite"), experimental_op_resolver_type=resolver)
-    interpreter.allocate_tensors()
-    inside, outside = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    found = []
-    for sample in x:
-        interpreter.set_tensor(inside, sample[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(outside)[0])
-    step = bundle.manifest.signatures[0].outputs[0].scale or _step(interpreter)
-    return np.abs(np.array(found) - wanted) / step
-
-
-def _step(interpreter: Interpreter) -> float:
-    """The scale of the last tensor of integers: what the output is made of."""
-    operators = interpreter._get_ops_details()
-    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
-    return float(details[int(operators[-1]["inputs"][0])]["quantization"][0])
+def by_tfmot(net: keras.Model, x: np.ndarray, targets: np.ndarray) -> Likeness | str:
+    """What TF-MOT makes of the net in as many steps, or why it makes nothing."""
+    settings = {"steps": STEPS, "batch_size": CALIBRATION, "learning_rate": RATE, "loss": "mean_squared_error"}
+    try:
+        trained = tfmot.quantize_aware(net, x, targets, golden=x[:RUNS], edges="float32", **settings)
+    except (ValueError, RuntimeError) as error:
+        return "refused" if isinstance(error, ValueError) else "fails"
+    return likeness_of_bytes(trained.tflite, x[:RUNS], trained.outputs)
 
 
 def main(path: Path | None, names: list[str]) -> None:
     """Prints the table, and writes it if there is a path."""
+    heads = "equal, XNNPACK | largest | equal, plain | largest"
     lines = [
-        "| layer | trains | loads equal | float operators | equal, XNNPACK | largest | equal, plain | largest |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| layer | trains | loads equal | float operators | {heads} | TF-MOT: float operators | {heads} |",
+        f"|{'---|' * 13}",
     ]
     for name in names or list(NETS):
         try:
-            row = row_of(name)
-            cells = [name, _word(row.trains), _word(row.loads), str(row.floats)]
-            for kernels in KERNELS:
-                cells += [f"{row.equal[kernels]:.4f}", f"{row.largest[kernels]:.0f}"]
+            cells = row_of(name).cells()
         except (KerasNotesError, ValueError) as error:
-            cells = [name, f"refused: {error}", *[""] * 6]
+            cells = [name, f"refused: {error}", *[""] * 11]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
         keras.backend.clear_session()

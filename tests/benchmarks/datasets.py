@@ -51,13 +51,13 @@ def mammography():
         y: uint8 (11183,), 1 for positive.
         part: uint8 (11183,), 0 to 4.
     """
-    path = _local("mammography/mammography.csv") or _fetched("mammography.csv", MAMMOGRAPHY_URL, MAMMOGRAPHY_SHA256)
-    table = _comma_separated(path, columns=7)
+    path = local("mammography/mammography.csv") or fetched("mammography.csv", MAMMOGRAPHY_URL, MAMMOGRAPHY_SHA256)
+    table = comma_separated(path, columns=7)
     x, signs = np.ascontiguousarray(table[:, :6]), table[:, 6]
-    _check(path, f"{MAMMOGRAPHY_ROWS} rows", f"{len(table)} rows", len(table) == MAMMOGRAPHY_ROWS)
-    _check(path, "labels 1 and -1", f"labels {np.unique(signs)}", set(signs) == {-1.0, 1.0})
+    check(path, f"{MAMMOGRAPHY_ROWS} rows", f"{len(table)} rows", len(table) == MAMMOGRAPHY_ROWS)
+    check(path, "labels 1 and -1", f"labels {np.unique(signs)}", set(signs) == {-1.0, 1.0})
     y = (signs == 1.0).astype("uint8")
-    _check(path, f"{MAMMOGRAPHY_POSITIVES} positives", f"{y.sum()} positives", y.sum() == MAMMOGRAPHY_POSITIVES)
+    check(path, f"{MAMMOGRAPHY_POSITIVES} positives", f"{y.sum()} positives", y.sum() == MAMMOGRAPHY_POSITIVES)
     return x, y, np.array([_part_of(row) for row in x], "uint8")
 
 
@@ -67,7 +67,7 @@ def yeast():
     Returns:
         (x_train, y_train), (x_test, y_test): x float32 (1500 and 917, 103), y uint8 (1500 and 917, 14).
     """
-    path = _local("multilabel/yeast.npz")
+    path = local("multilabel/yeast.npz")
     return tuple(_yeast_of_npz(path, split) if path else _yeast_of_arff(split) for split in ("train", "test"))
 
 
@@ -77,7 +77,7 @@ def fashion_mnist():
     Returns:
         (x_train, y_train), (x_test, y_test): x uint8 (60000 and 10000, 28, 28), y uint8 (60000 and 10000,).
     """
-    paths = {name: _local(f"fashion_mnist/{name}") for name in FASHION_MNIST_MD5}
+    paths = {name: local(f"fashion_mnist/{name}") for name in FASHION_MNIST_MD5}
     missing = [name for name, path in paths.items() if path is None]
     if not missing:
         x_train, y_train, x_test, y_test = (_idx(paths[name], md5) for name, md5 in FASHION_MNIST_MD5.items())
@@ -93,14 +93,14 @@ def fashion_mnist():
     return (x_train, y_train), (x_test, y_test)
 
 
-def _local(relative):
+def local(relative):
     """The file in $KERAS_NOTES_DATA, or None where it is not there or the variable is not set."""
     folder = os.environ.get("KERAS_NOTES_DATA")
     path = Path(folder) / relative if folder else None
     return path if path is not None and path.is_file() else None
 
 
-def _fetched(name, url, sha256=None):
+def fetched(name, url, sha256=None):
     """The file in Keras's cache, downloaded if it is not there. A failed download is an error of get_file."""
     cached = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets" / name
     if not cached.is_file():
@@ -108,13 +108,13 @@ def _fetched(name, url, sha256=None):
     return Path(keras.utils.get_file(name, url, file_hash=sha256))
 
 
-def _comma_separated(path, columns):
-    """The numbers of a file of comma-separated rows; numbers may be in single quotes."""
+def comma_separated(path, columns, delimiter=","):
+    """The numbers of a file of rows, separated by commas or, with None, by blanks; they may be in single quotes."""
     try:
-        table = np.loadtxt(path, delimiter=",", quotechar="'", comments="@", ndmin=2)
+        table = np.loadtxt(path, delimiter=delimiter, quotechar="'", comments="@", ndmin=2)
     except ValueError as error:
         raise ValueError(_damaged(path, f"rows of {columns} numbers", f"a fault ({error})")) from error
-    _check(path, f"rows of {columns} numbers", f"rows of {table.shape[1]}", table.shape[1] == columns)
+    check(path, f"rows of {columns} numbers", f"rows of {table.shape[1]}", table.shape[1] == columns)
     return table
 
 
@@ -129,18 +129,18 @@ def _yeast_of_npz(path, split):
 
 def _yeast_of_arff(split):
     """The source has the rows of an ARFF file without its header."""
-    path = _fetched(f"yeast-{split}.arff", f"{YEAST_URL}yeast-{split}.arff")
-    table = _comma_separated(path, columns=YEAST_FEATURES + YEAST_LABELS)
+    path = fetched(f"yeast-{split}.arff", f"{YEAST_URL}yeast-{split}.arff")
+    table = comma_separated(path, columns=YEAST_FEATURES + YEAST_LABELS)
     return _checked_yeast(path, split, table[:, :YEAST_FEATURES], table[:, YEAST_FEATURES:])
 
 
 def _checked_yeast(path, split, x, y):
     shapes = (YEAST_ROWS[split], YEAST_FEATURES), (YEAST_ROWS[split], YEAST_LABELS)
     expected, received = (f"x and y of shapes {a} and {b}" for a, b in (shapes, (x.shape, y.shape)))
-    _check(path, expected, received, (x.shape, y.shape) == shapes)
-    _check(path, "labels 0 and 1", f"labels {np.unique(y)}", set(np.unique(y)) == {0, 1})
+    check(path, expected, received, (x.shape, y.shape) == shapes)
+    check(path, "labels 0 and 1", f"labels {np.unique(y)}", set(np.unique(y)) == {0, 1})
     positives, counted = YEAST_POSITIVES[split], y.sum(0).astype(int).tolist()
-    _check(path, f"{positives} positives a label in {split}", f"{counted}", counted == positives)
+    check(path, f"{positives} positives a label in {split}", f"{counted}", counted == positives)
     return x.astype("float32"), y.astype("uint8")
 
 
@@ -148,7 +148,7 @@ def _idx(path, md5):
     """The uint8 array of a gzipped idx file: of images where its name says so, else of labels."""
     content = path.read_bytes()
     received = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    _check(path, f"bytes of MD5 {md5}", received, received == md5)
+    check(path, f"bytes of MD5 {md5}", received, received == md5)
     is_images = "-images-" in path.name
     values = np.frombuffer(gzip.decompress(content), "uint8", offset=16 if is_images else 8)
     return values.reshape(-1, 28, 28) if is_images else values
@@ -157,16 +157,16 @@ def _idx(path, md5):
 def _check_images(source, split, x, y):
     rows = FASHION_MNIST_ROWS[split]
     wanted, shapes = ((rows, 28, 28), (rows,)), (x.shape, y.shape)
-    _check(source, f"{split} images and labels of shapes {wanted}", f"{shapes}", shapes == wanted)
+    check(source, f"{split} images and labels of shapes {wanted}", f"{shapes}", shapes == wanted)
     counts = np.bincount(y).tolist()
-    _check(source, f"{rows // 10} images of each of ten classes in {split}", f"{counts}", counts == [rows // 10] * 10)
+    check(source, f"{rows // 10} images of each of ten classes in {split}", f"{counts}", counts == [rows // 10] * 10)
 
 
 def _part_of(row):
     return hashlib.sha256(row.astype("<f8").tobytes()).digest()[0] % PARTS
 
 
-def _check(path, expected, received, holds):
+def check(path, expected, received, holds):
     if not holds:
         raise ValueError(_damaged(path, expected, received))
 
