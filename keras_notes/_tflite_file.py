@@ -90,7 +90,7 @@ class TfliteFile:
         found = []
         for graph in self.graphs():
             for operator in graph.operators:
-                if operator.name not in _EDGE_OPERATORS and graph._touches_float(operator):
+                if not graph._is_edge(operator) and graph._touches_float(operator):
                     result = graph.tensors[operator.outputs[0]].name if operator.outputs else ""
                     found.append((result, f"{operator.name} {result}".rstrip()))
         return tuple(found)
@@ -123,6 +123,13 @@ class TfliteFile:
 
     def _all_operators(self) -> tuple[Operator, ...]:
         return tuple(operator for graph in self.graphs() for operator in graph.operators)
+
+    def _is_edge(self, operator: Operator) -> bool:
+        """Whether it only leads into integers or out of them, as a CAST of an image in uint8 to QUANTIZE does."""
+        if operator.name != "CAST":
+            return operator.name in _EDGE_OPERATORS
+        takers = {other.name for other in self.operators if operator.outputs[0] in other.inputs}
+        return self.tensors[operator.inputs[0]].dtype not in FLOAT_DTYPES and takers == {"QUANTIZE"}
 
     def _touches_float(self, operator: Operator) -> bool:
         touched = (self.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0)

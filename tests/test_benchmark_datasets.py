@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.benchmarks import datasets
+from tests.benchmarks import datasets, datasets_sequences
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("KERAS_NOTES_DATA"), reason="KERAS_NOTES_DATA does not name a folder with the data sets"
@@ -26,7 +26,7 @@ def _no_download(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_NOTES_DATA", str(tmp_path))
-    for name in ("mammography", "multilabel", "fashion_mnist"):
+    for name in ("mammography", "multilabel", "fashion_mnist", "hapt", "trec"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -69,6 +69,32 @@ def write_fashion_mnist(folder, monkeypatch, arrays):
         content = gzip.compress(header + array.tobytes(), compresslevel=1)
         (folder / "fashion_mnist" / name).write_bytes(content)
         monkeypatch.setitem(datasets.FASHION_MNIST_MD5, name, hashlib.md5(content).hexdigest())
+
+
+def hapt_arrays(**changes):
+    """Stretches with as many windows as in the data set: each of one subject and activity, in one recording.
+
+    The signals count the samples, in steps of the sensor: differences, folded to even and odd, low and high bytes.
+    """
+    segments, length = [], 0
+    for user, split in ((1, "train"), (datasets_sequences.HAPT_TEST_SUBJECTS[0], "test")):
+        for activity, count in enumerate(datasets_sequences.HAPT_COUNTS[split], start=1):
+            samples = datasets_sequences.HAPT_WINDOW + (count - 1) * datasets_sequences.HAPT_STEP
+            segments.append((1, user, activity, length + 1, length + samples))
+            length += samples
+    segments.append((1, 1, len(datasets_sequences.HAPT_COUNTS["train"]) + 1, 1, length))
+    steps = np.tile(np.arange(length) % 1000 - 500, (6, 1))
+    differences = np.diff(steps, prepend=0)
+    folded = np.where(differences < 0, -2 * differences - 1, 2 * differences)
+    arrays = {
+        "lo": (folded & 255).astype("uint8"),
+        "hi": (folded >> 8).astype("uint8"),
+        "scale": np.full(6, 0.5, "float32"),
+        "offsets": np.array([0, length]),
+        "exp": np.array([1]),
+        "segments": np.array(segments),
+    }
+    return arrays | changes
 
 
 def test_mammography_is_read_and_equal_rows_share_a_part(folder):
@@ -148,6 +174,56 @@ def test_fashion_mnist_of_other_contents_is_refused(folder, monkeypatch, change,
     write_fashion_mnist(folder, monkeypatch, fashion_arrays(**change))
     with pytest.raises(ValueError, match=r"fashion_mnist must hold " + message):
         datasets.fashion_mnist()
+
+
+def test_hapt_is_read(folder):
+    np.savez(folder / "hapt" / "hapt_raw.npz", **hapt_arrays())
+    (x, y, subject), (x_test, y_test, subject_test) = datasets_sequences.hapt()
+    assert (x.shape, x.dtype, x_test.shape) == ((7415, 128, 6), np.float32, (2996, 128, 6))
+    np.testing.assert_array_equal(x[0], np.tile((np.arange(128)[:, None] - 500) / 2, 6))
+    np.testing.assert_array_equal(x[1] - x[0], np.full((128, 6), 32))
+    assert np.bincount(y).tolist() == datasets_sequences.HAPT_COUNTS["train"]
+    assert (set(subject), set(subject_test)) == ({1}, {2})
+    assert np.bincount(y_test).tolist() == datasets_sequences.HAPT_COUNTS["test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segments": hapt_arrays()["segments"][1:]}, r"windows in train\. Received: \[0, 1073"),
+        ({"segments": hapt_arrays()["segments"][:6]}, r"windows in test\. Received: \[\]"),
+    ],
+    ids=["no walking", "no test"],
+)
+def test_hapt_of_other_contents_is_refused(folder, change, message):
+    np.savez(folder / "hapt" / "hapt_raw.npz", **hapt_arrays(**change))
+    with pytest.raises(ValueError, match=r"hapt_raw\.npz must hold .*" + message):
+        datasets_sequences.hapt()
+
+
+def test_hapt_without_its_arrays_is_refused(folder):
+    np.savez(folder / "hapt" / "hapt_raw.npz", x=np.zeros(3))
+    with pytest.raises(ValueError, match=r"hapt_raw\.npz must hold arrays .*'segments'.*Received: \['x'\]"):
+        datasets_sequences.hapt()
+
+
+def test_trec_is_read(folder, monkeypatch):
+    for split, content in {
+        "train": b"DESC:manner How did\x85 it ?\nHUM:ind Who ?\n",
+        "test": b"NUM:date When ?\n",
+    }.items():
+        (folder / "trec" / f"TREC.{split}").write_bytes(content)
+        monkeypatch.setitem(datasets_sequences.TREC_SHA256, split, hashlib.sha256(content).hexdigest())
+    (texts, y), (texts_test, y_test) = datasets_sequences.trec()
+    assert texts == ["How did\x85 it ?", "Who ?"]
+    assert [datasets_sequences.TREC_CLASSES[label] for label in y] == ["DESC", "HUM"]
+    assert (texts_test, y_test.tolist(), y_test.dtype) == (["When ?"], [5], np.uint8)
+
+
+def test_trec_of_other_bytes_is_refused(folder):
+    (folder / "trec" / "TREC.train").write_bytes(b"DESC:manner How ?\n")
+    with pytest.raises(ValueError, match=r"TREC\.train must hold bytes of SHA-256 9e4c.*Received: "):
+        datasets_sequences.trec()
 
 
 def test_absent_files_are_fetched_and_where_from_is_said(folder, monkeypatch, capsys):

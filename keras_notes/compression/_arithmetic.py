@@ -20,6 +20,11 @@ from keras_notes.compression._affine import Format, Grid, fake_quantize, grid_of
 MASK_MARGIN = 12.0
 # In floating point.
 _MASKED = -1e9
+# The integers of 8 bits are known before any calibration: one of the grid for each, as scale and zero point by bits.
+_SMALL_INTEGERS: dict[str, dict[int, tuple[float, int]]] = {
+    "uint8": {8: (1.0, -128), 16: (1.0, 0)},
+    "int8": {8: (1.0, 0), 16: (1.0, 0)},
+}
 
 __all__ = ["MASK_MARGIN", "Arithmetic", "Pending", "Product", "Value", "Weights", "is_result", "several"]
 
@@ -250,6 +255,14 @@ class Arithmetic:
         else:
             result = self.round(value.compute, name or value.name, value.rounding)
         return result if value.after is None else self.moved(value.after(result.tensor), result.grid)
+
+    def floating(self, value: Any) -> Value | Pending:
+        """Integers that stand for quantities, as those of an image, as floating point, which will be rounded."""
+        value = self.settled(value)
+        if _is_float(value.tensor):
+            return value
+        fixed = _SMALL_INTEGERS.get(keras.backend.standardize_dtype(value.tensor.dtype))
+        return Pending(value.name, lambda: ops.cast(value.tensor, "float32"), fixed=fixed)
 
     def quantized(self, value: Any) -> Value:
         """The same, of values in floating point too."""

@@ -160,7 +160,9 @@ def _square(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
 
 
 def _cast(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
-    return value
+    if "float" in step.operation.dtype:
+        return arithmetic.floating(value)
+    return Value(ops.cast(arithmetic.settled(value).tensor, step.operation.dtype))
 
 
 def _layer_normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:

@@ -34,7 +34,7 @@ def product(
 
 def affine(arithmetic: Arithmetic, name: str, value: Any, multiplier: Any, shift: Any) -> Product:
     """Multiplier * x + shift with a number for each channel, as a convolution of size 1 that mixes none of them."""
-    x = arithmetic.quantized(value)
+    x = arithmetic.quantized(arithmetic.floating(value))
     size = x.shape[-1]
 
     def apply(tensor, kernel):
@@ -60,7 +60,7 @@ def matrix(arithmetic: Arithmetic, name: str, value: Any, kernel: Any, bias: Any
         bias: Of shape (columns,), or None.
         shape: The last axes of the result. Defaults to (columns,).
     """
-    x = arithmetic.quantized(value)
+    x = arithmetic.quantized(arithmetic.floating(value))
     rows, columns = kernel.shape
     outer: list[int] = []
     while math.prod((*outer, rows)) < math.prod(x.shape[1:]):
@@ -200,7 +200,7 @@ def _rescaling(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 
 def _normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
-    x = arithmetic.quantized(value)
+    x = arithmetic.quantized(arithmetic.floating(value))
     _check_last_axis(step, x, (layer.axis or (-1,))[-1])
     deviation = ops.maximum(ops.sqrt(ops.reshape(layer.variance, (-1,))), keras.backend.epsilon())
     multiplier = deviation if layer.invert else 1.0 / deviation

@@ -16,14 +16,16 @@ SEQUENCE = (8, 6)
 
 
 def samples(net: keras.Model, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Inputs for a net, an array for each: normal floats, or ids below 20."""
+    """Inputs for a net, an array for each: normal floats, pixels in uint8, or ids below 20."""
     rng = np.random.default_rng(seed)
-    return [
-        rng.normal(size=(count, *tensor.shape[1:])).astype("float32")
-        if "float" in tensor.dtype
-        else rng.integers(0, 20, size=(count, *tensor.shape[1:])).astype("int32")
-        for tensor in net.inputs
-    ]
+
+    def of(tensor) -> np.ndarray:
+        shape = (count, *tensor.shape[1:])
+        if "float" in tensor.dtype:
+            return rng.normal(size=shape).astype("float32")
+        return rng.integers(0, 256 if tensor.dtype == "uint8" else 20, size=shape).astype(tensor.dtype)
+
+    return [of(tensor) for tensor in net.inputs]
 
 
 def _net(shape: tuple[int, ...], *middle: Callable, dtype: str = "float32", head: bool = True) -> Callable:
@@ -169,6 +171,7 @@ NETS: dict[str, Callable[[], keras.Model]] = {
     "SimpleRNN": _net(SEQUENCE, lambda: L.SimpleRNN(5)),
     "Bidirectional": _net(SEQUENCE, lambda: L.Bidirectional(L.LSTM(4))),
     "Rescaling": _net(IMAGE, lambda: L.Rescaling(1.0 / 127.5, -1.0), _conv()),
+    "Rescaling, uint8": _net(IMAGE, lambda: L.Rescaling(1.0 / 127.5, -1.0), _conv(), dtype="uint8"),
     "Normalization": _net(IMAGE, _normalization, _conv()),
     "nested model": _nested,
     "subclassed model": _subclassed,

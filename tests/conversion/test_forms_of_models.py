@@ -241,14 +241,27 @@ def test_leaky_activations_compute_in_integers(tmp_path, activation):
 
 
 def test_an_operation_that_belongs_to_no_layer_can_be_declared_as_the_error_says(tmp_path):
+    inputs = keras.Input((6,), name="x")
+    net = keras.Model(inputs, layers.Dense(3)(keras.ops.sin(inputs)))
+    x = RNG.normal(size=(60, 6)).astype("float32")
+    with pytest.raises(errors.ConversionError, match=r"SIN Sin in floating point.*\{'Sin': 'float32'\}"):
+        _converted(net, tmp_path / "bundle", "static_int8", x)
+    recipe = {"default": "static_int8", "layers": {"Sin": "float32"}}
+    bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=x)
+    assert kn.verify(bundle).float_islands == ("SIN Sin",)
+
+
+@pytest.mark.parametrize("edges", ["float32", "uint8"])
+def test_pixels_lead_into_integers_without_an_island(tmp_path, edges):
     pixels = RNG.integers(0, 256, (60, 6)).astype("uint8")
     inputs = keras.Input((6,), dtype="uint8", name="pixels")
     net = keras.Model(inputs, layers.Dense(3)(keras.ops.cast(inputs, "float32") / 255.0))
-    with pytest.raises(errors.ConversionError, match=r"CAST Cast in floating point.*\{'Cast': 'float32'\}"):
-        _converted(net, tmp_path / "bundle", "static_int8", pixels)
-    recipe = {"default": "static_int8", "layers": {"Cast": "float32"}}
-    bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=pixels)
-    assert kn.verify(bundle).float_islands == ("CAST Cast",)
+    bundle = kn.convert(net, tmp_path / "bundle", "static_int8", calibration=pixels, edges=edges)
+    report = kn.verify(bundle)
+    assert report.float_islands == ()
+    assert bundle.manifest.signatures[0].inputs[0].dtype == "uint8"
+    operators = read_tflite(bundle.model_path).operators
+    assert [one.name for one in operators][:2] == ["CAST", "QUANTIZE"]
 
 
 def test_values_that_calibration_never_saw_are_named_as_the_cause(tmp_path):
