@@ -17,6 +17,7 @@ __all__ = [
     "averaged",
     "fake_quantize",
     "grid_of_range",
+    "inverse_root_on_grid",
     "kernel_scale",
     "limits",
     "of_integers",
@@ -32,6 +33,9 @@ __all__ = [
 # Of a range that is a single point, and of a channel whose weights are all 0.
 _LEAST_SCALE = 1e-9
 _OFF_TIES = 1.0 + 1.5 * 2.0**-10
+# 2^20 / sqrt(q) in integers, as LiteRT's kernel has it; of 0 what is beyond any grid.
+_ROOT_BITS = 20
+_INVERSE_ROOTS = np.array([2.0**30, *np.rint(2.0**_ROOT_BITS / np.sqrt(np.arange(1, 256)))], "float32")
 # Of the multipliers in XNNPACK's sums, and of the shifts that they may have.
 _SUM_BITS, _SUM_SHIFTS = 21, np.arange(1, 31)
 
@@ -188,9 +192,22 @@ def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
     """
     sums = ops.matmul(ops.round(x / x_grid.scale), ops.round(y / y_grid.scale))
     multiplier = x_grid.scale * y_grid.scale / grid.scale
-    shift = 2.0 ** ops.floor(-ops.log2(multiplier))
-    twice = _half_away(_half_away(sums * (multiplier * shift)) / shift)
-    return of_integers(ops.where(ops.equal(y_grid.zero_point, 0.0), ops.round(sums * multiplier), twice), grid)
+    once, twice = ops.round(sums * multiplier), _rounded_twice(sums, multiplier)
+    return of_integers(ops.where(ops.equal(y_grid.zero_point, 0.0), once, twice), grid)
+
+
+def inverse_root_on_grid(x, x_grid: Grid, grid: Grid):
+    """1 / sqrt(x) of values on a grid, none of them negative, rounded as LiteRT's own kernel does; XNNPACK has none.
+
+    With q the integer less its zero point and 2^-20 / (sqrt(scale_x) * scale) = m / 2^n, m in [1/2, 1):
+    round(round(round(2^20 / sqrt(q)) * m) / 2^n) + zero_point, half away from 0; of q = 0 the largest integer.
+
+    References:
+        LiteRT, tflite/kernels/elementwise.cc, RsqrtEvalQuantized.
+    """
+    roots = ops.take(_INVERSE_ROOTS, ops.cast(ops.round(x / x_grid.scale), "int32"))
+    multiplier = 2.0**-_ROOT_BITS / (ops.sqrt(x_grid.scale) * grid.scale)
+    return of_integers(_rounded_twice(roots, multiplier), grid)
 
 
 def times_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
@@ -230,6 +247,12 @@ def of_integers(steps, grid: Grid):
 def _share(extent, steps: int):
     """The quotient by the reciprocal, as compilers make it: else the last bit would tell compiled from eager."""
     return ops.maximum(extent * (1.0 / steps), _LEAST_SCALE)
+
+
+def _rounded_twice(integers, multiplier):
+    """Integers times m / 2^n, m in [1/2, 1), rounded behind each, half away from 0: gemmlowp's fixed point."""
+    shift = 2.0 ** ops.floor(-ops.log2(multiplier))
+    return _half_away(_half_away(integers * (multiplier * shift)) / shift)
 
 
 def _half_away(x):

@@ -13,6 +13,7 @@ from keras_notes.compression._affine import (
     averaged,
     fake_quantize,
     grid_of_range,
+    inverse_root_on_grid,
     kernel_scale,
     limits,
     of_integers,
@@ -123,8 +124,13 @@ class Simulation(Arithmetic):
         if self.format is None:
             return super().inverse_root(name, value)
         is_positive = value.tensor > 0
-        roots = ops.where(is_positive, ops.rsqrt(ops.where(is_positive, value.tensor, 1.0)), 0.0)
-        rounded = self.round(lambda: roots, name)
+        source = value.grid
+        assert source is not None
+        rounded = self.round(
+            lambda: ops.where(is_positive, ops.rsqrt(ops.where(is_positive, value.tensor, 1.0)), 0.0),
+            name,
+            lambda grid: inverse_root_on_grid(value.tensor, source, grid),
+        )
         assert rounded.grid is not None
         return Value(ops.where(is_positive, rounded.tensor, rounded.grid.range[1]), rounded.grid, name)
 

@@ -117,6 +117,6 @@ def print_latencies() -> None:
             ratio, (first, second) = report.ratios[0], report.rows
             print(
                 f"  {name}, {recipe}: {ratio.median:.2f} ({ratio.lower:.2f} to {ratio.upper:.2f}) of the latency, "
-                f"{first.file_bytes / second.file_bytes:.2f} of the bytes",
+                f"{first.model_bytes / second.model_bytes:.2f} of the bytes",
                 flush=True,
             )

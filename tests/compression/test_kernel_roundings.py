@@ -1,4 +1,6 @@
-"""Sums, differences and products of all pairs of integers: what the model computes and what XNNPACK computes."""
+"""Sums, differences and products of all pairs of integers, and inverse roots of all: the model and the device."""
+
+import math
 
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ from keras import layers, ops
 
 import keras_notes as kn
 from keras_notes.compression import quantize_aware
-from keras_notes.compression._affine import INT8, Grid, fake_quantize, sum_on_grid
+from keras_notes.compression._affine import INT8, Grid, fake_quantize, inverse_root_on_grid, sum_on_grid
 
 PAIRS = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)), -1).reshape(-1, 2)
 # Of one of the sums some are so near a tie that multipliers of 21 bits tell.
@@ -54,3 +56,39 @@ def test_sums_round_half_up_with_multipliers_of_21_bits(sign):
     np.testing.assert_array_equal(np.round(found), expected)
     nearest = ops.convert_to_numpy(fake_quantize(x + sign * y, grid)) / grid.scale + grid.zero_point
     assert np.any(np.round(nearest) != expected)
+
+
+# In the first, -89 and -31 lie so near to ties that it tells that the kernel rounds twice.
+ROOTS = {"near ties": (0.00063593505, 0.03182878, -128), "wide": (0.0391, 0.0197, 5), "narrow": (7e-6, 1.7, -60)}
+
+
+@pytest.mark.parametrize("most", [0.162163, 2.55, 33.0, 1e-3])
+def test_no_inverse_root_differs_on_the_device(most, tmp_path):
+    inputs = keras.Input((256,))
+    calibration = np.linspace(most / 255, most, 256, dtype="float32")[None]
+    aware = quantize_aware(keras.Model(inputs, ops.rsqrt(inputs)), calibration=calibration)
+    bundle = kn.convert(aware, tmp_path / "bundle", golden=calibration)
+    (given,) = bundle.manifest.signatures[0].inputs
+    fed = _values(_grid(given.scale, given.zero_point), np.arange(-128, 128))[None]
+    (got,) = Interpreter(str(bundle.directory / "model.tflite")).get_signature_runner()(**{given.name: fed}).values()
+    np.testing.assert_array_equal(aware.predict(fed, verbose=0), got)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("case", list(ROOTS))
+def test_inverse_roots_round_twice_in_fixed_point(case):
+    x_scale, scale, zero_point = ROOTS[case]
+    x_grid, grid = _grid(x_scale, -128), _grid(scale, zero_point)
+    steps = np.arange(1, 256)
+    multiplier, exponent = math.frexp(2.0**-20 / float(np.sqrt(x_grid.scale) * grid.scale))
+    multiplier = round(multiplier * 2**31)
+    expected = []
+    for step in steps:
+        product = (round(2**20 / math.sqrt(step)) * multiplier + 2**30) >> 31
+        expected.append(((product + (1 << (-exponent - 1))) >> -exponent) + zero_point)
+    x = ops.convert_to_tensor(_values(x_grid, steps - 128))
+    found = ops.convert_to_numpy(inverse_root_on_grid(x, x_grid, grid)) / grid.scale + grid.zero_point
+    np.testing.assert_array_equal(np.round(found), np.clip(expected, -128, 127))
+    if case == "near ties":
+        nearest = np.rint(1 / np.sqrt(steps * np.float64(x_grid.scale)) / grid.scale) + zero_point
+        assert list(steps[np.clip(nearest, -128, 127) != np.clip(expected, -128, 127)] - 128) == [-89, -31]
