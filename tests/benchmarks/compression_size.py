@@ -104,8 +104,8 @@ def print_latencies() -> None:
         ("five convolutions, 28 x 28", teacher_network),
     ):
         model = build()
-        x = rng.uniform(0, 255 if model.input.dtype == "uint8" else 1, (CALIBRATION, *model.input_shape[1:]))
-        x = x.astype(model.input.dtype)
+        x = rng.uniform(0, 255 if model.inputs[0].dtype == "uint8" else 1, (CALIBRATION, *model.input_shape[1:]))
+        x = x.astype(model.inputs[0].dtype)
         for recipe in ("static_int8", "float32"):
             with tempfile.TemporaryDirectory() as directory:
                 options = {"golden": x[:16], "calibration": x if recipe == "static_int8" else None}
