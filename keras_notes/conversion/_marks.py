@@ -55,6 +55,7 @@ def take_marks(tflite: bytes, symmetric: bool) -> tuple[bytes, dict[str, list]]:
         signatures = [entry for entry in model.signatureDefs or () if entry.subgraphIndex == number]
         _take_from(model, graph, signatures, ranges, symmetric)
         _spread(model, graph, ranges)
+        _drop_unused(graph, signatures)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), ranges
 
 
@@ -80,6 +81,20 @@ def _take_from(model, graph, signatures, ranges: dict[str, list], symmetric: boo
     for entry in signatures:
         for tensor_map in entry.outputs:
             tensor_map.tensorIndex = instead.get(tensor_map.tensorIndex, tensor_map.tensorIndex)
+
+
+def _drop_unused(graph, signatures) -> None:
+    """Drops the tensors that nothing gives or takes any more, which a file would carry to the device."""
+    tensors_of = [operator.inputs for operator in graph.operators] + [operator.outputs for operator in graph.operators]
+    used = sorted({int(index) for indices in (graph.inputs, graph.outputs, *tensors_of) for index in indices} - {-1})
+    places = {-1: -1, **{index: place for place, index in enumerate(used)}}
+    graph.tensors = [graph.tensors[index] for index in used]
+    for owner in (graph, *graph.operators):
+        owner.inputs = [places[index] for index in owner.inputs]
+        owner.outputs = [places[index] for index in owner.outputs]
+    for entry in signatures:
+        for tensor_map in (*entry.inputs, *entry.outputs):
+            tensor_map.tensorIndex = places[tensor_map.tensorIndex]
 
 
 def _spread(model, graph, ranges: dict[str, list]) -> None:

@@ -57,6 +57,12 @@ def test_compiled_predict_gives_the_same_integers(trained):
     np.testing.assert_allclose(compiled, eager, atol=step / 100)
 
 
+def test_file_carries_no_tensor_that_nothing_uses(bundle):
+    (graph,) = read_tflite(bundle.directory / "model.tflite").graphs()
+    used = {index for operator in graph.operators for index in (*operator.inputs, *operator.outputs)}
+    assert used == set(range(len(graph.tensors)))
+
+
 def test_file_holds_what_was_trained(trained, bundle):
     file = read_tflite(bundle.directory / "model.tflite")
     operators = [operator.name for graph in file.graphs() for operator in graph.operators]
