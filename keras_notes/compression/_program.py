@@ -14,12 +14,13 @@ from keras_notes.compression._operation_rules import OPERATION_LAYERS, OPERATION
 from keras_notes.compression._recurrent_rules import RECURRENT_LAYERS
 from keras_notes.compression._shape_rules import SHAPE_LAYERS, SHAPE_OPERATIONS
 from keras_notes.compression._trace import Program, Ref, Step
+from keras_notes.compression._volume_rules import VOLUME_LAYERS
 from keras_notes.compression._weighted_rules import WEIGHTED_LAYERS
 
 __all__ = ["has_rule", "run"]
 
 _BY_TYPE: dict[Any, Callable] = {
-    **WEIGHTED_LAYERS, **ACTIVATION_LAYERS, **SHAPE_LAYERS, **OPERATION_LAYERS, **RECURRENT_LAYERS,
+    **WEIGHTED_LAYERS, **ACTIVATION_LAYERS, **SHAPE_LAYERS, **VOLUME_LAYERS, **OPERATION_LAYERS, **RECURRENT_LAYERS,
 }  # fmt: skip
 _FUSED = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
 _FUSING = (

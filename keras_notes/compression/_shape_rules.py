@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from keras import ops
 from keras_notes.compression._activation_rules import subtracted
 from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, is_result, several
 
-__all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "concatenated"]
+__all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "check_channels_last", "concatenated", "repeated"]
 
 _LAYERS = keras.layers
 
@@ -26,6 +27,16 @@ def averaged(arithmetic: Arithmetic, name: str, value: Any, axis: Any, keepdims:
     """The mean over some axes."""
     x = arithmetic.quantized(value)
     return Pending(name, lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims))
+
+
+def check_channels_last(step: Any) -> None:
+    """Raises ValueError if a layer has its channels elsewhere."""
+    data_format = getattr(step.operation, "data_format", "channels_last")
+    if data_format != "channels_last":
+        raise ValueError(
+            f"A layer must have its channels last, as the device has. Received: {step.name!r} with "
+            f"data_format={data_format!r}. Rebuild it with data_format='channels_last'."
+        )
 
 
 def _on_one_grid(arithmetic: Arithmetic, name: str, values: Sequence[Any], function: Callable) -> Value:
@@ -81,12 +92,11 @@ def _up_sampling(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
     layer = step.operation
     if getattr(layer, "interpolation", "nearest") != "nearest":
         return arithmetic.average(arithmetic.quantized(value), layer, half="up")
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise ValueError(f"A layer must have its channels last. Received: {step.name!r}. Rebuild it so.")
+    check_channels_last(step)
     x = arithmetic.quantized(value)
     sizes = (layer.size,) if isinstance(layer.size, int) else layer.size
     for axis, size in enumerate(sizes, 1):
-        x = _repeated(arithmetic, x, size, axis)
+        x = repeated(arithmetic, x, size, axis)
     return x
 
 
@@ -95,11 +105,14 @@ def _repeat_vector(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
     return arithmetic.moved(ops.stack([x.tensor] * step.operation.n, axis=1), x.grid)
 
 
-def _repeated(arithmetic: Arithmetic, x: Value, times: int, axis: int) -> Value:
+def repeated(arithmetic: Arithmetic, x: Value, times: int, axis: int) -> Value:
     """By stacking copies: LiteRT's quantizer leaves TILE in floating point."""
     shape = [-1, *x.shape[1:]]
+    rows = arithmetic.moved(
+        ops.reshape(x.tensor, (-1, math.prod(shape[1 : axis + 1]), math.prod(shape[axis + 1 :]))), x.grid
+    )
     shape[axis] *= times
-    stacked = arithmetic.moved(ops.stack([x.tensor] * times, axis=axis + 1), x.grid)
+    stacked = arithmetic.moved(ops.stack([rows.tensor] * times, axis=2), x.grid)
     return arithmetic.moved(ops.reshape(stacked.tensor, shape), x.grid)
 
 

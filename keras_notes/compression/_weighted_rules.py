@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_notes.compression._activation_rules import activated
 from keras_notes.compression._arithmetic import Arithmetic, Product, Value, Weights
+from keras_notes.compression._shape_rules import check_channels_last
 
 __all__ = ["WEIGHTED_LAYERS", "affine", "matrix"]
 
@@ -109,7 +110,7 @@ def _einsum_dense(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 
 def _convolution(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
-    _check_channels_last(step)
+    check_channels_last(step)
     x = arithmetic.quantized(value)
     padding = layer.padding
     if padding == "causal":
@@ -127,7 +128,7 @@ def _convolution(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 
 def _depthwise(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
-    _check_channels_last(step)
+    check_channels_last(step)
 
     result = _each_channel(arithmetic, step.name, layer, value, layer.kernel, layer.bias)
     return activated(arithmetic, step.name, result, layer.activation)
@@ -147,7 +148,7 @@ def _each_channel(arithmetic: Arithmetic, name: str, layer: Any, value: Any, ker
 
 def _separable(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
-    _check_channels_last(step)
+    check_channels_last(step)
 
     def pointwise(tensor, kernel):
         return ops.conv(tensor, kernel, strides=1, padding="valid")
@@ -160,7 +161,7 @@ def _separable(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 
 def _transposed(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
-    _check_channels_last(step)
+    check_channels_last(step)
 
     def apply(tensor, kernel):
         return ops.conv_transpose(
@@ -206,14 +207,6 @@ def _normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     multiplier = deviation if layer.invert else 1.0 / deviation
     mean = ops.reshape(layer.mean, (-1,))
     return affine(arithmetic, step.name, x, multiplier, mean if layer.invert else -mean * multiplier)
-
-
-def _check_channels_last(step: Any) -> None:
-    if step.operation.data_format != "channels_last":
-        raise ValueError(
-            f"A layer must have its channels last, as the device has. Received: {step.name!r} with "
-            f"data_format={step.operation.data_format!r}. Rebuild it with data_format='channels_last'."
-        )
 
 
 def _check_last_axis(step: Any, x: Value, axis: int | None = None) -> None:
