@@ -5,6 +5,7 @@ from keras_notes.compression._affine import Grid
 from keras_notes.compression._channels import prune_channels
 from keras_notes.compression._clustering import cluster
 from keras_notes.compression._compressed_model import CompressedModel, strip
+from keras_notes.compression._equalization import equalize
 from keras_notes.compression._pruning import prune
 from keras_notes.compression._quantize_aware import quantize_aware
 from keras_notes.compression._sensitivity import LayerSensitivity, sensitivity
@@ -20,6 +21,7 @@ __all__ = [
     "PolynomialSparsity",
     "Summary",
     "cluster",
+    "equalize",
     "prune",
     "prune_channels",
     "quantize_aware",

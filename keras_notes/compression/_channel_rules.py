@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-__all__ = ["TAKES_SEVERAL", "Channels", "Producer", "has_rule", "rule_of"]
+__all__ = ["TAKES_SEVERAL", "Channels", "Producer", "has_rule", "of_ranks", "rule_of"]
 
 
 class Channels(NamedTuple):
@@ -200,7 +200,7 @@ def _is_elementwise(function: Any) -> bool:
     return function is None or function in _FUNCTIONS or type(function) in (layers.ReLU, layers.LeakyReLU, layers.ELU)
 
 
-def _of_ranks(*names: str) -> list[type]:
+def of_ranks(*names: str) -> list[type]:
     """Layers by name, for one, two and three dimensions."""
     found = [getattr(layers, name.format(rank), None) for name in names for rank in (1, 2, 3)]
     return [layer for layer in found if layer is not None]
@@ -208,34 +208,34 @@ def _of_ranks(*names: str) -> list[type]:
 
 # Weights of layers with filters: their axes of inputs and of outputs.
 _FILTERS: dict[type, dict[str, tuple[int | None, int | None]]] = {
-    **{kind: {"kernel": (-2, -1), "bias": (None, 0)} for kind in _of_ranks("Dense", "Conv{}D")},
-    **{kind: {"kernel": (-1, -2), "bias": (None, 0)} for kind in _of_ranks("Conv{}DTranspose")},
+    **{kind: {"kernel": (-2, -1), "bias": (None, 0)} for kind in of_ranks("Dense", "Conv{}D")},
+    **{kind: {"kernel": (-1, -2), "bias": (None, 0)} for kind in of_ranks("Conv{}DTranspose")},
     **{
         kind: {"depthwise_kernel": (-2, None), "pointwise_kernel": (-2, -1), "bias": (None, 0)}
-        for kind in _of_ranks("SeparableConv{}D")
+        for kind in of_ranks("SeparableConv{}D")
     },
     layers.Embedding: {"embeddings": (None, -1)},
 }
 _LAYERS: dict[type, Callable[..., Channels | None]] = {
     **dict.fromkeys(_FILTERS, _filters),
-    **dict.fromkeys(_of_ranks("DepthwiseConv{}D"), _depthwise),
-    **dict.fromkeys(_of_ranks("BatchNormalization", "LayerNormalization", "RMSNormalization"), _normalized),
+    **dict.fromkeys(of_ranks("DepthwiseConv{}D"), _depthwise),
+    **dict.fromkeys(of_ranks("BatchNormalization", "LayerNormalization", "RMSNormalization"), _normalized),
     layers.PReLU: _prelu,
     **dict.fromkeys(
-        _of_ranks("Activation", "ReLU", "LeakyReLU", "ELU", "Identity", "ActivityRegularization", "Dropout",
+        of_ranks("Activation", "ReLU", "LeakyReLU", "ELU", "Identity", "ActivityRegularization", "Dropout",
                   "GaussianDropout", "GaussianNoise", "AlphaDropout"),
         _elementwise,
     ),
     layers.Rescaling: _rescaled,
     **dict.fromkeys(
-        _of_ranks("MaxPooling{}D", "AveragePooling{}D", "GlobalMaxPooling{}D", "GlobalAveragePooling{}D",
+        of_ranks("MaxPooling{}D", "AveragePooling{}D", "GlobalMaxPooling{}D", "GlobalAveragePooling{}D",
                   "AdaptiveMaxPooling{}D", "AdaptiveAveragePooling{}D", "ZeroPadding{}D", "Cropping{}D",
                   "UpSampling{}D", "SpatialDropout{}D"),
         _spatial,
     ),
     layers.RepeatVector: _repeated,
     **dict.fromkeys((layers.Flatten, layers.Reshape), _reshaped),
-    **dict.fromkeys(_of_ranks("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _merged),
+    **dict.fromkeys(of_ranks("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _merged),
     layers.Concatenate: _concatenated,
 }  # fmt: skip
 _OPERATIONS: dict[str, Callable[..., Channels | None]] = {

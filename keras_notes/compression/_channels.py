@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from keras_notes._checks import check_choice, one_line, received
 from keras_notes.compression._channel_groups import ChannelGraph, equivalence, function_of
 from keras_notes.compression._channel_rules import has_rule
 from keras_notes.compression._copies import check_built, finalize
+from keras_notes.compression._skip import check_skip, is_skipped, skip_patterns
 
 __all__ = ["prune_channels"]
 
@@ -62,12 +62,9 @@ def prune_channels(
     """
     share = _checked_sparsity(sparsity)
     check_choice("scope", scope, ("layer", "global"))
-    patterns = _checked_patterns(skip)
-    graph = ChannelGraph(_checked_function(model), lambda path: _matches(path, patterns))
-    for pattern in patterns:
-        if not any(_matches(path, [pattern]) for path in graph.paths):
-            names = ", ".join(dict.fromkeys("/".join(path) for path in graph.paths))
-            raise ValueError(f"`skip` must name layers of the model: {names}. {received(skip=pattern)}")
+    patterns = skip_patterns(skip)
+    graph = ChannelGraph(_checked_function(model), lambda path: is_skipped(path, patterns))
+    check_skip(patterns, graph.paths)
     classes = graph.classes()
     makers = _makers(graph, classes)
     groups = _groups(graph, classes, makers)
@@ -227,15 +224,3 @@ def _checked_sparsity(sparsity: Any) -> float:
             f"`sparsity` must be a number in [0, 1): the share of channels that go. {received(sparsity=sparsity)}"
         )
     return float(sparsity)
-
-
-def _checked_patterns(skip: Any) -> tuple[str, ...]:
-    if isinstance(skip, str) or not all(isinstance(pattern, str) for pattern in skip):
-        raise TypeError(f"`skip` must be a sequence of patterns of layer names. {received(skip=skip)}")
-    return tuple(skip)
-
-
-def _matches(path: tuple[str, ...], patterns: Sequence[str]) -> bool:
-    ends = range(1, len(path) + 1)
-    paths = ["/".join(path[start:end]) for end in ends for start in range(end)]
-    return any(fnmatchcase(one, pattern) for pattern in patterns for one in paths)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
 from keras import layers
 
-from keras_notes._checks import received
+from keras_notes.compression._skip import check_skip, is_skipped, skip_patterns
 
 __all__ = ["Kernel", "kernels_of"]
 
@@ -43,15 +42,9 @@ class Kernel:
         """The path of its layer."""
         return "/".join(self.paths[0])
 
-    def matches(self, pattern: str) -> bool:
-        """Whether a pattern is that of its layer or of one around it, by name or path."""
-        parts = {
-            "/".join(path[start:end])
-            for path in self.paths
-            for start in range(len(path))
-            for end in range(start + 1, len(path) + 1)
-        }
-        return any(fnmatchcase(part, pattern) for part in parts)
+    def is_skipped(self, patterns: Sequence[str]) -> bool:
+        """Whether its layer or one around it fits a pattern, by name or path."""
+        return any(is_skipped(path, patterns) for path in self.paths)
 
 
 def kernels_of(network: keras.Model, skip: Any, *, only_trainable: bool = False) -> list[Kernel]:
@@ -61,17 +54,15 @@ def kernels_of(network: keras.Model, skip: Any, *, only_trainable: bool = False)
         ValueError: If a pattern matches no layer with a kernel, or none is left.
         TypeError: If `skip` is no sequence of strings.
     """
-    if isinstance(skip, str) or not all(isinstance(pattern, str) for pattern in skip):
-        raise TypeError(f"`skip` must be a sequence of patterns of layer names. {received(skip=skip)}")
+    patterns = skip_patterns(skip)
     found = _all_kernels(network)
-    names = ", ".join(dict.fromkeys(kernel.layer for kernel in found))
-    if unmatched := [pattern for pattern in skip if not any(kernel.matches(pattern) for kernel in found)]:
-        raise ValueError(f"`skip` must name layers with kernels: {names}. {received(skip=unmatched)}")
-    left = [kernel for kernel in found if not any(map(kernel.matches, skip))]
+    check_skip(patterns, [path for kernel in found for path in kernel.paths], "layers with kernels")
+    left = [kernel for kernel in found if not kernel.is_skipped(patterns)]
     if only_trainable:
         left = [kernel for kernel in left if kernel.variable.trainable]
     if not left:
         kinds = "trainable kernels" if only_trainable else "kernels"
+        names = ", ".join(dict.fromkeys(kernel.layer for kernel in found))
         raise ValueError(
             f"`model` must have {kinds} that are not skipped. Received: {network.name!r} with {names or 'none'}."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from keras import tree
 
 from keras_notes._checks import check_at_least, check_between, check_choice, received
-from keras_notes._samples import checked_samples
 from keras_notes.compression._compressed_model import CompressedModel, inputs_of, without_integers
+from keras_notes.compression._inputs import input_arrays, spec_like
 from keras_notes.compression._scheme import RECIPES, Scheme
-from keras_notes.compression._trace import Step
+from keras_notes.compression._skip import check_skip, skip_patterns
 
 __all__ = ["quantize_aware"]
 
@@ -76,7 +75,7 @@ def quantize_aware(
     """
     scheme = Scheme(
         recipe=check_choice("recipe", recipe, tuple(RECIPES)),
-        skip=_patterns(skip),
+        skip=skip_patterns(skip),
         batch_norm=check_choice("batch_norm", batch_norm, ("live", "frozen")),
         learned=check_choice("ranges", ranges, ("moving_average", "learned")) == "learned",
         momentum=_momentum(momentum),
@@ -91,9 +90,10 @@ def quantize_aware(
     network, transforms, specs = _parts(model, calibration)
     draft = CompressedModel(network, transforms, scheme, (), specs)
     assert draft.quantization is not None
-    _check_skip(scheme, draft.quantization.steps)
+    check_skip(scheme.skip, [step.path for step in draft.quantization.steps])
     with draft.transformed():
-        found = draft.quantization.calibrated(_arrays(draft.input_structure, calibration))
+        arrays = None if calibration is None else input_arrays(draft.input_structure, calibration)
+        found = draft.quantization.calibrated(arrays)
     made = CompressedModel(network, transforms, scheme, tuple(found), specs, name=model.name)
     assert made.quantization is not None
     if found and calibration is not None:
@@ -114,44 +114,10 @@ def _parts(model: keras.Model, calibration: Any) -> tuple[keras.Model, list[Any]
             f"`calibration` must be given for a model whose inputs are not known. Received: {model.name!r}, a "
             f"{type(model).__name__}, and calibration=None."
         )
-    return copy, transforms, tree.map_structure(_spec_like, calibration)
-
-
-def _spec_like(values: Any) -> keras.KerasTensor:
-    array = np.asarray(values)
-    dtype = "float32" if array.dtype.kind == "f" else "int32"
-    return keras.KerasTensor((None, *array.shape[1:]), dtype)
-
-
-def _arrays(structure: Any, calibration: Any) -> list[np.ndarray] | None:
-    """The calibration samples of each input, in order."""
-    if calibration is None:
-        return None
-    specs = {
-        spec.name or f"input_{number}": keras.InputSpec(shape=spec.shape, dtype=spec.dtype)
-        for number, spec in enumerate(tree.flatten(structure))
-    }
-    # A dict of inputs is flattened by its keys, which need not be their names.
-    given = tree.flatten(calibration) if isinstance(structure, dict) else calibration
-    return list(checked_samples("calibration", given, specs).values())
-
-
-def _patterns(skip: Any) -> tuple[str, ...]:
-    if isinstance(skip, str) or not all(isinstance(pattern, str) for pattern in skip):
-        raise TypeError(f"`skip` must be a sequence of patterns of layer names. {received(skip=skip)}")
-    return tuple(skip)
+    return copy, transforms, tree.map_structure(spec_like, calibration)
 
 
 def _momentum(momentum: Any) -> float:
     if (checked := check_between("momentum", momentum, 0.0, 1.0)) == 1.0:
         raise ValueError(f"`momentum` must be in [0, 1). {received(momentum=momentum)}")
     return checked
-
-
-def _check_skip(scheme: Scheme, steps: Sequence[Step]) -> None:
-    """A pattern that matches nothing is a mistake that would else show on the device only."""
-    for pattern in scheme.skip:
-        alone = dataclasses.replace(scheme, skip=(pattern,))
-        if not any(alone.is_float(step.path[:end]) for step in steps for end in range(1, len(step.path) + 1)):
-            names = ", ".join(dict.fromkeys(step.path[0] for step in steps))
-            raise ValueError(f"`skip` must name layers of the model: {names}. {received(skip=scheme.skip)}")

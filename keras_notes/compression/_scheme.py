@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from keras_notes.compression._affine import INT8, INT16, Format
+from keras_notes.compression._skip import is_skipped
 
 __all__ = ["RECIPES", "Scheme"]
 
@@ -53,9 +53,8 @@ class Scheme:
         return {name: getattr(self, name) for name in names}
 
     def is_float(self, path: tuple[str, ...]) -> bool:
-        """Whether the layer at the end of a path was asked to stay in floating point."""
-        paths = {"/".join(path[start:]) for start in range(len(path))}
-        return any(fnmatchcase(one, pattern) for pattern in self.skip for one in paths)
+        """Whether the layer at the end of a path, or one around it, was asked to stay in floating point."""
+        return is_skipped(path, self.skip)
 
     def to_config(self) -> dict[str, Any]:
         """As JSON."""

@@ -93,9 +93,7 @@ def summary(model: keras.Model) -> Summary:
         weights = values.get(kernel.number)
         if weights is None:
             weights = ops.convert_to_numpy(kernel.variable)
-        path = kernel.paths[0]
-        is_float = scheme is None or any(scheme.is_float(path[:end]) for end in range(1, len(path) + 1))
-        bits = 32 if scheme is None or is_float else scheme.bits
+        bits = 32 if scheme is None or scheme.is_float(kernel.paths[0]) else scheme.bits
         rows.append(
             KernelSummary(
                 name=f"{kernel.layer}/{kernel.variable.name}",

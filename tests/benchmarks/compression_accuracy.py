@@ -7,7 +7,8 @@ ranges from the first 256 training samples. Quantization-aware training goes on 
 1e-4, batches of 64 in one order for all schemes; each of 10, 50, 200 and 1,000 steps is a run of its own, whose ranges
 freeze after four fifths of it. TF-MOT has the same weights, batches, optimizer and steps, in tf_keras
 (`keras_notes.compression.tfmot`); it has no calibration and freezes nothing, so its one run is looked at four times. It
-takes the networks of digits and Fashion-MNIST only. A seed sets weights, order and factors.
+takes the networks of digits and Fashion-MNIST only. "equalized" goes on from `equalize` of the float network, by the
+same 256 samples, which changes nothing in floating point. A seed sets weights, order and factors.
 
 Accuracy on the test samples is that of `predict`, here and for TF-MOT: what the device gives, as nearly as
 compression_parity.py says. Nothing is chosen on test data. Differences to TF-MOT are taken seed by seed.
@@ -18,14 +19,16 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_notes.compression import quantize_aware, tfmot
+from keras_notes.compression import equalize, quantize_aware, tfmot
 from tests.benchmarks.compression_tasks import BATCH, CALIBRATION, TASKS, Data, accuracy, batches, loss, trained_float
 
 STEPS = (10, 50, 200, 1000)
 RATE = 1e-4
 DEFAULT, TFMOT = "ours", "TF-MOT"
+EQUALIZED = "ours, equalized"
 OURS = {
     DEFAULT: {},
+    EQUALIZED: {},
     "ours, learned ranges": {"ranges": "learned"},
     "ours, live statistics": {"batch_norm": "live"},
 }
@@ -61,9 +64,12 @@ def rows_of(name: str, seed: int) -> dict[str, float]:
         return accuracy(one.predict(data[1][0], batch_size=500, verbose=0), data)
 
     rows = {"float": of(model), "ours, after training": of(quantized(model, data, 0, seed))}
+    if task.tfmot:
+        rows[f"{EQUALIZED}, after training"] = of(quantized(equalize(model, data[0][0][:CALIBRATION]), data, 0, seed))
     for scheme, options in OURS.items() if task.tfmot else [(DEFAULT, OURS[DEFAULT])]:
+        start = equalize(model, data[0][0][:CALIBRATION]) if scheme == EQUALIZED else model
         for steps in STEPS:
-            rows[f"{scheme}, {steps} steps"] = of(quantized(model, data, steps, seed, **options))
+            rows[f"{scheme}, {steps} steps"] = of(quantized(start, data, steps, seed, **options))
             keras.backend.clear_session()
     if task.tfmot:
         rows |= {f"{TFMOT}, {steps} steps": share for steps, share in by_tfmot(model, data, seed).items()}
@@ -81,10 +87,13 @@ def main(seeds: int, names: list[str]) -> None:
         for row in found[0]:
             print(f"  {row:<32}{_spread([rows[row] for rows in found])}", flush=True)
         if TASKS[name].tfmot:
-            print("  ours less TF-MOT, by seed")
-            for steps in STEPS:
-                ours, theirs = f"{DEFAULT}, {steps} steps", f"{TFMOT}, {steps} steps"
-                print(f"  {f'{steps} steps':<32}{_spread([rows[ours] - rows[theirs] for rows in found])}", flush=True)
+            for scheme in (DEFAULT, EQUALIZED):
+                print(f"  {scheme} less TF-MOT, by seed")
+                for steps in STEPS:
+                    ours, theirs = f"{scheme}, {steps} steps", f"{TFMOT}, {steps} steps"
+                    print(
+                        f"  {f'{steps} steps':<32}{_spread([rows[ours] - rows[theirs] for rows in found])}", flush=True
+                    )
 
 
 def _spread(values: list[float]) -> str:
