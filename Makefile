@@ -62,6 +62,12 @@ bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/tolerance.py
 	$(BIN)/python tests/benchmarks/engines.py
 	$(BIN)/python tests/benchmarks/conversion_matrix.py
+	$(BIN)/python tests/benchmarks/compression.py coverage
+	$(BIN)/python tests/benchmarks/compression.py parity
+	$(BIN)/python tests/benchmarks/compression.py accuracy
+	$(BIN)/python tests/benchmarks/compression.py students
+	$(BIN)/python tests/benchmarks/compression.py cost
+	$(BIN)/python tests/benchmarks/compression.py size
 	$(BIN)/python tests/benchmarks/distillation.py cost
 	$(BIN)/python tests/benchmarks/distillation.py help
 

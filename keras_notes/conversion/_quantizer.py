@@ -17,10 +17,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
 ANYTHING = qtyping.TFLOperationName.ALL_SUPPORTED
 PER_CHANNEL = qtyping.QuantGranularity.CHANNELWISE
+# As the quantizer cuts them.
+LONGEST_SCOPE = 10000
 EDGES = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
 
 
@@ -53,15 +56,31 @@ def quantize(job: Path) -> None:
     manager = recipe_manager.RecipeManager()
     add_recipe(manager, ".*", settings["recipe"])
     for operator, recipe in settings["by_operator"].items():
-        add_recipe(manager, f"^{re.escape(operator)};", recipe)
-    if not settings["integer_edges"]:
-        for edge in EDGES:
-            manager.add_quantization_config(".*", edge, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+        scope = f"^{re.escape(operator)};"
+        # Else what its own recipe does not know would have that of the others.
+        add_recipe(manager, scope, "float32")
+        add_recipe(manager, f"(?:{scope})", recipe)
     tflite = (job / "float.tflite").read_bytes()
+    for scope in [*edges_of_loops(tflite), *([] if settings["integer_edges"] else [".*"])]:
+        for edge in EDGES:
+            manager.add_quantization_config(scope, edge, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
     engine = quantizer.Quantizer(bytearray(tflite), manager.get_quantization_recipe())
     ranges = ranges_of(job) if engine.need_calibration else None
     result = engine.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     (job / "quantized.tflite").write_bytes(result.quantized_model)
+
+
+def edges_of_loops(tflite: bytes) -> list[str]:
+    """Expressions for what goes into the bodies of loops and out of them, which stays in floating point."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
+    called = {signature.subgraphIndex for signature in model.signatureDefs or ()}
+    bodies = [graph for number, graph in enumerate(model.subgraphs) if number not in called]
+    scopes = [
+        "".join(f"{graph.tensors[index].name.decode()};" for index in indices)
+        for graph in bodies
+        for indices in (graph.inputs, graph.outputs)
+    ]
+    return [f"^{re.escape(scope[:LONGEST_SCOPE])}" for scope in scopes]
 
 
 def ranges_of(job: Path) -> dict:

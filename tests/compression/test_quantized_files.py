@@ -171,6 +171,19 @@ def test_skipped_layers_are_the_declared_islands(tmp_path):
     assert report.outputs[0].max_error_lsb < 1.01
 
 
+def test_recurrent_layer_of_many_steps_is_a_loop_in_floating_point_if_it_is_skipped(tmp_path):
+    x = RNG.normal(size=(64, 100, 3)).astype("float32")
+    recurrent = layers.GRU(8, name="recurrent")
+    model = keras.Sequential([keras.Input(x.shape[1:]), layers.Conv1D(6, 3, name="conv"), recurrent, layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"at most 64 steps, .* Received: 'recurrent' with 98 .*`skip`"):
+        quantize_aware(model, calibration=x)
+    bundle = kn.convert(quantize_aware(model, calibration=x, skip=["recurrent"]), tmp_path / "bundle", golden=x)
+    report = kn.verify(bundle)
+    assert report.outputs[0].max_error_lsb < 1.01
+    assert any("WHILE" in island for island in report.float_islands)
+    assert all("recurrent" in island for island in report.float_islands)
+
+
 def test_convert_wants_the_recipe_that_was_trained(trained, tmp_path):
     with pytest.raises(ValueError, match=r"`recipe` must be the one .* trained for, 'static_int8'.*recipe='int16x8'"):
         kn.convert(trained, tmp_path / "bundle", "int16x8")

@@ -146,6 +146,22 @@ def test_a_loop_is_refused_in_static_int8_with_its_layer_and_the_remedy(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("recipe", "weights"), [("dynamic_int8", "int8"), ("float32", "float32")])
+def test_a_loop_beside_integers_has_the_recipe_of_its_layer(recipe, weights, tmp_path):
+    rolled = _long_recurrent()
+    model = keras.Sequential([keras.Input((52, 3)), keras.layers.Conv1D(3, 3, activation="relu"), *rolled.layers])
+    calibration = np.random.default_rng(0).normal(size=(20, 52, 3))
+    wanted = {"default": "static_int8", "layers": {"cell": recipe}}
+    bundle = kn.convert(model, tmp_path / "bundle", wanted, calibration=calibration)
+    assert all("cell" in island for island in kn.verify(bundle).float_islands)
+    graph, *bodies = read_tflite(bundle.directory / "model.tflite").graphs()
+    assert graph.tensors[graph.operators[1].outputs[0]].dtype == "int8"
+    products = [
+        (body, operator) for body in bodies for operator in body.operators if operator.name == "FULLY_CONNECTED"
+    ]
+    assert {body.tensors[operator.inputs[1]].dtype for body, operator in products} == {weights}
+
+
 class Erfinv(keras.layers.Layer):
     """A layer whose operator LiteRT has only as TensorFlow's "Flex" one."""
 
