@@ -36,6 +36,9 @@ def quantize_aware(
     each operator of LiteRT, after batch normalization and the activation that are fused to it; biases to the grid of
     their products. Gradients pass roundings straight through, and stop where a value is clipped.
 
+    A network whose channels have very different ranges, as depthwise ones often do, goes through `equalize` before: one
+    grid for all of them leaves the small ones few values, and training makes up for that slowly.
+
     Args:
         model: A built model; functional, sequential, nested, or subclassed of layers and `keras.ops`. It stays as it
             is. One that `prune` or `cluster` made keeps its zeros and centroids.

@@ -166,6 +166,16 @@ def test_what_is_not_homogeneous_stops_it(between: Callable):
         equalize(model, RNG.normal(size=(16, 5)).astype("float32"))
 
 
+def test_tensor_that_the_model_returns_stays():
+    inputs = keras.Input((5,))
+    hidden = L.Dense(6, activation="relu", name="hidden")(inputs)
+    deep = L.Dense(4, activation="relu", name="deep")(hidden)
+    model = randomized(keras.Model(inputs, [hidden, L.Dense(2)(deep)]))
+    x = RNG.normal(size=(16, 5)).astype("float32")
+    for one, other in zip(model(x), equalize(model, x)(x), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+
+
 def test_layer_that_is_used_twice_keeps_its_weights():
     inputs = keras.Input((6,))
     shared = L.Dense(6, activation="relu", name="shared")

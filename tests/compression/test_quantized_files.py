@@ -171,6 +171,20 @@ def test_skipped_layers_are_the_declared_islands(tmp_path):
     assert report.outputs[0].max_error_lsb < 1.01
 
 
+def test_no_output_of_volumes_differs_on_xnnpack(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = RNG.normal(size=(64, 5, 7, 7, 2)).astype("float32")
+    inputs = keras.Input(x.shape[1:])
+    y = layers.Conv3D(6, (2, 3, 3), padding="same", use_bias=False)(inputs)
+    y = layers.AveragePooling3D(2)(layers.BatchNormalization()(y))
+    y = layers.MaxPooling3D(2)(layers.Conv3D(4, (1, 2, 2), dilation_rate=(1, 2, 2), padding="same")(y))
+    aware = quantize_aware(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(y))), calibration=x)
+    bundle = kn.convert(aware, tmp_path / "bundle", golden=x)
+    report = kn.verify(bundle)
+    assert report.outputs[0].max_error_lsb < 0.01
+    assert report.float_islands == ()
+
+
 def test_recurrent_layer_of_many_steps_is_a_loop_in_floating_point_if_it_is_skipped(tmp_path):
     x = RNG.normal(size=(64, 100, 3)).astype("float32")
     recurrent = layers.GRU(8, name="recurrent")
