@@ -55,7 +55,7 @@ def equalize(model: keras.Model, calibration: Any, *, skip: Sequence[str] = ()) 
 
     Raises:
         ValueError: If there is nothing to equalize: every layer with channels leads into a sum, an activation that is
-            not piecewise linear, an output, or a layer whose weights are used twice.
+            not ReLU or the like (ReLU6 is bounded), an output, or a layer whose weights are used twice.
 
     Example:
         >>> import keras, numpy as np
@@ -86,7 +86,8 @@ def equalize(model: keras.Model, calibration: Any, *, skip: Sequence[str] = ()) 
     if not links:
         raise ValueError(
             f"`model` must have a layer whose channels lead, through ReLU or pooling at most, into layers with weights "
-            f"of their own. {received(model=model.name)}"
+            f"of their own. {received(model=model.name)} Quantize it as it is: behind bounded activations, such as "
+            f"ReLU6, channels have like ranges anyway."
         )
     for link, largest in zip(links, _largest(program, links, input_arrays(structure, calibration)), strict=True):
         _apply(link, _factors(link, largest))

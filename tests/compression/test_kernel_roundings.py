@@ -26,22 +26,30 @@ def _values(grid: Grid, integers: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ranges", list(RANGES))
-@pytest.mark.parametrize("layer", [layers.Add, layers.Subtract, layers.Multiply])
-def test_no_pair_of_integers_differs_on_xnnpack(layer, ranges, tmp_path):
+def test_no_pair_of_integers_differs_on_xnnpack(ranges, tmp_path):
     inputs = [keras.Input((len(PAIRS),), name=name) for name in ("a", "b")]
-    model = keras.Model(inputs, layer()(inputs))
+    kinds = {"sum": layers.Add, "difference": layers.Subtract, "product": layers.Multiply}
+    model = keras.Model(inputs, {name: layer(name=name)(inputs) for name, layer in kinds.items()})
     rng = np.random.default_rng(0)
     calibration = [
         rng.permutation(np.linspace(least, most, len(PAIRS), dtype="float32"))[None] for least, most in RANGES[ranges]
     ]
     aware = quantize_aware(model, calibration=calibration)
     bundle = kn.convert(aware, tmp_path / "bundle", golden=calibration)
-    interpreter = Interpreter(str(bundle.directory / "model.tflite"))
-    run = interpreter.get_signature_runner()
-    grids = [_grid(one.scale, one.zero_point) for one in bundle.manifest.signatures[0].inputs]
-    fed = [_values(grid, integers)[None] for grid, integers in zip(grids, PAIRS.T, strict=True)]
-    (got,) = run(a=fed[0], b=fed[1]).values()
-    np.testing.assert_array_equal(aware.predict(fed, verbose=0), got)
+    check_all(aware, bundle, PAIRS.T)
+
+
+def check_all(aware: keras.Model, bundle: kn.Bundle, integers: np.ndarray) -> None:
+    """Runs model and file on integers for each input, and wants the same outputs."""
+    (signature,) = bundle.manifest.signatures
+    given = [
+        _values(_grid(one.scale, one.zero_point), column)[None]
+        for one, column in zip(signature.inputs, integers, strict=True)
+    ]
+    run = Interpreter(str(bundle.directory / "model.tflite")).get_signature_runner()
+    got = run(**{one.name: values for one, values in zip(signature.inputs, given, strict=True)})
+    for name, values in aware.predict(given, verbose=0).items():
+        np.testing.assert_array_equal(values, got[name], err_msg=name)
 
 
 @pytest.mark.any_backend
@@ -62,16 +70,14 @@ def test_sums_round_half_up_with_multipliers_of_21_bits(sign):
 ROOTS = {"near ties": (0.00063593505, 0.03182878, -128), "wide": (0.0391, 0.0197, 5), "narrow": (7e-6, 1.7, -60)}
 
 
-@pytest.mark.parametrize("most", [0.162163, 2.55, 33.0, 1e-3])
+@pytest.mark.parametrize("most", [0.162163, 33.0])
 def test_no_inverse_root_differs_on_the_device(most, tmp_path):
-    inputs = keras.Input((256,))
+    inputs = keras.Input((256,), name="x")
     calibration = np.linspace(most / 255, most, 256, dtype="float32")[None]
-    aware = quantize_aware(keras.Model(inputs, ops.rsqrt(inputs)), calibration=calibration)
+    model = keras.Model(inputs, {"output": ops.rsqrt(inputs)})
+    aware = quantize_aware(model, calibration=calibration)
     bundle = kn.convert(aware, tmp_path / "bundle", golden=calibration)
-    (given,) = bundle.manifest.signatures[0].inputs
-    fed = _values(_grid(given.scale, given.zero_point), np.arange(-128, 128))[None]
-    (got,) = Interpreter(str(bundle.directory / "model.tflite")).get_signature_runner()(**{given.name: fed}).values()
-    np.testing.assert_array_equal(aware.predict(fed, verbose=0), got)
+    check_all(aware, bundle, np.arange(-128, 128)[None])
 
 
 @pytest.mark.any_backend
