@@ -12,12 +12,13 @@ from keras import ops, tree
 
 from keras_notes.compression._affine import Grid
 from keras_notes.compression._copies import copied, names_of, with_names
+from keras_notes.compression._inputs import inputs_of
 from keras_notes.compression._quantized_program import QuantizedProgram
 from keras_notes.compression._scheme import Scheme
 from keras_notes.compression._substitution import substituted
 from keras_notes.compression._weight_transform import WeightTransform
 
-__all__ = ["CompressedModel", "inputs_of", "strip", "without_integers"]
+__all__ = ["CompressedModel", "strip", "without_integers"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -205,14 +206,6 @@ class CompressedModel(keras.Model):
             )
             self._symbolic = (inputs, self(inputs))
         return self._symbolic
-
-
-def inputs_of(network: keras.Model) -> Any:
-    """The inputs of a network in the structure in which it takes them; None if nothing says what they are."""
-    inner = getattr(network, "_functional", None) or network
-    if isinstance(inner, keras.Function):
-        return inner._inputs_struct if len(inner.inputs) != 1 else tree.flatten(inner._inputs_struct)[0]
-    return getattr(network, "input_structure", None)
 
 
 def without_integers(model: keras.Model, verb: str) -> tuple[keras.Model, list[WeightTransform], Any]:

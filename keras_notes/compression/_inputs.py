@@ -10,7 +10,15 @@ from keras import tree
 
 from keras_notes._samples import checked_samples
 
-__all__ = ["input_arrays", "spec_like"]
+__all__ = ["input_arrays", "inputs_of", "spec_like"]
+
+
+def inputs_of(network: keras.Model) -> Any:
+    """The inputs of a network in the structure in which it takes them; None if nothing says what they are."""
+    inner = getattr(network, "_functional", None) or network
+    if isinstance(inner, keras.Function):
+        return inner._inputs_struct if len(inner.inputs) != 1 else tree.flatten(inner._inputs_struct)[0]
+    return getattr(network, "input_structure", None)
 
 
 def spec_like(values: Any) -> keras.KerasTensor:

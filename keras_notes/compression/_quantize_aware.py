@@ -10,8 +10,8 @@ import numpy as np
 from keras import tree
 
 from keras_notes._checks import check_at_least, check_between, check_choice, received
-from keras_notes.compression._compressed_model import CompressedModel, inputs_of, without_integers
-from keras_notes.compression._inputs import input_arrays, spec_like
+from keras_notes.compression._compressed_model import CompressedModel, without_integers
+from keras_notes.compression._inputs import input_arrays, inputs_of, spec_like
 from keras_notes.compression._scheme import RECIPES, Scheme
 from keras_notes.compression._skip import check_skip, skip_patterns
 

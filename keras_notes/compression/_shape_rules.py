@@ -13,7 +13,7 @@ from keras import ops
 from keras_notes.compression._activation_rules import subtracted
 from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, is_result, several
 
-__all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "check_channels_last", "concatenated", "repeated"]
+__all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "check_channels_last", "concatenated"]
 
 _LAYERS = keras.layers
 
@@ -96,7 +96,7 @@ def _up_sampling(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
     x = arithmetic.quantized(value)
     sizes = (layer.size,) if isinstance(layer.size, int) else layer.size
     for axis, size in enumerate(sizes, 1):
-        x = repeated(arithmetic, x, size, axis)
+        x = _repeated(arithmetic, x, size, axis)
     return x
 
 
@@ -105,7 +105,7 @@ def _repeat_vector(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
     return arithmetic.moved(ops.stack([x.tensor] * step.operation.n, axis=1), x.grid)
 
 
-def repeated(arithmetic: Arithmetic, x: Value, times: int, axis: int) -> Value:
+def _repeated(arithmetic: Arithmetic, x: Value, times: int, axis: int) -> Value:
     """By stacking copies: LiteRT's quantizer leaves TILE in floating point."""
     shape = [-1, *x.shape[1:]]
     rows = arithmetic.moved(
@@ -197,6 +197,7 @@ SHAPE_LAYERS: dict[Any, Callable] = {
     _LAYERS.GlobalMaxPooling2D: _global_max,
     _LAYERS.UpSampling1D: _up_sampling,
     _LAYERS.UpSampling2D: _up_sampling,
+    _LAYERS.UpSampling3D: _up_sampling,
     _LAYERS.Concatenate: _concatenate,
     _LAYERS.Maximum: _maximum,
     _LAYERS.Minimum: _minimum,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from keras import ops
 
 from keras_notes.compression._activation_rules import activated
 from keras_notes.compression._arithmetic import Arithmetic, Pending, Product, Value, Weights
-from keras_notes.compression._shape_rules import averaged, check_channels_last, repeated
+from keras_notes.compression._shape_rules import averaged, check_channels_last
 
 __all__ = ["VOLUME_LAYERS"]
 
@@ -35,7 +36,8 @@ def _convolution(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     extent = (size - 1) * dilation + 1
     if layer.padding == "same":
         missing = max((-(-depth // stride) - 1) * stride + extent - depth, 0)
-        x = _padded(arithmetic, x, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)))
+        pads = ((0, 0), (missing // 2, missing - missing // 2), *[(0, 0)] * 3)
+        x = arithmetic.moved(ops.pad(x.tensor, pads), x.grid)
     frames = (x.shape[1] - extent) // stride + 1
     beside = [
         arithmetic.moved(x.tensor[:, first : first + (frames - 1) * stride + 1 : stride], x.grid).tensor
@@ -90,11 +92,7 @@ def _pooled(arithmetic: Arithmetic, step: Any, value: Any, pool: Callable) -> Va
 def _global_average(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
     x = _flat_frames(arithmetic, step, value)
     result = averaged(arithmetic, step.name, x, [1, 2], step.operation.keepdims)
-    return _with_dimension(result) if step.operation.keepdims else result
-
-
-def _with_dimension(result: Pending) -> Pending:
-    return Pending(result.name, result.compute, after=lambda tensor: ops.expand_dims(tensor, 1))
+    return replace(result, after=lambda tensor: ops.expand_dims(tensor, 1)) if step.operation.keepdims else result
 
 
 def _global_max(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
@@ -104,24 +102,9 @@ def _global_max(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
     return _shaped(arithmetic, x, (1, 1, 1, channels) if step.operation.keepdims else (channels,))
 
 
-def _zero_padding(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
-    return _padded(arithmetic, _volume(arithmetic, step, value), step.operation.padding)
-
-
-def _padded(arithmetic: Arithmetic, x: Value, amounts: Sequence[tuple[int, int]]) -> Value:
-    return arithmetic.moved(ops.pad(x.tensor, ((0, 0), *amounts, (0, 0))), x.grid)
-
-
-def _cropping(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
+def _moving(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
     x = _volume(arithmetic, step, value)
     return arithmetic.moved(step.operation(x.tensor), x.grid)
-
-
-def _up_sampling(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
-    x = _volume(arithmetic, step, value)
-    for axis, times in enumerate(step.operation.size, 1):
-        x = repeated(arithmetic, x, times, axis)
-    return x
 
 
 def _volume(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
@@ -145,7 +128,6 @@ VOLUME_LAYERS: dict[Any, Callable] = {
     _LAYERS.AveragePooling3D: _average_pooling,
     _LAYERS.GlobalAveragePooling3D: _global_average,
     _LAYERS.GlobalMaxPooling3D: _global_max,
-    _LAYERS.ZeroPadding3D: _zero_padding,
-    _LAYERS.Cropping3D: _cropping,
-    _LAYERS.UpSampling3D: _up_sampling,
+    _LAYERS.ZeroPadding3D: _moving,
+    _LAYERS.Cropping3D: _moving,
 }

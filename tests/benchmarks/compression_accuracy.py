@@ -64,12 +64,13 @@ def rows_of(name: str, seed: int) -> dict[str, float]:
         return accuracy(one.predict(data[1][0], batch_size=500, verbose=0), data)
 
     rows = {"float": of(model), "ours, after training": of(quantized(model, data, 0, seed))}
+    starts = dict.fromkeys(OURS if task.tfmot else [DEFAULT], model)
     if task.tfmot:
-        rows[f"{EQUALIZED}, after training"] = of(quantized(equalize(model, data[0][0][:CALIBRATION]), data, 0, seed))
-    for scheme, options in OURS.items() if task.tfmot else [(DEFAULT, OURS[DEFAULT])]:
-        start = equalize(model, data[0][0][:CALIBRATION]) if scheme == EQUALIZED else model
+        starts[EQUALIZED] = equalize(model, data[0][0][:CALIBRATION])
+        rows[f"{EQUALIZED}, after training"] = of(quantized(starts[EQUALIZED], data, 0, seed))
+    for scheme, start in starts.items():
         for steps in STEPS:
-            rows[f"{scheme}, {steps} steps"] = of(quantized(start, data, steps, seed, **options))
+            rows[f"{scheme}, {steps} steps"] = of(quantized(start, data, steps, seed, **OURS[scheme]))
             keras.backend.clear_session()
     if task.tfmot:
         rows |= {f"{TFMOT}, {steps} steps": share for steps, share in by_tfmot(model, data, seed).items()}
