@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-__all__ = ["TAKES_SEVERAL", "Channels", "Producer", "has_rule", "of_ranks", "rule_of"]
+__all__ = ["FILTERS", "TAKES_SEVERAL", "Channels", "Producer", "has_rule", "of_ranks", "rule_of"]
 
 
 class Channels(NamedTuple):
@@ -45,7 +45,7 @@ def rule_of(operation: Any) -> Callable[..., Channels | None] | None:
 def _filters(graph: Any, node: Any, given: list) -> Channels | None:
     layer, entering = node.operation, given[0]
     weights = {variable.name: variable for variable in layer.weights}
-    axes = _FILTERS[type(layer)]
+    axes = FILTERS[type(layer)]
     if not weights.keys() <= axes.keys() or getattr(layer, "groups", 1) != 1:  # LoRA and integers have other weights
         return None
     if entering is not None and entering.axis != _channel_axis(layer, node.input_tensors[0]):
@@ -207,7 +207,7 @@ def of_ranks(*names: str) -> list[type]:
 
 
 # Weights of layers with filters: their axes of inputs and of outputs.
-_FILTERS: dict[type, dict[str, tuple[int | None, int | None]]] = {
+FILTERS: dict[type, dict[str, tuple[int | None, int | None]]] = {
     **{kind: {"kernel": (-2, -1), "bias": (None, 0)} for kind in of_ranks("Dense", "Conv{}D")},
     **{kind: {"kernel": (-1, -2), "bias": (None, 0)} for kind in of_ranks("Conv{}DTranspose")},
     **{
@@ -217,7 +217,7 @@ _FILTERS: dict[type, dict[str, tuple[int | None, int | None]]] = {
     layers.Embedding: {"embeddings": (None, -1)},
 }
 _LAYERS: dict[type, Callable[..., Channels | None]] = {
-    **dict.fromkeys(_FILTERS, _filters),
+    **dict.fromkeys(FILTERS, _filters),
     **dict.fromkeys(of_ranks("DepthwiseConv{}D"), _depthwise),
     **dict.fromkeys(of_ranks("BatchNormalization", "LayerNormalization", "RMSNormalization"), _normalized),
     layers.PReLU: _prelu,

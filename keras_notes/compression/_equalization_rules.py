@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_notes.compression._channel_rules import of_ranks
+from keras_notes.compression._channel_rules import FILTERS, of_ranks
 
 __all__ = ["ChannelWeights", "is_activation", "is_homogeneous", "made_by", "taken_by"]
 
@@ -51,7 +51,7 @@ def made_by(layer: Any) -> tuple[ChannelWeights, ...]:
     """The weights that each channel of what a layer gives is proportional to, the kernel first."""
     places = _MADE.get(type(layer), {})
     weights = _weights_of(layer)
-    if next(iter(places), None) not in weights or not weights.keys() <= {*places, *_STATISTICS}:
+    if next(iter(places), None) not in weights or not _are_known(layer, weights):
         return ()
     if not _is_piecewise_linear(getattr(layer, "activation", None)) or not _has_channels_last(layer):
         return ()
@@ -62,12 +62,17 @@ def taken_by(layer: Any) -> tuple[ChannelWeights, ...] | None:
     """The weights that a layer multiplies its input's channels with."""
     name, axis, mixes = _TAKEN.get(type(layer), ("", 0, False))
     weights = _weights_of(layer)
-    known = {*_MADE.get(type(layer), {}), name}
-    if name not in weights or not weights.keys() <= known:
+    if name not in weights or not _are_known(layer, weights):
         return None
     if getattr(layer, "groups", 1) != 1 or not _has_channels_last(layer):
         return None
     return (ChannelWeights(weights[name], (axis,), mixes),)
+
+
+def _are_known(layer: Any, weights: dict[str, keras.Variable]) -> bool:
+    """Whether a layer has no others, as LoRA and integers bring them."""
+    taken, *_ = _TAKEN.get(type(layer), ("",))
+    return weights.keys() <= {*_MADE[type(layer)], taken, *_STATISTICS}
 
 
 def _weights_of(layer: Any) -> dict[str, keras.Variable]:
@@ -103,20 +108,22 @@ def is_homogeneous(operation: Any) -> bool:
 _STATISTICS = ("moving_mean", "moving_variance")
 _PIECEWISE_LINEAR = (keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
 _OPERATIONS = ("Relu", "LeakyRelu")
-# The axes of channels in what makes them, and in what takes them, with whether it mixes them.
+# Not of tables: an embedding's rows lie on a grid that is a constant's.
+_SCALED = {kind: axes for kind, axes in FILTERS.items() if kind is not layers.Embedding}
+# The axes of channels in what makes them, the kernel first.
 _MADE: dict[type, dict[str, tuple[int, ...]]] = {
-    **{kind: {"kernel": (-1,), "bias": (0,)} for kind in of_ranks("Dense", "Conv{}D")},
-    **{kind: {"kernel": (-2,), "bias": (0,)} for kind in of_ranks("Conv{}DTranspose")},
+    **{kind: {name: (out,) for name, (_, out) in axes.items() if out is not None} for kind, axes in _SCALED.items()},
     **{kind: {"kernel": (-2, -1), "bias": (0,)} for kind in of_ranks("DepthwiseConv{}D")},
-    **{kind: {"pointwise_kernel": (-1,), "bias": (0,)} for kind in of_ranks("SeparableConv{}D")},
     **{kind: {"gamma": (0,), "beta": (0,)} for kind in (layers.BatchNormalization, layers.LayerNormalization)},
     layers.RMSNormalization: {"scale": (0,)},
 }
+# The weights that take channels, the axis of these, and whether they mix them.
 _TAKEN: dict[type, tuple[str, int, bool]] = {
-    **dict.fromkeys(of_ranks("Dense", "Conv{}D"), ("kernel", -2, True)),
-    **dict.fromkeys(of_ranks("Conv{}DTranspose"), ("kernel", -1, True)),
+    **{
+        kind: next((name, taken, out is not None) for name, (taken, out) in axes.items() if taken is not None)
+        for kind, axes in _SCALED.items()
+    },
     **dict.fromkeys(of_ranks("DepthwiseConv{}D"), ("kernel", -2, False)),
-    **dict.fromkeys(of_ranks("SeparableConv{}D"), ("depthwise_kernel", -2, False)),
 }
 _EACH_CHANNEL = (
     *of_ranks("MaxPooling{}D", "AveragePooling{}D", "GlobalMaxPooling{}D", "GlobalAveragePooling{}D",

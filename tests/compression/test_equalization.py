@@ -108,6 +108,15 @@ def test_every_layer_that_can_is_equalized():
     assert names == {layer.name for layer in model.layers if layer.weights and not isinstance(layer, L.PReLU)}
 
 
+def test_kernels_that_make_channels_and_those_that_take_them_are_scaled():
+    model = randomized(kinds_net())
+    equalized = equalize(model, X)
+    for name, kernels in {"separable": ("depthwise_kernel", "pointwise_kernel"), "again": ("kernel",)}.items():
+        for kernel in kernels:
+            one, other = (ops.convert_to_numpy(getattr(each.get_layer(name), kernel)) for each in (model, equalized))
+            assert np.any(one != other), (name, kernel)
+
+
 def test_channels_have_like_ranges_behind_it():
     model = unequal(depthwise_net())
 
