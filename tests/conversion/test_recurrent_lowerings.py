@@ -153,6 +153,15 @@ def test_short_sequences_compute_in_integers_throughout(recipe, tmp_path):
     assert read_tflite(bundle.model_path).float_islands() == ()
 
 
+@pytest.mark.parametrize("recipe", ["static_int8", "int16x8"])
+def test_what_reads_from_both_ends_does_too(recipe, tmp_path):
+    """The outputs of the layer that reads backwards are put in order by GATHER; REVERSE_V2 stays in floating point."""
+    model = around(layers.Bidirectional(layers.LSTM(UNITS, return_sequences=True)), layers.Dense(3), scale=0.3)
+    bundle, operators = converted(model, tmp_path, recipe)
+    assert "GATHER" in operators
+    assert read_tflite(bundle.model_path).float_islands() == ()
+
+
 def test_long_ones_do_if_asked_to(tmp_path):
     long = np.tile(X, (1, 2, 1))
     model = around(layers.LSTM(UNITS, name="cell"), layers.Dense(3), shape=long.shape[1:], scale=0.2)
