@@ -4,7 +4,7 @@ teacher -> distillation -> compression -> conversion -> BUNDLE -> verification -
            (uses losses, layers)                        (files)                   (on the device)
 """
 
-from keras_notes import compression, distillation, errors, losses
+from keras_notes import compression, distillation, errors, layers, losses
 from keras_notes.benchmarking import bench
 from keras_notes.bundle import Bundle
 from keras_notes.conversion import convert
@@ -23,6 +23,7 @@ __all__ = [
     "convert",
     "distillation",
     "errors",
+    "layers",
     "losses",
     "verify",
     "write_report",

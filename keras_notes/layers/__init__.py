@@ -1,0 +1,22 @@
+"""Layers of Transformers, of `keras.ops` and Keras's own layers, in operators that a phone is fast at.
+
+inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
+attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
+"""
+
+from keras_notes.layers._attention import scaled_dot_product_attention
+from keras_notes.layers._multi_head_attention import MultiHeadAttention
+from keras_notes.layers._one_hot import OneHot, one_hot
+from keras_notes.layers._positional_encoding import PositionalEncoding, sinusoidal
+from keras_notes.layers._rotary import apply_rotary, rotary_angles
+
+__all__ = [
+    "MultiHeadAttention",
+    "OneHot",
+    "PositionalEncoding",
+    "apply_rotary",
+    "one_hot",
+    "rotary_angles",
+    "scaled_dot_product_attention",
+    "sinusoidal",
+]
