@@ -2,18 +2,25 @@
 
 inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
 attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
+Transformers  TransformerEncoder and TransformerDecoder (a block each), Transformer (the whole)
 """
 
 from keras_notes.layers._attention import scaled_dot_product_attention
+from keras_notes.layers._decoder import TransformerDecoder
+from keras_notes.layers._encoder import TransformerEncoder
 from keras_notes.layers._multi_head_attention import MultiHeadAttention
 from keras_notes.layers._one_hot import OneHot, one_hot
 from keras_notes.layers._positional_encoding import PositionalEncoding, sinusoidal
 from keras_notes.layers._rotary import apply_rotary, rotary_angles
+from keras_notes.layers._transformer import Transformer
 
 __all__ = [
     "MultiHeadAttention",
     "OneHot",
     "PositionalEncoding",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerEncoder",
     "apply_rotary",
     "one_hot",
     "rotary_angles",

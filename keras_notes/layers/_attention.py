@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = ["scaled_dot_product_attention"]
@@ -61,7 +62,7 @@ def scaled_dot_product_attention(
     scaled = query_bhqk * query_bhqk.shape[-1] ** -0.5
     logits = ops.matmul(_grouped(scaled, groups), ops.transpose(key_bgmk, (0, 1, 3, 2)))
     scores = softmax(_grouped(logits, heads), mask=mask)
-    if mask is not None:
+    if not _leaves_each_a_key(mask):
         scores = ops.where(mask, scores, 0.0)
     weights = scores if dropout is None else dropout(scores)
     return _grouped(ops.matmul(_grouped(weights, groups), value_bgmv), heads), scores
@@ -74,3 +75,8 @@ def _grouped(x_bhqk: Any, groups: int) -> Any:
     """
     heads, rows, width = ops.shape(x_bhqk)[1:]
     return x_bhqk if heads == groups else ops.reshape(x_bhqk, (-1, groups, heads * rows // groups, width))
+
+
+def _leaves_each_a_key(mask: Any) -> bool:
+    """Whether each query may look at a key for sure: a softmax of nothing has nothing to be cleared of."""
+    return mask is None or (isinstance(mask, np.ndarray) and bool(mask.any(axis=-1).all()))

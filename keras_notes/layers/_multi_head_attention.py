@@ -14,10 +14,11 @@ from keras import ops
 from keras_notes._checks import check_at_least, check_between, check_positive, differ, received
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._cache import Cache, check_memory, empty_cache, written
+from keras_notes.layers._initializers import another
 from keras_notes.layers._masks import causal_mask, combined_mask
 from keras_notes.layers._rotary import check_rotary_width, rotated, waves_from
 
-__all__ = ["MultiHeadAttention"]
+__all__ = ["MultiHeadAttention", "checked_groups"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -122,7 +123,7 @@ class MultiHeadAttention(keras.Layer):
         self.dropout = check_between("dropout", dropout, 0.0, 1.0)
         self.use_bias = bool(use_bias)
         self.output_width = None if output_shape is None else check_at_least("output_shape", output_shape, 1)
-        self.num_key_value_heads = _checked_groups(num_key_value_heads, self.num_heads)
+        self.num_key_value_heads = checked_groups(num_key_value_heads, self.num_heads)
         self.rotary = bool(rotary)
         self.rotary_base = check_positive("rotary_base", rotary_base)
         if self.rotary:
@@ -230,8 +231,8 @@ class MultiHeadAttention(keras.Layer):
             equation,
             output_shape,
             bias_axes=bias_axes if self.use_bias else None,
-            kernel_initializer=_another(self.kernel_initializer),
-            bias_initializer=_another(self.bias_initializer),
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             kernel_regularizer=self.kernel_regularizer,
             bias_regularizer=self.bias_regularizer,
             kernel_constraint=self.kernel_constraint,
@@ -270,12 +271,8 @@ def _with_length_of(x: Any, projected: Any) -> Any:
     return ops.reshape(projected, (-1, x.shape[1], *projected.shape[2:]))
 
 
-def _another(initializer: Any) -> Any:
-    """A copy, for one object would give all kernels the same values."""
-    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
-
-
-def _checked_groups(num_key_value_heads: int | None, num_heads: int) -> int:
+def checked_groups(num_key_value_heads: int | None, num_heads: int) -> int:
+    """The number of heads of keys and values, which divides that of the queries; None for the same."""
     if num_key_value_heads is None:
         return num_heads
     groups = check_at_least("num_key_value_heads", num_key_value_heads, 1)
