@@ -14,7 +14,13 @@ import pytest
 import keras_notes as kn
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("keras_notes", "keras_notes.losses", "keras_notes.distillation", "keras_notes.conversion")
+PACKAGES = (
+    "keras_notes",
+    "keras_notes.losses",
+    "keras_notes.layers",
+    "keras_notes.distillation",
+    "keras_notes.conversion",
+)
 
 
 def run(*command, **arguments):
@@ -68,11 +74,13 @@ def test_all_names_are_there_and_sorted(name):
         assert getattr(module, public).__doc__, public
 
 
-def test_every_public_class_of_losses_and_distillation_is_registered_for_saving():
+def test_every_public_class_of_losses_layers_and_distillation_is_registered_for_saving():
     classes = [item for item in vars(kn.losses).values() if isinstance(item, type)]
     assert len(classes) == 12
+    layers = [item for item in vars(kn.layers).values() if isinstance(item, type)]
+    assert len(layers) == 6
     distillation = kn.Distiller, kn.FeatureMatch, kn.TeacherCache, kn.distillation.MutualDistiller
-    for cls in (*classes, *distillation):
+    for cls in (*classes, *layers, *distillation):
         assert keras.saving.get_registered_name(cls) == f"keras_notes>{cls.__name__}"
 
 
