@@ -2,10 +2,12 @@
 
 from keras_notes._candidates import Candidate, Choice, read_choice
 from keras_notes.conversion._convert import convert
+from keras_notes.conversion._streaming import streaming_model
 
 __all__ = [
     "Candidate",
     "Choice",
     "convert",
     "read_choice",
+    "streaming_model",
 ]

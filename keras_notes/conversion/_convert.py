@@ -30,6 +30,7 @@ def convert(
     preprocessing: str | None = None,
     signatures: Mapping[str, keras.Model] | None = None,
     batch_size: int | None = 1,
+    lowering: str | Mapping[str, str] = "auto",
     validation_data: Any = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
@@ -71,6 +72,10 @@ def convert(
         signatures: Further entry points by name: models that share layers with `model`, whose own is
             "serving_default". Shared weights are in the file once.
         batch_size: 1, or None for a file that takes any number of samples at once.
+        lowering: What recurrent layers become on the device, Keras's own too: "loop", "unrolled", "fused", or "auto",
+            as `keras_notes.layers.LSTM` tells; or a dict of these by layer name, `{"lstm*": "fused"}`, the last one
+            that matches counting. A fused LSTM needs a runtime that resets its state, and takes "float32" and
+            "static_int8".
         validation_data: For "auto": test inputs and their class ids (x, y), on which accuracy is measured; of a model
             with one output. Without them the error on the golden samples counts.
         accuracy_budget: For "auto": how much a file may lose, >= 0. Of accuracy, as a fraction (0.01 is one point); or
@@ -119,6 +124,7 @@ def convert(
         preprocessing=preprocessing,
         signatures=signatures,
         batch_size=batch_size,
+        lowering=lowering,
     )
     contents = chosen(prepared, plans, edges, wish) if is_auto(recipe) else prepared.contents(plans[0], edges)
     return write_bundle(target, *contents, overwrite=overwrite)

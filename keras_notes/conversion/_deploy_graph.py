@@ -111,7 +111,14 @@ def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def save_graphs(graphs: tuple[DeployGraph, ...], directory: Path, *, batch_size: int | None, integers: bool) -> None:
+def save_graphs(
+    graphs: tuple[DeployGraph, ...],
+    directory: Path,
+    *,
+    batch_size: int | None,
+    integers: bool,
+    recurrent: Mapping[str, str],
+) -> None:
     """Writes a SavedModel with one signature a graph. On the TensorFlow backend only.
 
     By `ExportArchive`, because `tf.saved_model.save` leaves the variables of a Keras 3 model uninitialised, which
@@ -119,7 +126,7 @@ def save_graphs(graphs: tuple[DeployGraph, ...], directory: Path, *, batch_size:
     """
     archive = keras.export.ExportArchive()
     layers = {id(layer): layer for graph in graphs for layer in graph.model._flatten_layers()}.values()
-    with in_full_precision(layers), lowered(layers, integers=integers), _deployed(layers):
+    with in_full_precision(layers), lowered(layers, integers=integers, recurrent=recurrent), _deployed(layers):
         for graph in graphs:
             archive.track(graph.model)
             specs = [

@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=tensorflow python _exporter.py JOB
 
-JOB is a directory with `job.json` ({"signatures", "output_names", "modules", "batch_size", "integers"}) and a file
-`model_<signature number>.keras` for each signature. The result is JOB/saved_model.
+JOB is a directory with `job.json` ({"signatures", "output_names", "modules", "batch_size", "integers", "recurrent"})
+and a file `model_<signature number>.keras` for each signature. The result is JOB/saved_model.
 """
 
 import importlib
@@ -26,7 +26,8 @@ def export(job: Path) -> None:
         # Not in safe mode: the caller's own model, just saved by it.
         model = keras.saving.load_model(job / f"model_{number}.keras", compile=False, safe_mode=False)
         graphs.append(deploy_graph(model, name, output_names=tuple(settings["output_names"][name])))
-    save_graphs(tuple(graphs), job / "saved_model", batch_size=settings["batch_size"], integers=settings["integers"])
+    arguments = {name: settings[name] for name in ("batch_size", "integers", "recurrent")}
+    save_graphs(tuple(graphs), job / "saved_model", **arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ from keras_notes.conversion._marks import take_marks
 from keras_notes.conversion._masks import lower_masks
 from keras_notes.conversion._names import name_by_layer
 from keras_notes.conversion._recipes import Plan
+from keras_notes.conversion._recurrent_lowerings import check_lowering, recurrent_layers, wanted_lowering
 from keras_notes.conversion._trained_integers import TrainedWeights, with_trained_integers
 from keras_notes.conversion._worker_process import Job
 from keras_notes.errors import ConversionError
@@ -45,6 +47,10 @@ class FileMaker:
         graphs: The deploy graphs.
         batch_size: 1, or None for any.
         calibration: Samples of each input, states included, by signature; empty where no recipe needs ranges.
+        lowering: What recurrent layers become, as for `convert`.
+
+    Raises:
+        ValueError: If `lowering` names no recurrent layer of the model, or no lowering.
     """
 
     def __init__(
@@ -52,12 +58,14 @@ class FileMaker:
         graphs: tuple[DeployGraph, ...],
         batch_size: int | None,
         calibration: Mapping[str, Mapping[str, np.ndarray]],
+        lowering: str | Mapping[str, str],
     ) -> None:
         self._graphs = graphs
         self._batch_size = batch_size
         self._calibration = calibration
         self._integers_differ = any(map(differs_for_integers, self._layers()))
-        self._float_files: dict[bool, bytes] = {}
+        self._lowering = check_lowering(lowering, [layer.name for layer in recurrent_layers(self._layers())])
+        self._float_files: dict[str, bytes] = {}
         self._ranges: dict[bytes, dict[str, list]] = {}
 
     @property
@@ -74,6 +82,8 @@ class FileMaker:
         float_tflite = self._float_file(plan)
         if plan.default.name == "float32" and not plan.layers:
             return Converted(float_tflite, float_tflite)
+        if "fused" in self._recurrent(plan).values():
+            return Converted(with_edges(self._fused_int8(plan), edges), float_tflite)
         ranges: dict[str, list] = {}
         if self.is_trained:
             float_tflite, ranges = take_marks(float_tflite, plan.default.activations == "int16")
@@ -98,36 +108,69 @@ class FileMaker:
             return Converted(with_edges(quantized, edges), float_tflite)
 
     def _float_file(self, plan: Plan) -> bytes:
-        integers = plan.needs_calibration and self._integers_differ
-        if integers not in self._float_files:
+        forms = self._forms(plan)
+        if "fused" in forms["recurrent"].values() and self._batch_size != 1:
+            raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
+        key = json.dumps(forms)
+        if key not in self._float_files:
             with self._job(plan) as job:
-                job.settle(batch_size=self._batch_size, integers=integers, signatures=self._inputs())
-                self._save(job, integers)
+                self._save(job, **forms)
+                job.settle(int8=False)
                 job.run("_converter.py", gives="float.tflite")
-                layers = {layer.name for layer in self._layers()}
-                models = {graph.model.name for graph in self._graphs}
-                made = (job.directory / "float.tflite").read_bytes()
-                self._float_files[integers] = name_by_layer(made, models, layers)
-        return self._float_files[integers]
+                self._float_files[key] = self._named((job.directory / "float.tflite").read_bytes())
+        return self._float_files[key]
+
+    def _forms(self, plan: Plan) -> dict[str, Any]:
+        """What layers shall compute in the deploy graph."""
+        return {"integers": plan.needs_calibration and self._integers_differ, "recurrent": self._recurrent(plan)}
+
+    def _recurrent(self, plan: Plan) -> dict[str, str]:
+        return {
+            layer.name: wanted_lowering(layer, self._lowering, plan.recipe_of(f"{layer.name}/step").is_integer)
+            for layer in recurrent_layers(self._layers())
+        }
+
+    def _fused_int8(self, plan: Plan) -> bytes:
+        """By the converter's own quantization: ai-edge-quantizer does not know the operator."""
+        with self._job(plan) as job:
+            if plan.default.name != "static_int8" or plan.layers:
+                raise ConversionError(
+                    f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
+                    f"Received: {plan.default.name!r}{f' with {sorted(plan.layers)}' if plan.layers else ''}. Use the "
+                    f"lowering 'loop'."
+                )
+            self._save(job, **self._forms(plan))
+            self._save_calibration(job)
+            job.settle(int8=True)
+            job.run("_converter.py", gives="quantized.tflite")
+            return self._named((job.directory / "quantized.tflite").read_bytes())
+
+    def _named(self, tflite: bytes) -> bytes:
+        models = {graph.model.name for graph in self._graphs}
+        return name_by_layer(tflite, models, {layer.name for layer in self._layers()})
 
     def _ranges_of(self, float_tflite: bytes, plan: Plan) -> dict[str, list]:
         if float_tflite not in self._ranges:
             with self._job(plan) as job:
                 (job.directory / "float.tflite").write_bytes(float_tflite)
                 job.settle(signatures=self._inputs())
-                for number, graph in enumerate(self._graphs):
-                    # By position: `np.savez` takes names as keywords, and an input may be called "file".
-                    samples = self._calibration[graph.signature].values()
-                    np.savez(job.directory / f"calibration_{number}.npz", *samples)
+                self._save_calibration(job)
                 job.run("_calibrator.py", gives="ranges.json")
                 self._ranges[float_tflite] = json.loads((job.directory / "ranges.json").read_text())
         return self._ranges[float_tflite]
 
-    def _save(self, job: Job, integers: bool) -> None:
+    def _save_calibration(self, job: Job) -> None:
+        for number, graph in enumerate(self._graphs):
+            # By position: `np.savez` takes names as keywords, and an input may be called "file".
+            np.savez(job.directory / f"calibration_{number}.npz", *self._calibration[graph.signature].values())
+
+    def _save(self, job: Job, **forms: Any) -> None:
         """Writes the SavedModel; by a TensorFlow process, where Keras runs on another backend here."""
+        job.settle(signatures=self._inputs())
         if keras.backend.backend() == "tensorflow":
-            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, integers=integers)
+            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, **forms)
             return
+        job.settle(batch_size=self._batch_size, **forms)
         job.settle(output_names={graph.signature: list(graph.output_names) for graph in self._graphs})
         job.settle(modules=self._modules(), paths=[path for path in sys.path if path])
         for number, graph in enumerate(self._graphs):
@@ -193,7 +236,8 @@ def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:
                 raise ConversionError(
                     f"A loop must not compute in integers: nothing can see the ranges in it. Received: {scope!r} with "
                     f"the recipe {recipe.name!r}. Declare the layer, recipe={{'default': {plan.default.name!r}, "
-                    f"'layers': {{{layer!r}: 'dynamic_int8'}}}}, or give it 32 steps or fewer, which are unrolled."
+                    f"'layers': {{{layer!r}: 'dynamic_int8'}}}}, or write its steps out, lowering={{{layer!r}: "
+                    f"'unrolled'}}, which takes memory for each."
                 )
             if recipe != plan.default:
                 recipes[scope] = recipe.name

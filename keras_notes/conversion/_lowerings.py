@@ -7,42 +7,39 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 from keras import ops
 
 from keras_notes._layer_calls import replaced_call
+from keras_notes.conversion._recurrent_lowerings import recurrent_lowering
 
-__all__ = ["LONGEST_UNROLLED", "differs_for_integers", "in_full_precision", "lowered"]
-
-# Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop.
-LONGEST_UNROLLED = 32
+__all__ = ["differs_for_integers", "in_full_precision", "lowered"]
 
 
 @contextlib.contextmanager
-def lowered(layers: Iterable[keras.Layer], *, integers: bool) -> Iterator[None]:
+def lowered(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping[str, str]) -> Iterator[None]:
     """Lets each layer compute what is to be converted, while the block runs.
 
     Args:
         layers: Every layer of a model, nested ones too.
-        integers: Whether the graph is to compute in integers. Recurrent layers of at most `LONGEST_UNROLLED` steps are
-            written out step by step then: calibration cannot look into the loop that they are otherwise; TensorFlow's
-            ends its process over it (tensorflow/tensorflow#101050).
+        integers: Whether the graph is to compute in integers.
+        recurrent: What recurrent layers become, by name: see _recurrent_lowerings.py.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
             for kind, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
                 if type(layer) is kind:
                     stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
-            if integers and isinstance(layer, keras.layers.RNN) and not layer.unroll:
-                stack.enter_context(replaced_call(layer, _unrolled(layer)))
+            if isinstance(layer, keras.layers.RNN):
+                stack.enter_context(recurrent_lowering(layer, recurrent.get(layer.name)))
         yield
 
 
 def differs_for_integers(layer: keras.Layer) -> bool:
     """Whether a layer computes by other operators where it shall compute in integers."""
-    return isinstance(layer, keras.layers.RNN) or type(layer) in _FOR_INTEGERS
+    return type(layer) in _FOR_INTEGERS
 
 
 @contextlib.contextmanager
@@ -124,21 +121,6 @@ def _scaled(x, axis, gamma, beta):
     if beta is not None:
         x = x + ops.cast(ops.reshape(beta, shape), x.dtype)
     return x
-
-
-def _unrolled(layer) -> Callable:
-    original = layer.call
-
-    @functools.wraps(original)
-    def call(sequences, *arguments, **keywords):
-        steps = sequences.shape[1]
-        layer.unroll = steps is not None and steps <= LONGEST_UNROLLED
-        try:
-            return original(sequences, *arguments, **keywords)
-        finally:
-            layer.unroll = False
-
-    return call
 
 
 _LOWERINGS: dict[type, Callable] = {

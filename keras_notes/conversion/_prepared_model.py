@@ -50,6 +50,7 @@ class PreparedModel:
         preprocessing: str | None = None,
         signatures: Mapping[str, keras.Model] | None = None,
         batch_size: int | None = 1,
+        lowering: str | Mapping[str, str] = "auto",
     ) -> None:
         self._labels = labels
         self._preprocessing = preprocessing
@@ -71,7 +72,7 @@ class PreparedModel:
         _check_labels(labels, self._outputs[SIGNATURE])
         self.name = model.name
         self.graphs = tuple(graphs)
-        self._maker = FileMaker(self.graphs, batch_size, ranges)
+        self._maker = FileMaker(self.graphs, batch_size, ranges, lowering)
 
     def labelled(self, x: Any, y: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Samples by input name, and their class ids.

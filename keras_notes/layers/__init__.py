@@ -1,6 +1,7 @@
-"""Layers of Transformers, of `keras.ops` and Keras's own layers, in operators that a phone is fast at.
+"""Layers of `keras.ops` and Keras's own layers, which reach a phone as the operators that it is fast at.
 
 inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
+recurrence    LSTM; lstm_step, count_lstm_params
 attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
 Transformers  TransformerEncoder and TransformerDecoder (a block each), Transformer (the whole)
 """
@@ -8,6 +9,7 @@ Transformers  TransformerEncoder and TransformerDecoder (a block each), Transfor
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._decoder import TransformerDecoder
 from keras_notes.layers._encoder import TransformerEncoder
+from keras_notes.layers._lstm import LSTM, count_lstm_params, lstm_step
 from keras_notes.layers._multi_head_attention import MultiHeadAttention
 from keras_notes.layers._one_hot import OneHot, one_hot
 from keras_notes.layers._positional_encoding import PositionalEncoding, sinusoidal
@@ -15,6 +17,7 @@ from keras_notes.layers._rotary import apply_rotary, rotary_angles
 from keras_notes.layers._transformer import Transformer
 
 __all__ = [
+    "LSTM",
     "MultiHeadAttention",
     "OneHot",
     "PositionalEncoding",
@@ -22,6 +25,8 @@ __all__ = [
     "TransformerDecoder",
     "TransformerEncoder",
     "apply_rotary",
+    "count_lstm_params",
+    "lstm_step",
     "one_hot",
     "rotary_angles",
     "scaled_dot_product_attention",

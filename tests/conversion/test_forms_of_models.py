@@ -35,8 +35,8 @@ def _recurrent(kind, **options):
 @pytest.mark.parametrize("recipe", ["dynamic_int8", "static_int8"])
 def test_short_recurrent_layers_convert_in_integers(tmp_path, kind, recipe):
     bundle = _converted(_recurrent(kind), tmp_path / "bundle", recipe)
-    operators = kn.verify(bundle).operators
-    assert ("WHILE" in operators) == (recipe == "dynamic_int8")
+    # Six steps are fewer than two blocks of a loop: by each recipe they are written out.
+    assert "WHILE" not in kn.verify(bundle).operators
 
 
 @pytest.mark.parametrize("recipe", ["float32", "static_int8"])
@@ -164,7 +164,7 @@ def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tm
     model = keras.Sequential([keras.Input((6, 4), name="x"), norm, layers.Dense(3)])
     model.set_weights([w + 0.1 * RNG.normal(size=w.shape) for w in model.get_weights()])
     before = keras.ops.convert_to_numpy(norm(X))
-    with lowered([norm], integers=False):
+    with lowered([norm], integers=False, recurrent={}):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(norm(X)), before, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(norm(X)), before)
     bundle = _converted(model, tmp_path / "bundle", "static_int8")

@@ -1,0 +1,109 @@
+"""Which form each recurrent layer takes on the device: a loop, every step written out, or one fused operator."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import keras
+
+from keras_notes import layers
+from keras_notes._checks import check_choice, received
+from keras_notes._layer_calls import replaced, replaced_call
+from keras_notes.conversion._fused_lstm import check_fusible, fused_call
+from keras_notes.conversion._recurrent_cells import cell_of
+from keras_notes.conversion._recurrent_loops import inner_loop
+
+__all__ = ["check_lowering", "recurrent_layers", "recurrent_lowering", "wanted_lowering"]
+
+# Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop.
+LONGEST_UNROLLED = 32
+_UNROLLED_IF_SHORT = "unrolled if short"
+
+
+def check_lowering(lowering: Any, names: Collection[str]) -> dict[str, str]:
+    """`convert`'s argument as lowerings by pattern of layer names, the last one that matches counting.
+
+    Args:
+        lowering: A lowering for all recurrent layers, or a dict of lowerings by pattern.
+        names: The names of the recurrent layers that the model has.
+
+    Raises:
+        ValueError: If there is no such lowering, or a pattern matches no recurrent layer.
+        TypeError: If it is neither a name nor a dict.
+    """
+    if isinstance(lowering, str):
+        return {"*": check_choice("lowering", lowering, layers.LSTM.LOWERINGS)}
+    if not isinstance(lowering, Mapping):
+        raise TypeError(f"`lowering` must be a name or a dict of names by layer. {received(lowering=lowering)}")
+    for pattern, name in lowering.items():
+        check_choice(f"lowering[{pattern!r}]", name, layers.LSTM.LOWERINGS)
+        if not any(fnmatchcase(layer, pattern) for layer in names):
+            raise ValueError(
+                f"`lowering` must name recurrent layers of the model: {sorted(names)}. {received(pattern=pattern)}"
+            )
+    return dict(lowering)
+
+
+def wanted_lowering(layer: keras.Layer, wishes: Mapping[str, str], integers: bool) -> str:
+    """The form that a layer shall take.
+
+    Args:
+        layer: A recurrent layer.
+        wishes: Lowerings by pattern; where none matches or it is "auto", the layer's own counts.
+        integers: Whether it is to compute in integers. Calibration cannot look into a loop, and TensorFlow's ends its
+            process over one (tensorflow/tensorflow#101050): short sequences are written out then.
+
+    Raises:
+        ConversionError: If it shall be fused and cannot be.
+    """
+    wish = next((wishes[pattern] for pattern in reversed(list(wishes)) if fnmatchcase(layer.name, pattern)), "auto")
+    if wish == "auto":
+        wish = layer.lowering if type(layer) is layers.LSTM else "auto"
+    if wish == "auto":
+        wish = "unrolled" if layer.unroll else _UNROLLED_IF_SHORT if integers else "loop"
+    if wish == "fused":
+        check_fusible(layer)
+    return wish
+
+
+def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractContextManager[None]:
+    """Lets a recurrent layer compute in the form wanted, while the block runs; None leaves it to Keras."""
+    kind = cell_of(layer)
+    if wanted is None or (kind is None and wanted == "loop"):
+        return contextlib.nullcontext()
+    if wanted == "fused":
+        return replaced_call(layer, fused_call(layer))
+    if kind is None:
+        return replaced_call(layer, _unrolled_by_keras(layer, wanted))
+    forms = {form: inner_loop(layer, kind, unrolled=form) for form in (False, True)}
+
+    def chosen(sequences: Any, *arguments: Any, **keywords: Any) -> Any:
+        return forms[_is_unrolled(wanted, sequences)](sequences, *arguments, **keywords)
+
+    return replaced(layer, "inner_loop", chosen)
+
+
+def recurrent_layers(all_layers: Iterable[keras.Layer]) -> list[keras.layers.RNN]:
+    """The recurrent ones of a model's layers."""
+    return [layer for layer in all_layers if isinstance(layer, keras.layers.RNN)]
+
+
+def _is_unrolled(wanted: str, sequences: Any) -> bool:
+    return wanted == "unrolled" or (wanted == _UNROLLED_IF_SHORT and sequences.shape[1] <= LONGEST_UNROLLED)
+
+
+def _unrolled_by_keras(layer: Any, wanted: str) -> Callable:
+    """For cells that are not known here: Keras's own loop, or its own steps."""
+    original, before = layer.call, layer.unroll
+
+    def call(sequences: Any, *arguments: Any, **keywords: Any) -> Any:
+        layer.unroll = before or _is_unrolled(wanted, sequences)
+        try:
+            return original(sequences, *arguments, **keywords)
+        finally:
+            layer.unroll = before
+
+    return call
