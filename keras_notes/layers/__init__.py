@@ -4,11 +4,13 @@ inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
 recurrence    LSTM; lstm_step, count_lstm_params
 attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
 Transformers  TransformerEncoder and TransformerDecoder (a block each), Transformer (the whole)
+decoding      generate
 """
 
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._decoder import TransformerDecoder
 from keras_notes.layers._encoder import TransformerEncoder
+from keras_notes.layers._generate import generate
 from keras_notes.layers._lstm import LSTM, count_lstm_params, lstm_step
 from keras_notes.layers._multi_head_attention import MultiHeadAttention
 from keras_notes.layers._one_hot import OneHot, one_hot
@@ -26,6 +28,7 @@ __all__ = [
     "TransformerEncoder",
     "apply_rotary",
     "count_lstm_params",
+    "generate",
     "lstm_step",
     "one_hot",
     "rotary_angles",
