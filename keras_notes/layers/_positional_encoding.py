@@ -84,7 +84,7 @@ class PositionalEncoding(keras.Layer):
         A Keras mask is handed on.
 
     LiteRT:
-        ADD of a constant, and MUL if there is a scale; SLICE if `start_index` is a tensor.
+        ADD of a constant, and MUL if there is a scale; SLICE and PACK if `start_index` is a tensor.
 
     Raises:
         ValueError: If an argument is out of its range; or if positions reach past `max_length`, where they can be seen.

@@ -59,7 +59,8 @@ class Transformer(keras.Model):
         By `pad_id`. The outputs have no Keras mask: leave padding out of the loss by `ignore_class` or weights.
 
     LiteRT:
-        GATHER for the embeddings, those of the blocks, BATCH_MATMUL or FULLY_CONNECTED for the logits.
+        GATHER for the embeddings (with LESS, ADD and SELECT, which Keras has for ids below 0), those of the blocks, and
+        FULLY_CONNECTED for the logits.
 
     Raises:
         TypeError: If ids are no integers.
@@ -127,7 +128,7 @@ class Transformer(keras.Model):
             "norm_first": norm_first,
             "num_key_value_heads": num_key_value_heads,
         }
-        self._make_layers(dropout)
+        self._make_layers()
         self._build_layers()
         self.built = True
 
@@ -213,36 +214,36 @@ class Transformer(keras.Model):
             **{name: block[name] for name in self._arguments},
         }
 
-    def _make_layers(self, dropout: float) -> None:
-        dtype = self.dtype_policy
-        encoders, decoders = self.num_layers
+    def _make_layers(self) -> None:
+        dtype, (encoders, decoders) = self.dtype_policy, self.num_layers
         seeds = iter(seeds_from(self.seed, encoders + decoders + 1))
-        shared = {**self._arguments, "rotary": self.rotary, "dtype": dtype}
         self.source_embedding = self._embedding("source_embedding", self.source_vocabulary_size)
         self.target_embedding = self.source_embedding
         if not self.share_embeddings:
             self.target_embedding = self._embedding("target_embedding", self.target_vocabulary_size)
-        scale = self.width**0.5
-        self.positions = (
-            keras.layers.Rescaling(scale, dtype=dtype, name="scale")
-            if self.rotary
-            else PositionalEncoding(self.max_length, scale=scale, dtype=dtype, name="positions")
-        )
+        self.positions = self._positions(self.width**0.5)
+        dropout = self._arguments["dropout"]
         self.embedding_dropout = keras.layers.Dropout(dropout, seed=next(seeds), dtype=dtype, name="embedding_dropout")
-        self.encoder_blocks = [
-            TransformerEncoder(**shared, seed=next(seeds), name=f"encoder_{number}") for number in range(encoders)
-        ]
-        self.decoder_blocks = [
-            TransformerDecoder(**shared, seed=next(seeds), name=f"decoder_{number}") for number in range(decoders)
-        ]
-        norm_first, normalization = self._arguments["norm_first"], self._arguments["normalization"]
-        self.encoder_norm, self.decoder_norm = (
-            normalization_layer(normalization, epsilon=1e-5, dtype=dtype, name=name) if norm_first else None
-            for name in ("encoder_norm", "decoder_norm")
-        )
-        self.output_dense = (
-            None if self.tie_output else keras.layers.Dense(self.target_vocabulary_size, dtype=dtype, name="output")
-        )
+        self.encoder_blocks = [self._block(TransformerEncoder, f"encoder_{i}", next(seeds)) for i in range(encoders)]
+        self.decoder_blocks = [self._block(TransformerDecoder, f"decoder_{i}", next(seeds)) for i in range(decoders)]
+        self.encoder_norm, self.decoder_norm = self._norm("encoder_norm"), self._norm("decoder_norm")
+        self.output_dense = None
+        if not self.tie_output:
+            self.output_dense = keras.layers.Dense(self.target_vocabulary_size, dtype=dtype, name="output")
+
+    def _block(self, kind: Any, name: str, seed: int | None) -> Any:
+        return kind(**self._arguments, rotary=self.rotary, seed=seed, dtype=self.dtype_policy, name=name)
+
+    def _norm(self, name: str) -> keras.Layer | None:
+        """What a stack of blocks ends in, for only `norm_first` leaves it a sum."""
+        if not self._arguments["norm_first"]:
+            return None
+        return normalization_layer(self._arguments["normalization"], epsilon=1e-5, dtype=self.dtype_policy, name=name)
+
+    def _positions(self, scale: float) -> keras.Layer:
+        if self.rotary:
+            return keras.layers.Rescaling(scale, dtype=self.dtype_policy, name="scale")
+        return PositionalEncoding(self.max_length, scale=scale, dtype=self.dtype_policy, name="positions")
 
     def _build_layers(self) -> None:
         shape = (None, None, self.width)
@@ -252,11 +253,9 @@ class Transformer(keras.Model):
             block.build(shape)
         for block in self.decoder_blocks:
             block.build(shape, shape)
-        for layer in (self.positions, *self._ends()):
-            layer.build(shape)
-
-    def _ends(self) -> list[keras.Layer]:
-        return [layer for layer in (self.encoder_norm, self.decoder_norm, self.output_dense) if layer is not None]
+        for layer in (self.positions, self.encoder_norm, self.decoder_norm, self.output_dense):
+            if layer is not None:
+                layer.build(shape)
 
     def _embedding(self, name: str, size: int) -> keras.layers.Embedding:
         # Times sqrt(width), the vectors have elements of the size of the positions'.

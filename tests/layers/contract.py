@@ -10,16 +10,18 @@ FLOAT32_ROUNDING = 1e-5
 COMPILED_ROUNDING = 1e-4
 # Of a few products one after the other, in units of the largest output: float16 has 11 bits, bfloat16 has 8.
 HALF_ROUNDING = {"mixed_float16": 2**-6, "mixed_bfloat16": 2**-3}
+# Of a whole block: some ten times as many roundings. What bfloat16 is off by tells nothing then.
+BLOCK_ROUNDING = {"mixed_float16": 2**-5}
 
 # A number added to all logits of a softmax changes nothing, and that is what the bias of the keys does.
 NO_GRADIENT = "key/bias"
 
 
-def check_layer(layer, *inputs, tmp_path, same_in_half_precision=True, **call):
+def check_layer(layer, *inputs, tmp_path, half_rounding=HALF_ROUNDING, **call):
     """Checks the Keras contract of a layer on one batch.
 
     The config round trip, a file opened in safe mode, half precision, a compiled training step, symbolic shapes, and
-    that it repeats itself outside of training.
+    that it repeats itself outside of training. `half_rounding` says how far half precision may be off, by policy.
     """
     outputs = run(layer, *inputs, **call)
     np.testing.assert_array_equal(first(run(layer, *inputs, training=False, **call)), first(outputs))
@@ -28,7 +30,7 @@ def check_layer(layer, *inputs, tmp_path, same_in_half_precision=True, **call):
     model = model_of(layer, inputs, **call)
     _check_file(model, inputs, tmp_path)
     _check_compiled_training(model, inputs)
-    _check_half_precision(layer, inputs, call, same_in_half_precision)
+    _check_half_precision(layer, inputs, call, half_rounding)
 
 
 def run(layer, *inputs, **call):
@@ -104,13 +106,12 @@ def _check_compiled_training(model, inputs):
         assert weight.path.endswith(NO_GRADIENT) or (old != new).any(), weight.path
 
 
-def _check_half_precision(layer, inputs, call, same):
+def _check_half_precision(layer, inputs, call, half_rounding):
     wanted = first(run(layer, *inputs, **call)).astype("float32")
-    for policy, rounding in HALF_ROUNDING.items():
+    for policy, rounding in half_rounding.items():
         half = copy_of(layer, dtype=policy)
         first(run(half, *inputs, **call))
         half.set_weights(layer.get_weights())
         got = first(run(half, *inputs, **call)).astype("float32")
         assert np.isfinite(got).all()
-        if same:
-            np.testing.assert_allclose(got, wanted, rtol=0, atol=rounding * np.abs(wanted).max())
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=rounding * np.abs(wanted).max())

@@ -89,8 +89,7 @@ def test_parameters_are_those_of_the_formula(arguments, embeddings):
 # Step by step
 
 
-@pytest.mark.parametrize("arguments", VARIANTS)
-@pytest.mark.parametrize("steps", [(1, 1, 1, 1), (3, 1)])
+@pytest.mark.parametrize(("arguments", "steps"), [(VARIANTS[0], (1, 1, 1, 1)), (VARIANTS[1], (3, 1))])
 def test_steps_are_the_whole_pass(ids, arguments, steps):
     source, target = ids
     model = small(**arguments)
@@ -133,24 +132,14 @@ def test_is_part_of_a_functional_model(ids, tmp_path):
     np.testing.assert_array_equal(numpy(again(ids)), numpy(outer(ids)))
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_half_precision_is_finite(ids, policy):
+@pytest.mark.parametrize(
+    ("policy", "arguments"), [("mixed_float16", VARIANTS[0]), ("mixed_float16", VARIANTS[1]), ("mixed_bfloat16", {})]
+)
+def test_half_precision_is_finite_with_a_source_of_nothing_but_padding(ids, policy, arguments):
     source, target = ids
     source[1] = 0
-    for arguments in VARIANTS:
-        model = small(dtype=policy, **arguments)
-        assert np.isfinite(numpy(model((source, target))).astype("float32")).all()
-
-
-def test_learns_to_reverse_a_sequence():
-    rng = np.random.default_rng(0)
-    source = rng.integers(2, 8, (512, 4)).astype("int32")
-    target = np.concatenate([np.ones((512, 1), "int32"), source[:, ::-1]], axis=1)
-    model = small(num_layers=1, width=32, hidden_width=64, norm_first=True, target_vocabulary_size=8)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.005), loss, metrics=["accuracy"])
-    model.fit((source, target[:, :-1]), target[:, 1:], epochs=15, batch_size=64, verbose=0)
-    assert model.evaluate((source, target[:, :-1]), target[:, 1:], verbose=0)[1] > 0.9
+    logits = numpy(small(dtype=policy, **{**arguments, "num_layers": 1})((source, target)))
+    assert np.isfinite(logits.astype("float32")).all()
 
 
 # Errors
