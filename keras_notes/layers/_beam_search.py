@@ -41,9 +41,9 @@ def beam_search(
 ) -> tuple[Any, Any]:
     """The hypothesis of the largest score that a search through the `width` likeliest beginnings finds.
 
-    At each step the `width` likeliest beginnings that have not ended go on by every id. A hypothesis ends where `end_id`
-    is among the `width` likeliest of all these continuations, or at `max_length`. The search stops when no beginning
-    can become better than the best hypothesis so far, whatever follows.
+    At each step the `width` likeliest beginnings that have not ended go on by every id. A hypothesis ends where
+    `end_id` is among the `width` likeliest of all these continuations, or at `max_length`. The search stops when no
+    beginning can become better than the best hypothesis so far, whatever follows.
 
     Args:
         step: Called as `step(ids (b k,), caches, position)`; gives log-probabilities (b k, v) and the next caches.

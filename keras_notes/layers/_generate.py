@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_notes._checks import check_at_least, check_between, check_integer, check_non_negative, check_positive, received
+from keras_notes._checks import (
+    check_at_least,
+    check_between,
+    check_integer,
+    check_non_negative,
+    check_positive,
+    received,
+)
 from keras_notes.layers._generator import Generator, Search
 from keras_notes.layers._inputs import check_ids, check_integer_dtype
 

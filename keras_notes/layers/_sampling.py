@@ -44,13 +44,14 @@ def drawn_ids(
         Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, section 3.1, equations 2 and 3
         (https://arxiv.org/abs/1904.09751).
     """
-    vocabulary = logits.shape[-1]
-    values, ids = ops.top_k(ops.cast(logits, "float32") / temperature, min(top_k or vocabulary, vocabulary))
-    probs = ops.softmax(values)
+    probs = ops.softmax(ops.cast(logits, "float32") / temperature)
+    probs, ids = ops.top_k(probs, logits.shape[-1] if top_k is None else min(top_k, logits.shape[-1]))
     if top_p is not None:
-        before = ops.cumsum(probs, axis=-1) - probs
-        probs = ops.where((before < top_p) | (before <= 0.0), probs, 0.0)
+        running = ops.cumsum(probs, axis=-1)
+        before = running - probs
+        probs = ops.where((before < top_p * running[:, -1:]) | (before <= 0.0), probs, 0.0)
     running = ops.cumsum(probs, axis=-1)
+    uniform = ops.convert_to_tensor(uniform, "float32")
     place = ops.sum(ops.cast(running <= uniform[:, None] * running[:, -1:], "int32"), axis=-1)
     # A product that is rounded up to the whole sum would lie behind all that is kept.
     place = ops.minimum(place, ops.sum(ops.cast(probs > 0.0, "int32"), axis=-1) - 1)

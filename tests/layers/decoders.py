@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from keras_notes.layers import Transformer
@@ -11,33 +10,37 @@ START, END, PAD = 1, 2, 0
 SOURCES = np.array([[3, 10, 2, 5, 1], [4, 2, 0, 0, 0], [7, 0, 0, 0, 0], [9, 9, 6, 0, 0], [8, 1, 5, 4, 0]], "int32")
 
 
-def talkative(vocabulary: int = 7, *, seed: int = 0, **arguments) -> Transformer:
+def talkative(vocabulary: int = 7, *, seed: int = 34, **arguments) -> Transformer:
     """An untrained model whose logits differ from id to id, and from position to position."""
-    keras.utils.set_random_seed(seed)
     sizes = {"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 12, "max_length": 8, "tie_output": False}
     model = Transformer(11, vocabulary, **{**sizes, **arguments})
-    rng = np.random.default_rng(seed)
-    model.set_weights([weights + rng.normal(0.0, 0.7, weights.shape) for weights in model.get_weights()])
+    randomize(model, seed)
     return model
 
 
-def log_probs_of(model, source: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def randomize(model, seed: int) -> None:
+    """Gives a model weights by NumPy, and so the same on every backend."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        variable.assign(rng.normal(variable.name == "gamma", 0.7, variable.shape))
+
+
+def log_probs_of(model, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Of each next id, for targets (samples, length) that begin with START: in one pass without caches, in float64."""
-    sources = np.broadcast_to(source, (len(targets), *source.shape[-1:]))
-    logits = keras.ops.convert_to_numpy(model((sources, targets.astype("int32")))).astype("float64")
+    logits = model.predict_on_batch((sources, targets.astype("int32"))).astype("float64")
     logits -= logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def greedy_without_caches(model, source: np.ndarray, max_length: int) -> tuple[np.ndarray, float]:
+def greedy_without_caches(model, sources: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest ids one by one, each from a pass over the whole target so far; and their log-probability."""
     # What stands behind a position is not looked at: see the tests of Transformer.
-    target, total = np.full((1, max_length + 1), PAD), 0.0
-    target[0, 0] = START
+    targets, totals = np.full((len(sources), max_length + 1), PAD), np.zeros(len(sources))
+    targets[:, 0] = START
+    has_ended = np.zeros(len(sources), bool)
     for place in range(max_length):
-        log_probs = log_probs_of(model, source, target[:, :-1])[0, place]
-        target[0, place + 1] = log_probs.argmax()
-        total += log_probs.max()
-        if target[0, place + 1] == END:
-            break
-    return target[0, 1:], total
+        log_probs = log_probs_of(model, sources, targets[:, :-1])[:, place]
+        targets[:, place + 1] = np.where(has_ended, PAD, log_probs.argmax(axis=-1))
+        totals += np.where(has_ended, 0.0, log_probs.max(axis=-1))
+        has_ended |= targets[:, place + 1] == END
+    return targets[:, 1:], totals
