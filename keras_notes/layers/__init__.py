@@ -4,11 +4,12 @@ inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
 recurrence    LSTM; lstm_step, count_lstm_params
 attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
 Transformers  TransformerEncoder and TransformerDecoder (a block each), Transformer (the whole)
-decoding      generate
+decoding      generate; decoding_models, decoding_samples for the device
 """
 
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._decoder import TransformerDecoder
+from keras_notes.layers._decoding_models import decoding_models, decoding_samples
 from keras_notes.layers._encoder import TransformerEncoder
 from keras_notes.layers._generate import generate
 from keras_notes.layers._lstm import LSTM, count_lstm_params, lstm_step
@@ -28,6 +29,8 @@ __all__ = [
     "TransformerEncoder",
     "apply_rotary",
     "count_lstm_params",
+    "decoding_models",
+    "decoding_samples",
     "generate",
     "lstm_step",
     "one_hot",
