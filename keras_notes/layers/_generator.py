@@ -74,8 +74,12 @@ class Generator(keras.Model):
         if not search.is_sampling:
             return lambda log_probs, position: likeliest_ids(log_probs)
         (chances,) = uniform
-        cut = {"temperature": search.temperature, "top_k": search.top_k, "top_p": search.top_p}
-        return lambda log_probs, position: drawn_ids(log_probs, ops.take(chances, position, axis=1), **cut)
+
+        def draw(log_probs, position):
+            uniform = ops.take(chances, position, axis=1)
+            return drawn_ids(log_probs, uniform, temperature=search.temperature, top_k=search.top_k, top_p=search.top_p)
+
+        return draw
 
 
 def one_by_one(

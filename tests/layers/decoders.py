@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from keras_notes.layers import Transformer
@@ -44,3 +45,20 @@ def greedy_without_caches(model, sources: np.ndarray, max_length: int) -> tuple[
         totals += np.where(has_ended, 0.0, log_probs.max(axis=-1))
         has_ended |= targets[:, place + 1] == END
     return targets[:, 1:], totals
+
+
+def device_transformer() -> Transformer:
+    """Of a size whose weights outweigh the description of its operators."""
+    keras.utils.set_random_seed(0)
+    sizes = {"num_layers": 1, "width": 128, "num_heads": 4, "hidden_width": 512, "max_length": 12}
+    return Transformer(1500, 1500, **sizes)
+
+
+def device_samples(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sources of six ids and targets of ten, padded."""
+    rng = np.random.default_rng(seed)
+    sources, targets = rng.integers(3, 1500, (count, 6)), rng.integers(3, 1500, (count, 10))
+    targets[:, 0] = START
+    sources[np.arange(6) >= rng.integers(1, 7, count)[:, None]] = PAD
+    targets[np.arange(10) >= rng.integers(4, 11, count)[:, None]] = PAD
+    return sources.astype("int32"), targets.astype("int32")

@@ -35,12 +35,16 @@ class Decoder:
         self.source_length = self._shape("encode", "source_ids")[1]
         self.prompt_length = self._shape("prefill", "prompt_ids")[1]
         self.most = self._shape("decode_step", "cache_0_keys")[2]
+        self.vocabulary = next(t["shape"][-1] for t in entries["decode_step"]["outputs"] if t["name"] == "logits")
 
     def decode(self, source_ids, start, end, pad, most):
         """The likeliest ids one by one, up to the end id or `most` of them."""
         source = np.full((1, self.source_length), pad, np.int32)
         source[0, : len(source_ids)] = source_ids
-        memory = self._run("encode", {"source_ids": source})
+        try:
+            memory = self._run("encode", {"source_ids": source})
+        except RuntimeError as error:
+            raise ValueError(f"Ids of the source must be in the vocabulary. {' '.join(str(error).split())}") from error
         prompt = np.full((1, self.prompt_length), start, np.int32)
         results = self._run("prefill", {"prompt_ids": prompt, **memory})
         ids = [int(results["logits"][0, 0].argmax())]
@@ -63,16 +67,22 @@ class Decoder:
         return {tensor["name"]: run.dequantize(results[tensor["name"]], tensor) for tensor in entry["outputs"]}
 
 
-def check_source(source_ids, decoder):
-    """Raises ValueError for a source that is empty, too long or of no ids."""
-    if not 1 <= len(source_ids) <= decoder.source_length:
-        raise ValueError(f"A source must have 1 to {decoder.source_length} ids. Received: {len(source_ids)}.")
+def check_ids(options, decoder):
+    """Raises ValueError for ids that the model does not have, or a source that is empty or too long."""
+    if not 1 <= len(options.ids) <= decoder.source_length:
+        raise ValueError(f"A source must have 1 to {decoder.source_length} ids. Received: {len(options.ids)}.")
+    # A negative id would count from the end; how many there are, the file knows.
+    if min(*options.ids, options.pad) < 0:
+        raise ValueError(f"Ids must be >= 0. Received: {min(*options.ids, options.pad)}.")
+    for name in ("start", "end"):
+        if not 0 <= getattr(options, name) < decoder.vocabulary:
+            raise ValueError(f"--{name} must be in [0, {decoder.vocabulary}). Received: {getattr(options, name)}.")
 
 
 def generate(options):
     """Decodes and returns the line to print."""
     decoder = Decoder(options.bundle)
-    check_source(options.ids, decoder)
+    check_ids(options, decoder)
     most = decoder.most if options.max_length is None else options.max_length
     if not 1 <= most <= decoder.most:
         raise ValueError(f"--max-length must be in [1, {decoder.most}]. Received: {most}.")
