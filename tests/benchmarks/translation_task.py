@@ -44,8 +44,8 @@ class Budget:
     vocabulary_size: int = 4000
     teacher: dict = field(default_factory=dict)
     student: dict = field(default_factory=dict)
-    rates: tuple[float, float] = (1e-3, 3e-3)
-    epochs: tuple[int, int] = (16, 16)
+    rates: tuple[float, float] = (2e-3, 5e-3)
+    epochs: tuple[int, int] = (15, 12)
     batch_size: int = 64
     warm_up: int = 500
     sources_at_once: int = 64
@@ -57,7 +57,7 @@ FULL = Budget(
 )
 TINY = Budget(
     sentences=(200, 8, 8),
-    vocabulary_size=200,
+    vocabulary_size=100,
     teacher={"num_layers": 1, "width": 16, "num_heads": 2, "hidden_width": 32},
     student={"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 16},
     epochs=(2, 2),
