@@ -56,14 +56,14 @@ FULL = Budget(
     student={"num_layers": (2, 1), "width": 64, "num_heads": 4, "hidden_width": 128},
 )
 TINY = Budget(
-    sentences=(200, 8, 8),
+    sentences=(200, 24, 24),
     vocabulary_size=100,
     teacher={"num_layers": 1, "width": 16, "num_heads": 2, "hidden_width": 32},
     student={"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 16},
     epochs=(2, 2),
     batch_size=32,
     warm_up=2,
-    sources_at_once=100,
+    sources_at_once=8,
 )
 BUDGETS = {"full": FULL, "tiny": TINY}
 
