@@ -1,4 +1,4 @@
-"""The benchmark of translation: its batches, and its whole program on sentences of three words."""
+"""The benchmark of translation: its batches, and its whole program on sentences of a few words."""
 
 import json
 
@@ -8,7 +8,13 @@ import pytest
 pytest.importorskip("sentencepiece")
 pytest.importorskip("sacrebleu")
 
-from tests.benchmarks import translation, translation_batches, translation_students, translation_task
+from tests.benchmarks import (
+    translation,
+    translation_batches,
+    translation_device,
+    translation_students,
+    translation_task,
+)
 from tests.benchmarks.translation_batches import END, LENGTHS, PAD, START
 
 WORDS = (
@@ -112,3 +118,11 @@ def test_the_program_trains_translates_and_goes_on_where_it_was(toy, tmp_path, c
     assert capsys.readouterr().out.strip() == printed[printed.index("Keras ") :].strip()
     with pytest.raises(AssertionError, match="trained again"):
         translation.main(["labels", *arguments])
+
+    monkeypatch.setattr(translation, "ON_DEVICE", "both")
+    monkeypatch.setattr(translation_device, "RECIPES", ("float32",))
+    translation.main(["device", *arguments])
+    row = json.loads((tmp_path / "tiny" / "seed0" / "both" / "device.json").read_text())["float32"]
+    assert row["verified"] == 1
+    assert row["as_keras"] == 1
+    assert f"{row['bytes']:,}" in capsys.readouterr().out

@@ -122,8 +122,7 @@ def optimizer(rate: float, steps: int, warm_up: int) -> keras.optimizers.Optimiz
 
 def translations(model: Transformer, english: list[str], budget_name: str, search: str) -> list[str]:
     """The German that a model gives for sentences, by `generate`."""
-    pieces = vocabulary(budget_name)
-    rows = [[*ids, END] for ids in pieces.encode(english)]
+    rows = ids_of(budget_name, english)
     bounds = np.searchsorted(SOURCE_LENGTHS, [min(len(row), SOURCE_LENGTHS[-1]) for row in rows])
     found = [""] * len(rows)
     for bound, length in enumerate(SOURCE_LENGTHS):
@@ -135,13 +134,28 @@ def translations(model: Transformer, english: list[str], budget_name: str, searc
             padded([rows[i] for i in chosen], length),
             start_id=START,
             end_id=END,
-            max_length=length + LONGER,
+            max_length=most_pieces(length),
             batch_size=BUDGETS[budget_name].sources_at_once,
             **SEARCHES[search],
         )
         for i, row in zip(chosen, ids, strict=True):
-            found[i] = pieces.decode([id_ for id_ in row.tolist() if id_ not in (PAD, END)])
+            found[i] = text_of(budget_name, row.tolist())
     return found
+
+
+def most_pieces(source_length: int) -> int:
+    """How long the translation of a source may be."""
+    return next((bound for bound in SOURCE_LENGTHS if source_length <= bound), SOURCE_LENGTHS[-1]) + LONGER
+
+
+def ids_of(budget_name: str, texts: list[str]) -> list[list[int]]:
+    """Each text as a source that ends."""
+    return [[*ids, END] for ids in vocabulary(budget_name).encode(texts)]
+
+
+def text_of(budget_name: str, ids: list[int]) -> str:
+    """The text of what a search gives."""
+    return vocabulary(budget_name).decode([one for one in ids if one not in (PAD, END)])
 
 
 def bleu(german: list[str], references: list[str]) -> tuple[float, str]:
