@@ -26,6 +26,7 @@ from keras_notes.conversion._names import name_by_layer
 from keras_notes.conversion._recipes import Plan
 from keras_notes.conversion._recurrent_lowerings import check_lowering, recurrent_layers, wanted_lowering
 from keras_notes.conversion._reversals import gather_reversals
+from keras_notes.conversion._shared_buffers import share_buffers
 from keras_notes.conversion._trained_integers import TrainedWeights, with_trained_integers
 from keras_notes.conversion._worker_process import Job
 from keras_notes.errors import ConversionError
@@ -107,7 +108,7 @@ class FileMaker:
                     kernels, grids = model.integers()
                     trained = [TrainedWeights(*kernel) for kernel in kernels]
                     quantized = with_trained_integers(quantized, float_tflite, trained, grids)
-            return Converted(with_edges(quantized, edges), float_tflite)
+            return Converted(share_buffers(with_edges(quantized, edges)), float_tflite)
 
     def _float_file(self, plan: Plan) -> bytes:
         forms = self._forms(plan)

@@ -1,14 +1,17 @@
-"""Layers that reach a phone as the operators that it is fast at: of `keras.ops` and Keras's own layers.
+"""Layers of `keras.ops` and Keras's own layers, which reach a phone as the operators that it is fast at.
 
 inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
 recurrence    LSTM; lstm_step, count_lstm_params
 attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
 Transformers  TransformerEncoder and TransformerDecoder (a block each), Transformer (the whole)
+decoding      generate; decoding_models, decoding_samples for the device
 """
 
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._decoder import TransformerDecoder
+from keras_notes.layers._decoding_models import decoding_models, decoding_samples
 from keras_notes.layers._encoder import TransformerEncoder
+from keras_notes.layers._generate import generate
 from keras_notes.layers._lstm import LSTM, count_lstm_params, lstm_step
 from keras_notes.layers._multi_head_attention import MultiHeadAttention
 from keras_notes.layers._one_hot import OneHot, one_hot
@@ -26,6 +29,9 @@ __all__ = [
     "TransformerEncoder",
     "apply_rotary",
     "count_lstm_params",
+    "decoding_models",
+    "decoding_samples",
+    "generate",
     "lstm_step",
     "one_hot",
     "rotary_angles",

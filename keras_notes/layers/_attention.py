@@ -61,7 +61,9 @@ def scaled_dot_product_attention(
     heads, groups = query_bhqk.shape[1], key_bgmk.shape[1]
     scaled = query_bhqk * query_bhqk.shape[-1] ** -0.5
     logits = ops.matmul(_grouped(scaled, groups), ops.transpose(key_bgmk, (0, 1, 3, 2)))
-    scores = softmax(_grouped(logits, heads), mask=mask)
+    logits = _grouped(logits, heads)
+    # Keras warns of a softmax over one element, which here is one position to look at.
+    scores = ops.ones_like(logits) if logits.shape[-1] == 1 else softmax(logits, mask=mask)
     if not _leaves_each_a_key(mask):
         scores = ops.where(mask, scores, 0.0)
     weights = scores if dropout is None else dropout(scores)

@@ -54,7 +54,7 @@ def sinusoidal(positions: Any, width: int, max_wavelength: float = 10000.0) -> n
 def rows_from(table: Any, start_index: Any, length: Any) -> Any:
     """Rows [start_index, start_index + length) of a table; a constant of the graph where both are known."""
     start = known_index("start_index", start_index)
-    if (start, length) == (0, table.shape[0]):
+    if start == 0 and isinstance(length, int) and length == table.shape[0]:
         return table  # itself, so that what opens the layer sees a weight and not its values of today
     if start is not None and isinstance(length, int):
         return table[start : start + length]

@@ -129,3 +129,13 @@ def test_softmax_and_dropout_are_called(arrays):
     assert seen == [None]
     assert (ops.convert_to_numpy(outputs) == 0).all()
     assert (ops.convert_to_numpy(scores) > 0).all()
+
+
+@pytest.mark.parametrize("mask", [None, [[True]], [[False]]], ids=str)
+def test_one_key_takes_all_the_attention_without_a_warning(mask):
+    # Keras's softmax warns of one element, and here a warning is an error.
+    query, key, value = (np.full((1, 2, 1, 3), number, "float32") for number in (1, 2, 3))
+    outputs, scores = scaled_dot_product_attention(query, key, value, None if mask is None else np.array(mask))
+    attention = float(mask != [[False]])
+    assert (keras.ops.convert_to_numpy(scores) == attention).all()
+    assert (keras.ops.convert_to_numpy(outputs) == 3 * attention).all()

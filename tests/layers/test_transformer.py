@@ -56,6 +56,15 @@ def test_padding_is_as_if_it_were_not_there(ids):
 
 
 @pytest.mark.parametrize("rotary", [False, True])
+def test_batches_of_other_lengths_go_through_one_compiled_model(ids, rotary):
+    source, target = ids
+    model = small(rotary=rotary)
+    for length in (2, 3, 4):
+        batch = source[:, :length], target[:, : length - 1]
+        np.testing.assert_allclose(model.predict_on_batch(batch), numpy(model(batch)), **SAME)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
 def test_positions_count(ids, rotary):
     source, target = ids
     model = small(rotary=rotary)
