@@ -21,7 +21,7 @@ blocks of encoder and 2 of decoder, width 160, 4 heads, feed-forward 640, dropou
 Training: batches of 64 pairs of like length, 15 epochs (students 12); Adam (0.9, 0.98), the rate up to 2e-3 (students
 5e-3) in 500 steps and down to 0 by a cosine; cross-entropy with labels smoothed by 0.1, the mean over pieces, padding
 left out. The last step counts. Seeds 0, 1, 2: first weights, dropout and the order of pairs, of the teacher and its
-students. Nothing is chosen on test data; what was tried in advance, three rates for one epoch, was looked at on
+students. Nothing is chosen on test data; what was tried in advance, two rates for one epoch each, was looked at on
 validation data only.
 
 Students, alike but for what they learn from:
