@@ -102,9 +102,12 @@ class _Walk:
 
     def _rest(self, looped: int) -> tuple[list[Any], list[Any] | None]:
         """The steps that the loop has not taken; backwards it has taken the last ones."""
-        rest = range(self.length - looped) if self._layer.go_backwards else range(looped, self.length)
-        masks = None if self._mask_tb1 is None else [self._mask_tb1[step] for step in rest]
-        return [self._steps_tbd[step] for step in rest], masks
+        rest = slice(None, self.length - looped) if self._layer.go_backwards else slice(looped, None)
+        if looped == self.length:
+            return [], None
+        # One UNPACK: an index for each step would be an operator that XNNPACK does not run, between those that it does.
+        masks = None if self._mask_tb1 is None else ops.unstack(self._mask_tb1[rest])
+        return ops.unstack(self._steps_tbd[rest]), masks
 
     def _loop(self, at: _At, steps_tbd: Any, mask_tb1: Any, spans: tuple[int, ...]) -> tuple[_At, list[Any]]:
         """Takes steps, a whole number of turns; returns where it is then, and all outputs if they are wanted."""
