@@ -66,14 +66,25 @@ class Section(NamedTuple):
     caption: str
 
 
-def start(doc, name, seeds):
-    """Reads the options --seeds and --output, then prints the protocol: the part of `doc` that declares it."""
+def start(doc, name, seeds=None, *, counts=()):
+    """Reads the options, --output among them, then prints the protocol: the part of `doc` that declares it.
+
+    Args:
+        doc: The example's docstring.
+        name: Of the directory in build/ that --output defaults to.
+        seeds: Default of the option --seeds; None leaves it out.
+        counts: Further whole numbers to ask for: (name, default, least, help).
+    """
+    if seeds is not None:
+        counts = (("seeds", seeds, 1, "how often everything is repeated"), *counts)
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help="how often everything is repeated")
+    for option, default, _, text in counts:
+        parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=text)
     parser.add_argument("--output", type=Path, default=Path("build") / name, metavar="DIR")
     options = parser.parse_args()
-    if options.seeds < 1:
-        parser.error(f"--seeds must be >= 1. Received: {options.seeds}.")
+    for option, _, least, _ in counts:
+        if getattr(options, option) < least:
+            parser.error(f"--{option} must be >= {least}. Received: {getattr(options, option)}.")
     if options.output.exists() and not options.output.is_dir():
         parser.error(f"--output must be a directory, or a name not taken yet. Received: {options.output}, a file.")
     print(doc.partition("Protocol")[2].partition("\n\n")[2].rpartition("\n\n")[0], flush=True)

@@ -78,7 +78,7 @@ def test_every_public_class_of_losses_layers_and_distillation_is_registered_for_
     classes = [item for item in vars(kn.losses).values() if isinstance(item, type)]
     assert len(classes) == 12
     layers = [item for item in vars(kn.layers).values() if isinstance(item, type)]
-    assert len(layers) == 6
+    assert len(layers) == 7
     distillation = kn.Distiller, kn.FeatureMatch, kn.TeacherCache, kn.distillation.MutualDistiller
     for cls in (*classes, *layers, *distillation):
         assert keras.saving.get_registered_name(cls) == f"keras_notes>{cls.__name__}"

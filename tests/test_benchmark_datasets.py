@@ -26,7 +26,7 @@ def _no_download(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_NOTES_DATA", str(tmp_path))
-    for name in ("mammography", "multilabel", "fashion_mnist", "hapt", "trec"):
+    for name in ("mammography", "multilabel", "fashion_mnist", "hapt", "trec", "multi30k"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -95,6 +95,17 @@ def hapt_arrays(**changes):
         "segments": np.array(segments),
     }
     return arrays | changes
+
+
+def write_multi30k(folder, monkeypatch, **contents):
+    """Sentences "en train 0", "en train 1", ...; what the files hold now is what the loader expects."""
+    for split, count in datasets_sequences.MULTI30K_SENTENCES.items():
+        for language in ("en", "de"):
+            name = f"{split}.{language}"
+            sentences = "".join(f"{language} {split} {i}\u2028\n" for i in range(count))
+            content = gzip.compress(contents.get(name.replace(".", "_"), sentences).encode(), compresslevel=1)
+            (folder / "multi30k" / f"{name}.gz").write_bytes(content)
+            monkeypatch.setitem(datasets_sequences.MULTI30K_SHA256, name, hashlib.sha256(content).hexdigest())
 
 
 def test_mammography_is_read_and_equal_rows_share_a_part(folder):
@@ -226,6 +237,30 @@ def test_trec_of_other_bytes_is_refused(folder):
         datasets_sequences.trec()
 
 
+def test_multi30k_is_read(folder, monkeypatch):
+    write_multi30k(folder, monkeypatch)
+    splits = datasets_sequences.multi30k()
+    assert [(len(english), len(german)) for english, german in splits] == [(29000, 29000), (1014, 1014), (1000, 1000)]
+    for split, (english, german) in zip(datasets_sequences.MULTI30K_SENTENCES, splits, strict=True):
+        assert (english[0], german[-1]) == (f"en {split} 0\u2028", f"de {split} {len(german) - 1}\u2028")
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"), [("Wer?\n" * 1013, 1013), ("Wer?\n" * 1013 + "\n", 1014)], ids=["rows", "empty line"]
+)
+def test_multi30k_of_other_contents_is_refused(folder, monkeypatch, content, lines):
+    write_multi30k(folder, monkeypatch, val_de=content)
+    message = rf"val\.de\.gz must hold 1014 lines, none of them empty\. Received: {lines} lines"
+    with pytest.raises(ValueError, match=message):
+        datasets_sequences.multi30k()
+
+
+def test_multi30k_of_other_bytes_is_refused(folder):
+    (folder / "multi30k" / "train.en.gz").write_bytes(gzip.compress(b"A man .\n"))
+    with pytest.raises(ValueError, match=r"train\.en\.gz must hold bytes of SHA-256 d79c.*Received: "):
+        datasets_sequences.multi30k()
+
+
 def test_absent_files_are_fetched_and_where_from_is_said(folder, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_HOME", str(folder))
     with pytest.raises(AssertionError, match=r"mammography\.csv would be downloaded from https://raw\.github"):
@@ -303,3 +338,10 @@ def test_the_labels_of_yeast():
 def test_no_test_image_of_fashion_mnist_is_in_training():
     (x_train, _), (x_test, _) = datasets.fashion_mnist()
     assert not {image.tobytes() for image in x_train} & {image.tobytes() for image in x_test}
+
+
+@needs_data
+def test_no_test_sentence_of_multi30k_is_in_training():
+    (english, german), _, (english_test, german_test) = datasets_sequences.multi30k()
+    assert not set(english) & set(english_test)
+    assert not set(german) & set(german_test)

@@ -114,13 +114,17 @@ def _permuted(arithmetic: Arithmetic, value: Any, axes: tuple[int, ...]) -> Valu
 
 
 def _einsum(arithmetic: Arithmetic, step: Any, *operands: Any) -> Any:
-    """Those of two tensors that are a matrix product with some axes in common."""
+    """Those that project by a matrix of weights, or are a matrix product of two tensors with some axes in common."""
     letters, result = step.operation.subscripts.replace(" ", "").split("->")
     a, b = letters.split(",")
     common = [letter for letter in a if letter in b and letter in result]
     summed = [letter for letter in a if letter in b and letter not in result]
     rows = [letter for letter in a if letter not in b]
     columns = [letter for letter in b if letter not in a]
+    is_projection = a[-1:] in summed and len(summed) == 1 and result == "".join((*a[:-1], *columns))
+    if is_projection and len(columns) == 1 and not is_result(operands[1]):
+        kernel = ops.transpose(operands[1], [b.index(letter) for letter in (*summed, *columns)])
+        return matrix(arithmetic, step.name, operands[0], kernel, None)
     if len(operands) != 2 or len(summed) != 1 or len(rows) != 1 or len(columns) != 1:
         raise ValueError(
             f"An einsum must be a matrix product. Received: {step.name!r} with {step.operation.subscripts!r}. Give the "

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_notes import layers
 from keras_notes.compression._activation_rules import activated, added, multiplied, subtracted
 from keras_notes.compression._arithmetic import Arithmetic, Value
 from keras_notes.compression._shape_rules import concatenated
@@ -158,7 +159,12 @@ class _SimpleCell(_Cell):
         return [activated(self.arithmetic, self.name, inputs, self.layer.cell.activation)]
 
 
-_CELLS = {keras.layers.LSTM: _LstmCell, keras.layers.GRU: _GruCell, keras.layers.SimpleRNN: _SimpleCell}
+_CELLS = {
+    keras.layers.LSTM: _LstmCell,
+    layers.LSTM: _LstmCell,
+    keras.layers.GRU: _GruCell,
+    keras.layers.SimpleRNN: _SimpleCell,
+}
 
 
 def _recurrent(arithmetic: Arithmetic, step: Any, value: Any, initial_state: Any = None, mask: Any = None) -> Any:

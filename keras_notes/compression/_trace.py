@@ -85,12 +85,14 @@ def trace(
         is_float: Whether the layer with this path, from the outermost name, is to be a step in floating point.
 
     Raises:
-        ValueError: If a layer does what cannot be seen; names it.
+        ValueError: If a layer does what cannot be seen, or computes from weights alone what training would change;
+            names it.
     """
     tracer = _Tracer(has_rule, is_float)
     numbers = tuple(tracer.number(tensor) for tensor in inputs)
     refs = tree.pack_sequence_as(structure, [Ref(number) for number in numbers])
     outputs = tracer.open(model, (refs,), {}, ())
+    _check_weights(model, tracer.steps)
     uses = Counter(ref.index for step in tracer.steps for ref in _refs((step.args, step.kwargs)))
     uses.update(ref.index for ref in _refs(outputs))
     return Program(tuple(tracer.steps), numbers, outputs, uses)
@@ -185,6 +187,20 @@ def _refuse_masks(node: Any, path: tuple[str, ...]) -> None:
             f"A layer must not get a mask that Keras carries beside its tensors (`mask_zero`, `Masking`). Received: "
             f"{_named(node.operation, path)} with one. Give masks of attention as `attention_mask`, or build the model "
             f"for sequences of full length."
+        )
+
+
+def _check_weights(model: keras.Model, steps: Sequence[Step]) -> None:
+    """Raises ValueError if a weight is in no step: what was computed of it while the model was opened is a constant."""
+    seen = {
+        id(weight) for step in steps if isinstance(step.operation, keras.Layer) for weight in step.operation.weights
+    }
+    given = tree.flatten([(step.args, step.kwargs) for step in steps])
+    seen.update(id(leaf) for leaf in given if isinstance(leaf, keras.Variable))
+    if lost := [weight.path for weight in model.trainable_variables if id(weight) not in seen]:
+        raise ValueError(
+            f"Every weight that trains must be used together with inputs. Received: {', '.join(lost)}, of which a "
+            f"layer computes by itself, or not at all. Give it in `skip`, or freeze it (`trainable = False`)."
         )
 
 

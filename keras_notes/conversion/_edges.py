@@ -7,6 +7,8 @@ import copy
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_notes.conversion._flatbuffers import code_index
+
 __all__ = ["with_edges"]
 
 _INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT16)
@@ -81,20 +83,9 @@ def _add_edge(graph, inside: int, edges: str) -> int:
 
 def _operator(model, code: int, source: int, result: int):
     operator = schema.OperatorT()
-    operator.opcodeIndex = _code_index(model, code)
+    operator.opcodeIndex = code_index(model, code)
     operator.inputs, operator.outputs = [source], [result]
     return operator
-
-
-def _code_index(model, code: int) -> int:
-    for index, known in enumerate(model.operatorCodes):
-        if max(known.builtinCode, known.deprecatedBuiltinCode) == code:
-            return index
-    added = schema.OperatorCodeT()
-    added.builtinCode = added.deprecatedBuiltinCode = code
-    added.version = 2  # int8 and int16
-    model.operatorCodes.append(added)
-    return len(model.operatorCodes) - 1
 
 
 def _rewire(maps, inside: int, outside: int) -> None:

@@ -25,6 +25,7 @@ from keras_notes.conversion._masks import lower_masks
 from keras_notes.conversion._names import name_by_layer
 from keras_notes.conversion._recipes import Plan
 from keras_notes.conversion._recurrent_lowerings import check_lowering, recurrent_layers, wanted_lowering
+from keras_notes.conversion._reversals import gather_reversals
 from keras_notes.conversion._shared_buffers import share_buffers
 from keras_notes.conversion._trained_integers import TrainedWeights, with_trained_integers
 from keras_notes.conversion._worker_process import Job
@@ -89,6 +90,7 @@ class FileMaker:
         if self.is_trained:
             float_tflite, ranges = take_marks(float_tflite, plan.default.activations == "int16")
         elif plan.needs_calibration:
+            float_tflite = gather_reversals(float_tflite)
             ranges = self._ranges_of(float_tflite, plan)
             lowered = lower_masks(float_tflite, ranges, lambda name: plan.recipe_of(name).is_integer)
             if lowered != float_tflite:

@@ -1,4 +1,4 @@
-"""What stock layers compute in the deploy graph: the same values, in operators that LiteRT's converter can quantize.
+"""What layers compute in the deploy graph: the same values, in operators that LiteRT's converter can quantize.
 
 The trained model is not changed: a layer's `call` is replaced while its graph is traced.
 """
@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_notes._layer_calls import replaced_call
 from keras_notes.conversion._recurrent_lowerings import recurrent_lowering
+from keras_notes.layers import OneHot, one_hot
 
 __all__ = ["differs_for_integers", "in_full_precision", "lowered"]
 
@@ -89,6 +90,11 @@ def _group_normalization(layer, inputs):
     return ops.cast(_scaled(normalized, [axis], gamma, beta), layer.compute_dtype)
 
 
+def _one_hot(layer, ids):
+    """The rows of ids in range; on the device others give zeros, since it knows no error, and integers no NaN."""
+    return one_hot(ids, layer.num_classes, out_of_range="zero", dtype=layer.compute_dtype)
+
+
 def _global_max_pooling(layer, inputs):
     """The largest value of all positions, by one pooling window: REDUCE_MAX stays in floating point."""
     if layer.data_format != "channels_last":
@@ -124,6 +130,7 @@ def _scaled(x, axis, gamma, beta):
 
 
 _LOWERINGS: dict[type, Callable] = {
+    OneHot: _one_hot,
     keras.layers.LayerNormalization: _layer_normalization,
     keras.layers.RMSNormalization: _rms_normalization,
     keras.layers.GroupNormalization: _group_normalization,

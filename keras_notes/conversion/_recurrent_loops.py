@@ -20,6 +20,9 @@ __all__ = ["BLOCK", "inner_loop"]
 # Steps in a turn of the loop. More of them save the loop's own cost, but SPLIT runs on XNNPACK with four results at
 # most, and each is some 1.8 kB of operators (tests/benchmarks/sequence.py).
 BLOCK = 4
+# A loop copies all outputs in each turn: the square of its turns in all. From so many turns on, they are those of an
+# inner loop, whose few outputs are the ones that are copied often.
+_MANY_TURNS, _INNER_TURNS = 64, range(8, 33)
 
 
 def inner_loop(layer: keras.layers.RNN, kind: type[RecurrentCell], *, unrolled: bool) -> Callable:
@@ -66,14 +69,25 @@ class _Walk:
         at = _At(states, ops.zeros_like(states[0]))
         outputs_tbd: list[Any] = []
         if looped:
-            at, outputs_tbd = self._loop(at, looped // BLOCK)
+            first = self.length - looped if self._layer.go_backwards else 0
+            steps, masks = (
+                None if all_steps is None else all_steps[first : first + looped]
+                for all_steps in (self._steps_tbd, self._mask_tb1)
+            )
+            at, outputs_tbd = self._loop(at, steps, masks, self._spans(turns))
         at, written = self._written_out(at, *self._rest(looped))
         if not self._layer.return_sequences:
             return at.output, at.output[:, None], at.states
         if written:
             outputs_tbd.append(ops.stack(written))
-        whole_tbd = ops.concatenate(outputs_tbd) if len(outputs_tbd) > 1 else outputs_tbd[0]
-        return at.output, self._by_sample(whole_tbd), at.states
+        return at.output, self._by_sample(_joined(outputs_tbd)), at.states
+
+    def _spans(self, turns: int) -> tuple[int, ...]:
+        """How many steps a turn has, of the outer loop first if there is one."""
+        inner = [count for count in _INNER_TURNS if turns % count == 0]
+        if not self._layer.return_sequences or turns < _MANY_TURNS or not inner:
+            return (BLOCK,)
+        return (BLOCK * min(inner, key=lambda count: abs(count - 16)), BLOCK)
 
     def _by_step(self, tensor_btd: Any) -> Any:
         """Steps first; a batch of one needs no operator that moves data for it."""
@@ -92,35 +106,36 @@ class _Walk:
         masks = None if self._mask_tb1 is None else [self._mask_tb1[step] for step in rest]
         return [self._steps_tbd[step] for step in rest], masks
 
-    def _loop(self, at: _At, turns: int) -> tuple[_At, list[Any]]:
-        """Takes `turns` blocks of steps; returns where it is then, and all outputs if they are wanted."""
-        first = self.length - turns * BLOCK if self._layer.go_backwards else 0
-        looped = slice(first, first + turns * BLOCK)
-        width = self._steps_tbd.shape[-1]
-        blocks_nbd = ops.reshape(self._steps_tbd[looped], (turns, -1, width))
-        masks_nkb1 = None
-        if self._mask_tb1 is not None:  # not to be split: SPLIT takes no booleans
-            masks_nkb1 = ops.reshape(self._mask_tb1[looped], (turns, BLOCK, -1, 1))
+    def _loop(self, at: _At, steps_tbd: Any, mask_tb1: Any, spans: tuple[int, ...]) -> tuple[_At, list[Any]]:
+        """Takes steps, a whole number of turns; returns where it is then, and all outputs if they are wanted."""
+        span, *inner = spans
+        turns = steps_tbd.shape[0] // span
+        blocks_nbd = ops.reshape(steps_tbd, (turns, -1, steps_tbd.shape[-1]))
+        masks_nkb1 = None if mask_tb1 is None else ops.reshape(mask_tb1, (turns, span, -1, 1))
 
         # What is not needed is an empty list, because every variable of a loop costs a copy a turn.
         def turn(number: Any, states: list[Any], held: list[Any], collected: list[Any]) -> tuple:
             index = turns - 1 - number if self._layer.go_backwards else number
-            steps = ops.split(_row(blocks_nbd, index), BLOCK)
-            masks = None if masks_nkb1 is None else _row(masks_nkb1, index)
-            after, outputs = self._written_out(_At(states, held[0] if held else states[0]), steps, masks)
-            collected = [
-                ops.slice_update(all_nbd, (number, 0, 0), ops.concatenate(outputs)[None]) for all_nbd in collected
-            ]
+            block, masks = _row(blocks_nbd, index), None if masks_nkb1 is None else _row(masks_nkb1, index)
+            here = _At(states, held[0] if held else states[0])
+            if inner:
+                block_tbd = ops.reshape(block, (span, -1, block.shape[-1]))
+                after, outputs = self._loop(here, block_tbd, masks, tuple(inner))
+                outputs = [ops.reshape(all_tbd, (-1, all_tbd.shape[-1])) for all_tbd in outputs]
+            else:
+                after, outputs = self._written_out(here, ops.split(block, span), masks)
+            collected = [ops.slice_update(all_nbd, (number, 0, 0), _joined(outputs)[None]) for all_nbd in collected]
             return number + 1, after.states, [after.output] if held else [], collected
 
         held = [] if masks_nkb1 is None else [at.output]
         collected = []
         if self._layer.return_sequences:
-            collected.append(ops.zeros((turns, BLOCK * ops.shape(at.output)[0], at.output.shape[-1])))
+            # Any values of that shape, since each row is written; zeros would be a constant of the file.
+            collected.append(blocks_nbd[:, :, : at.output.shape[-1]])
         _, states, held, collected = ops.while_loop(
             lambda number, *_: number < turns, turn, (0, list(at.states), held, collected)
         )
-        outputs = [ops.reshape(all_nbd, (turns * BLOCK, -1, all_nbd.shape[-1])) for all_nbd in collected]
+        outputs = [ops.reshape(all_nbd, (turns * span, -1, all_nbd.shape[-1])) for all_nbd in collected]
         return _At(states, held[0] if held else states[0]), outputs
 
     def _written_out(self, at: _At, steps: Sequence[Any], masks: Any) -> tuple[_At, list[Any]]:
@@ -138,6 +153,10 @@ class _Walk:
         held_back = ops.zeros_like(at.output) if self._layer.zero_output_for_mask else at.output
         states = [ops.where(counts, new, old) for new, old in zip(after, at.states, strict=True)]
         return _At(states, ops.where(counts, after[0], held_back))
+
+
+def _joined(parts: list[Any]) -> Any:
+    return ops.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _row(blocks: Any, index: Any) -> Any:

@@ -69,8 +69,7 @@ class OneHot(keras.Layer):
         A Keras mask of the ids is handed on.
 
     LiteRT:
-        out_of_range="zero": CAST to int64 and ONE_HOT. "error" adds the comparisons and the SELECT_V2 that give rows of
-        NaN; convert a network with "zero" if it shall compute in integers, which know no NaN.
+        CAST to int64 and ONE_HOT. On the device ids out of range give rows of zeros, with "error" too.
 
     Raises:
         TypeError: If the ids are no integers.

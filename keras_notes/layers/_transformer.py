@@ -275,7 +275,7 @@ class Transformer(keras.Model):
         x = x if self.decoder_norm is None else self.decoder_norm(x)
         if self.output_dense is not None:
             return self.output_dense(x)
-        return ops.matmul(x, ops.transpose(ops.cast(self.target_embedding.embeddings, x.dtype)))
+        return ops.einsum("blw,vw->blv", x, self.target_embedding.embeddings)
 
     def _check_shared(self) -> None:
         sizes = {"source_vocabulary_size": self.source_vocabulary_size,

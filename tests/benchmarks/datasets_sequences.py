@@ -1,10 +1,12 @@
-"""The sequences of the benchmarks: HAPT, of motions of a phone, and TREC, of questions.
+"""The sequences of the benchmarks: HAPT, of motions of a phone, TREC, of questions, and Multi30k, of translations.
 
 Found, as the images of datasets.py are, in $KERAS_NOTES_DATA, in Keras's cache, or by a download into it, from pinned
-commits. HAPT asks that Reyes-Ortiz et al. (2015) are cited and excludes commercial use; TREC states no licence: they
-are public research data, for measuring only. Neither is a part of this package.
+commits. HAPT asks that Reyes-Ortiz et al. (2015) are cited and excludes commercial use; TREC states no licence;
+Multi30k states none either, speaks of research and education, and asks that Elliott et al. (2016) are cited: they are
+public research data, for measuring only. None is a part of this package.
 """
 
+import gzip
 import hashlib
 from pathlib import Path
 
@@ -28,6 +30,19 @@ TREC_SHA256 = {
     "test": "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e",
 }
 TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+
+MULTI30K_URL = (
+    "https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw/"
+)
+MULTI30K_SHA256 = {
+    "train.en": "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+    "train.de": "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+    "val.en": "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+    "val.de": "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+    "test_2016_flickr.en": "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+    "test_2016_flickr.de": "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+}
+MULTI30K_SENTENCES = {"train": 29_000, "val": 1_014, "test_2016_flickr": 1_000}
 
 
 def hapt():
@@ -65,6 +80,15 @@ def trec():
     return tuple(_questions(split) for split in ("train", "test"))
 
 
+def multi30k():
+    """Descriptions of images in English, translated into German (Elliott et al. 2016), as they were written.
+
+    Returns:
+        (english, german) for training, validation and the test of 2016: lists of 29,000, 1,014 and 1,000 sentences.
+    """
+    return tuple(tuple(_sentences(split, language) for language in ("en", "de")) for split in MULTI30K_SENTENCES)
+
+
 def _hapt_of_npz(path):
     """The signals by recording, and the labelled stretches: differences of steps of the sensor, in two bytes each."""
     with np.load(path) as arrays:
@@ -94,10 +118,26 @@ def _numbers(name, columns):
 def _questions(split):
     name = f"TREC.{split}"
     path = local(f"trec/{name}") or fetched(name, TREC_URL + name, TREC_SHA256[split])
-    content = Path(path).read_bytes()
-    received = hashlib.sha256(content).hexdigest()
-    check(path, f"bytes of SHA-256 {TREC_SHA256[split]}", received, received == TREC_SHA256[split])
+    content = _checked_bytes(path, TREC_SHA256[split])
     # `splitlines` would also break lines at what Latin-1 has for a line feed of EBCDIC.
     lines = content.decode("latin1").removesuffix("\n").split("\n")
     labels, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)
     return list(texts), np.array([TREC_CLASSES.index(label.split(":")[0]) for label in labels], "uint8")
+
+
+def _sentences(split, language):
+    sha256 = MULTI30K_SHA256[f"{split}.{language}"]
+    name = f"{split}.{language}.gz"
+    path = local(f"multi30k/{name}") or fetched(f"multi30k-{name}", MULTI30K_URL + name, sha256)
+    # `splitlines` would also break lines at what Unicode takes for the end of one.
+    lines = gzip.decompress(_checked_bytes(path, sha256)).decode("utf8").removesuffix("\n").split("\n")
+    count = MULTI30K_SENTENCES[split]
+    check(path, f"{count} lines, none of them empty", f"{len(lines)} lines", len(lines) == count and all(lines))
+    return lines
+
+
+def _checked_bytes(path, sha256):
+    content = Path(path).read_bytes()
+    received = hashlib.sha256(content).hexdigest()
+    check(path, f"bytes of SHA-256 {sha256}", received, received == sha256)
+    return content

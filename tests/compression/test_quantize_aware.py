@@ -274,3 +274,40 @@ def test_what_is_no_model_or_not_built_is_an_error():
         quantize_aware(quantize_aware(small_net(), calibration=X))
     with pytest.raises(TypeError, match="`skip` must be a sequence"):
         quantize_aware(small_net(), skip="conv")
+
+
+@keras.saving.register_keras_serializable(package="keras_notes_tests")
+class Tied(keras.Model):
+    """Embeds ids, and scores each id by the same embedding."""
+
+    def __init__(self, **keywords):
+        super().__init__(**keywords)
+        self.embedding = keras.layers.Embedding(11, 8)
+        self.embedding.build((None, None))
+        self.built = True
+
+    def call(self, ids):
+        return keras.ops.einsum("blw,vw->blv", self.embedding(ids), self.embedding.embeddings)
+
+
+def test_a_weight_that_is_used_twice_trains_in_both_places():
+    inputs = keras.Input((5,), dtype="int32")
+    ids = np.random.default_rng(0).integers(0, 11, (64, 5)).astype("int32")
+    aware = quantize_aware(keras.Model(inputs, Tied()(inputs)), calibration=ids)
+    before = aware.predict(ids, verbose=0)
+    (embedding,) = aware.trainable_variables
+    embedding.assign(embedding / 2)
+    after = aware.predict(ids, verbose=0)
+    # A half each time; the ranges stay, so that steps as large as before round the quarters.
+    np.testing.assert_allclose(after, before / 4, atol=0.05 * np.abs(before).max())
+
+
+def test_a_weight_of_which_a_layer_computes_by_itself_is_refused():
+    inputs = keras.Input((4, 8))
+    positions = kn.layers.PositionalEncoding(6, learned=True, name="positions")
+    model = keras.Model(inputs, keras.layers.Dense(3)(positions(inputs)))
+    with pytest.raises(
+        ValueError, match=r"must be used together with inputs\. Received: positions/.* Give it in `skip`"
+    ):
+        quantize_aware(model, calibration=np.zeros((8, 4, 8), "float32"))
+    quantize_aware(model, calibration=np.zeros((8, 4, 8), "float32"), skip=["positions"])

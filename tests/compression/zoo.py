@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import layers as L  # noqa: N812
 
+from keras_notes.layers import LSTM
+
 __all__ = ["NETS", "samples"]
 
 IMAGE = (8, 8, 4)
@@ -179,7 +181,7 @@ NETS: dict[str, Callable[[], keras.Model]] = {
     "MultiHeadAttention": _attention(),
     "MultiHeadAttention, causal": _attention(use_causal_mask=True),
     "LSTM": _net(SEQUENCE, lambda: L.LSTM(5)),
-    "LSTM, sequences": _net(SEQUENCE, lambda: L.LSTM(5, return_sequences=True), lambda: L.LSTM(4)),
+    "LSTM, sequences": _net(SEQUENCE, lambda: LSTM(5, return_sequences=True), lambda: LSTM(4)),
     "GRU": _net(SEQUENCE, lambda: L.GRU(5, bias_initializer="random_normal")),
     "SimpleRNN": _net(SEQUENCE, lambda: L.SimpleRNN(5)),
     "Bidirectional": _net(SEQUENCE, lambda: L.Bidirectional(L.LSTM(4))),

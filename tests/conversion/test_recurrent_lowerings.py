@@ -86,6 +86,21 @@ def test_sequences_of_any_length_are_whole(tmp_path):
     assert operators.count("WHILE") == sum(length >= 8 for length in lengths)  # one block alone is no loop
 
 
+@pytest.mark.parametrize("backwards", [True, False])
+def test_long_sequences_are_loops_of_loops(backwards, tmp_path):
+    """The outer one copies all outputs a turn, so it shall have few; masks and what is left over go through both."""
+    steps = 4 * 70 + 3
+    ids = RNG.integers(0, 9, (8, steps)).astype("int32")  # 0 is masked
+    net = [
+        layers.Embedding(9, INPUTS, mask_zero=True),
+        layers.LSTM(UNITS, return_sequences=True, go_backwards=backwards),
+    ]
+    bundle, operators = converted(around(*net, dtype="int32", shape=(steps,)), tmp_path, x=ids)
+    assert operators.count("WHILE") == 2
+    assert largest_error(bundle) < FLOAT32_ROUNDING
+    assert bundle.model_path.stat().st_size < 100_000  # no constant is as long as the sequence
+
+
 @pytest.mark.parametrize("lowering", ["loop", "unrolled"])
 @pytest.mark.parametrize("sequences", [True, False])
 def test_masked_steps_leave_the_states_as_they_are(lowering, sequences, tmp_path):
@@ -150,6 +165,15 @@ def test_a_loop_converts_by_the_other_recipes(recipe, tmp_path):
 def test_short_sequences_compute_in_integers_throughout(recipe, tmp_path):
     bundle, operators = converted(around(kn.layers.LSTM(UNITS, name="cell")), tmp_path, recipe)
     assert "WHILE" not in operators
+    assert read_tflite(bundle.model_path).float_islands() == ()
+
+
+@pytest.mark.parametrize("recipe", ["static_int8", "int16x8"])
+def test_what_reads_from_both_ends_does_too(recipe, tmp_path):
+    """The outputs of the layer that reads backwards are put in order by GATHER; REVERSE_V2 stays in floating point."""
+    model = around(layers.Bidirectional(layers.LSTM(UNITS, return_sequences=True)), layers.Dense(3), scale=0.3)
+    bundle, operators = converted(model, tmp_path, recipe)
+    assert "GATHER" in operators
     assert read_tflite(bundle.model_path).float_islands() == ()
 
 

@@ -72,9 +72,11 @@ def test_padding_and_causal_masks_convert_without_floats_left(x, recipe, tmp_pat
     assert kn.verify(kn.convert(model, tmp_path / "bundle", recipe, calibration=[x, masks])).ok
 
 
-def test_one_hot_becomes_one_operator(tmp_path):
-    model = keras.Sequential([keras.Input((4,), dtype="int32"), OneHot(9, out_of_range="zero")])
-    bundle = kn.convert(model, tmp_path / "bundle", "float32", golden=np.array([[0, 8, 9, -1]], "int32"))
+@pytest.mark.parametrize("out_of_range", ["zero", "error"])
+def test_one_hot_becomes_one_operator(out_of_range, tmp_path):
+    model = keras.Sequential([keras.Input((4,), dtype="int32"), OneHot(9, out_of_range=out_of_range)])
+    ids = [0, 8, 9, -1] if out_of_range == "zero" else [0, 8, 3, 1]
+    bundle = kn.convert(model, tmp_path / "bundle", "float32", golden=np.array([ids], "int32"))
     assert kn.verify(bundle).ok
     assert set(operators_of(bundle)) <= {"ONE_HOT", "CAST"}
 
