@@ -30,8 +30,11 @@ def logits_by_steps(models, source, target):
     return np.array(logits)
 
 
-@pytest.mark.parametrize("arguments", [{}, MODERN], ids=["classic", "modern"])
-@pytest.mark.parametrize("lengths", [{}, {"prompt_length": 2, "target_length": 6}], ids=["one", "prompt"])
+@pytest.mark.parametrize(
+    ("arguments", "lengths"),
+    [({}, {}), (MODERN, {"prompt_length": 2, "target_length": 6})],
+    ids=["classic", "modern, after a prompt"],
+)
 def test_steps_give_what_the_whole_model_gives(arguments, lengths):
     model = talkative(**arguments)
     models = decoding_models(model, 5, **lengths)
