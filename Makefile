@@ -68,6 +68,10 @@ bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/compression.py students
 	$(BIN)/python tests/benchmarks/compression.py cost
 	$(BIN)/python tests/benchmarks/compression.py size
+	$(BIN)/python tests/benchmarks/sequence.py lowerings
+	$(BIN)/python tests/benchmarks/sequence.py streaming
+	$(BIN)/python tests/benchmarks/decoding.py
+	$(BIN)/python -m tests.benchmarks.translation all
 	$(BIN)/python tests/benchmarks/distillation.py cost
 	$(BIN)/python tests/benchmarks/distillation.py help
 
