@@ -60,7 +60,7 @@ class FileMaker:
         graphs: tuple[DeployGraph, ...],
         batch_size: int | None,
         calibration: Mapping[str, Mapping[str, np.ndarray]],
-        lowering: str | Mapping[str, str],
+        lowering: str | Mapping[str, str] = "auto",
     ) -> None:
         self._graphs = graphs
         self._batch_size = batch_size

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks import sequence_lowerings, sequence_streaming
 
 MEASURES = {
-    "lowerings": lambda given: sequence_lowerings.main(given.steps, given.rounds),
+    "lowerings": lambda given: sequence_lowerings.main(given.steps, given.rounds, given.every),
     "streaming": lambda given: sequence_streaming.main(given.seeds),
 }
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[10, 50, 200, 1000])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--every", action="store_true", help="an output a step, not only the last")
     given = parser.parse_args()
     MEASURES[given.measure](given)
 

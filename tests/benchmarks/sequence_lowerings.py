@@ -1,6 +1,6 @@
 """An LSTM on LiteRT: each lowering and recipe beside what Keras's own export makes of it.
 
-    python tests/benchmarks/sequence.py lowerings [--steps 10 50 200 1000] [--rounds 30]
+    python tests/benchmarks/sequence.py lowerings [--steps 10 50 200 1000] [--rounds 30] [--every]
 
 LSTM(64) and Dense(6) on HAPT's windows of 50 Hz (6 signals, in standard units of the training windows), trained on the
 first 50 steps of each, 6 epochs, Adam from 3e-3 down to 0 by a cosine, seed 0. Sequences of another length are the same
@@ -11,7 +11,8 @@ up to 200 steps.
 
 Latency: LiteRT's interpreter (XNNPACK) on one thread, files in turns, the median of all rounds and quartiles of their
 ratio to the fastest of Keras's float files in the same round; resetting a fused LSTM's state counts. Accuracy: on 600
-test windows, evenly spaced.
+test windows, evenly spaced. With --every the LSTM returns sequences and the head gives an output a step, of which the
+last counts.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ class File:
         self._output = self._interpreter.get_output_details()[0]["index"]
 
     def run(self, sample: np.ndarray) -> np.ndarray:
-        """The logits of one sequence, from a state of zeros."""
+        """The last logits of one sequence, from a state of zeros."""
         self._interpreter.reset_all_variables()
         self._interpreter.set_tensor(self._input, sample[None])
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output)[0]
+        return self._interpreter.get_tensor(self._output).reshape(-1, 6)[-1]
 
     def time(self, sample: np.ndarray, repeats: int) -> None:
         """Adds a round."""
@@ -71,15 +72,16 @@ class File:
         self.times_us.append((time.perf_counter() - start) / repeats * 1e6)
 
 
-def main(lengths: list[int], rounds: int) -> None:
+def main(lengths: list[int], rounds: int, every: bool) -> None:
     """Prints a table for each length."""
     weights = trained().get_weights()
     for steps in lengths:
         (x, _), (x_test, y_test) = (of_length(part, steps) for part in windows())
         chosen = np.linspace(0, len(x_test) - 1, TESTED).astype(int)
-        model = network(steps)
+        model = network(steps, every=every)
         model.set_weights(weights)
-        wanted = float((model.predict(x_test[chosen], verbose=0).argmax(-1) == y_test[chosen]).mean())
+        outputs = model.predict(x_test[chosen], verbose=0).reshape(TESTED, -1, 6)[:, -1]
+        wanted = float((outputs.argmax(-1) == y_test[chosen]).mean())
         print(f"\n{steps} steps; accuracy in Keras {wanted:.4f}")
         files: dict[str, File] = {}
         for name, made in candidates(model, steps, x[:: len(x) // CALIBRATION][:CALIBRATION]):
@@ -107,9 +109,10 @@ def of_length(part, steps: int):
     return np.tile(x, (1, -(-steps // x.shape[1]), 1))[:, :steps], y
 
 
-def network(steps: int, *, unroll: bool = False) -> keras.Model:
+def network(steps: int, *, unroll: bool = False, every: bool = False) -> keras.Model:
     """The classifier, by Keras's own layer."""
-    net = [keras.Input((steps, 6), name="series"), keras.layers.LSTM(UNITS, unroll=unroll, name="lstm")]
+    lstm = keras.layers.LSTM(UNITS, unroll=unroll, return_sequences=every, name="lstm")
+    net = [keras.Input((steps, 6), name="series"), lstm]
     return keras.Sequential([*net, keras.layers.Dense(6, name="head")], name="activities")
 
 
@@ -143,7 +146,7 @@ def candidates(model: keras.Model, steps: int, calibration: np.ndarray) -> Itera
 
 def keras_file(model: keras.Model, steps: int, unroll: bool) -> bytes:
     """What Keras exports at batch 1."""
-    again = network(steps, unroll=unroll)
+    again = network(steps, unroll=unroll, every=model.get_layer("lstm").return_sequences)
     again.set_weights(model.get_weights())
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.tflite"
