@@ -43,7 +43,8 @@ def lstm_step(projected, hidden, carry, recurrent_kernel, activation=ops.tanh, r
     """
     gates = ops.add(projected, ops.matmul(hidden, recurrent_kernel))
     write, forget, candidate, output = ops.split(gates, 4, axis=-1)
-    carry = recurrent_activation(forget) * carry + recurrent_activation(write) * activation(candidate)
+    kept = ops.multiply(recurrent_activation(forget), carry)
+    carry = kept + recurrent_activation(write) * activation(candidate)
     return recurrent_activation(output) * activation(carry), carry
 
 
