@@ -177,7 +177,8 @@ def _crossover_figure(report):
     for recipe, row in report["recipes"].items():
         low, middle, high = row["time_ratio"]
         look = {"color": "black" if recipe == "float32" else GREY, "ls": STYLES[recipe], "marker": MARKS[recipe]}
-        label = f"{recipe}, crossover at T = {_length(row['time_crossover'])}"
+        crossover = row["time_crossover"]
+        label = f"{recipe}, {'no crossover' if crossover is None else f'crossover at T = {crossover:.0f}'}"
         axes.plot(report["lengths"], middle, ms=4, label=label, **look)
         axes.fill_between(report["lengths"], low, high, color=look["color"], alpha=0.2, lw=0)
     axes.axhline(1.0, color=BLUE, lw=1)
