@@ -112,8 +112,6 @@ class FileMaker:
 
     def _float_file(self, plan: Plan) -> bytes:
         forms = self._forms(plan)
-        if "fused" in forms["recurrent"].values() and self._batch_size != 1:
-            raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
         key = json.dumps(forms)
         if key not in self._float_files:
             with self._job(plan) as job:
@@ -125,7 +123,10 @@ class FileMaker:
 
     def _forms(self, plan: Plan) -> dict[str, Any]:
         """What layers shall compute in the deploy graph."""
-        return {"integers": plan.needs_calibration and self._integers_differ, "recurrent": self._recurrent(plan)}
+        recurrent = self._recurrent(plan)
+        if "fused" in recurrent.values():
+            _check_fused(plan, self._batch_size)
+        return {"integers": plan.needs_calibration and self._integers_differ, "recurrent": recurrent}
 
     def _recurrent(self, plan: Plan) -> dict[str, str]:
         return {
@@ -136,12 +137,6 @@ class FileMaker:
     def _fused_int8(self, plan: Plan) -> bytes:
         """By the converter's own quantization: ai-edge-quantizer does not know the operator."""
         with self._job(plan) as job:
-            if plan.default.name != "static_int8" or plan.layers:
-                raise ConversionError(
-                    f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
-                    f"Received: {plan.default.name!r}{f' with {sorted(plan.layers)}' if plan.layers else ''}. Use the "
-                    f"lowering 'loop'."
-                )
             self._save(job, **self._forms(plan))
             self._save_calibration(job)
             job.settle(int8=True)
@@ -207,6 +202,18 @@ class FileMaker:
         subject = f"The model {self._graphs[0].model.name!r}"
         with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
             yield Job(Path(directory), f"{subject} could not be converted with the recipe {plan.default.name!r}")
+
+
+def _check_fused(plan: Plan, batch_size: int | None) -> None:
+    """Raises ConversionError if no quantizer makes such a file, or the operator cannot run in it."""
+    if batch_size != 1:
+        raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
+    if plan.layers or plan.default.name not in ("float32", "static_int8"):
+        raise ConversionError(
+            f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
+            f"Received: {plan.default.name!r}{f' with {sorted(plan.layers)}' if plan.layers else ''}. Use the "
+            f"lowering 'loop'."
+        )
 
 
 def _has_integer_edges(file: TfliteFile, plan: Plan) -> bool:

@@ -17,8 +17,8 @@ from keras_notes.conversion._recurrent_cells import RecurrentCell
 
 __all__ = ["BLOCK", "inner_loop"]
 
-# Steps in a turn of the loop. More of them save the loop's own cost, but SPLIT runs on XNNPACK with four results at
-# most, and each is some 1.8 kB of operators (tests/benchmarks/sequence.py).
+# Steps in a turn of the loop. More of them save the loop's own cost, but each is operators in the file, and SPLIT runs
+# on XNNPACK with four results at most.
 BLOCK = 4
 # A loop copies all outputs in each turn: the square of its turns in all. From so many turns on, they are those of an
 # inner loop, whose few outputs are the ones that are copied often.

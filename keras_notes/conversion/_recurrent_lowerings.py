@@ -79,8 +79,11 @@ def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractCon
     if kind is None:
         return replaced_call(layer, _unrolled_by_keras(layer, wanted))
     forms = {form: inner_loop(layer, kind, unrolled=form) for form in (False, True)}
+    original = layer.inner_loop
 
     def chosen(sequences: Any, *arguments: Any, **keywords: Any) -> Any:
+        if sequences.shape[1] is None:  # as many steps as the device finds: only Keras's loop takes them
+            return original(sequences, *arguments, **keywords)
         return forms[_is_unrolled(wanted, sequences)](sequences, *arguments, **keywords)
 
     return replaced(layer, "inner_loop", chosen)
@@ -92,7 +95,8 @@ def recurrent_layers(all_layers: Iterable[keras.Layer]) -> list[keras.layers.RNN
 
 
 def _is_unrolled(wanted: str, sequences: Any) -> bool:
-    return wanted == "unrolled" or (wanted == _UNROLLED_IF_SHORT and sequences.shape[1] <= LONGEST_UNROLLED)
+    steps = sequences.shape[1]
+    return wanted == "unrolled" or (wanted == _UNROLLED_IF_SHORT and steps is not None and steps <= LONGEST_UNROLLED)
 
 
 def _unrolled_by_keras(layer: Any, wanted: str) -> Callable:
