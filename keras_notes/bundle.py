@@ -6,6 +6,7 @@
       golden/*.bin     inputs, and the trained model's outputs for them: raw, little-endian, row-major
       tensors.json     of a file that is not float32: the error of each tensor (`_tensor_errors`)
       candidates.json  of the recipe "auto": what was tried (`_candidates`)
+      tokenizer.json   of a model of text: how a device reads and writes it, in the format of Hugging Face's tokenizers
 
 `tflite/bundle.schema.json` defines the manifest.
 """

@@ -109,6 +109,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--golden", type=Path, metavar="X.npy", help="inputs whose outputs the bundle shall keep")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     parser.add_argument("--preprocessing", metavar="WORDS", help="how raw data becomes the model's input")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json of a model of text, to keep")
     parser.add_argument("--any-batch", action="store_true", help="a file that takes any number of samples at once")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="import a module that registers custom layers"
@@ -137,6 +138,7 @@ def _convert(options: argparse.Namespace) -> None:
         golden=_cli_inputs.arrays(options.golden),
         labels=None if options.labels is None else options.labels.read_text().splitlines(),
         preprocessing=options.preprocessing,
+        tokenizer=options.tokenizer,
         batch_size=None if options.any_batch else 1,
         validation_data=_cli_inputs.labelled(options.x, options.y),
         accuracy_budget=options.accuracy_budget,

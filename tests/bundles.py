@@ -40,6 +40,8 @@ import runpy, sys
 for name in ("keras", "keras_notes", "tensorflow"):
     sys.modules[name] = None
 sys.argv = sys.argv[1:]
+# As Python itself does for a program that is called by its path.
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

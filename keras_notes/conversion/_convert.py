@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +19,8 @@ from keras_notes.conversion._recipes import EDGES, Plan, is_auto, plan_of, plans
 
 __all__ = ["convert"]
 
+TOKENIZER_FILE = "tokenizer.json"
+
 
 def convert(
     model: keras.Model,
@@ -28,6 +32,7 @@ def convert(
     golden: Any = None,
     labels: Sequence[str] | None = None,
     preprocessing: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     signatures: Mapping[str, keras.Model] | None = None,
     batch_size: int | None = 1,
     lowering: str | Mapping[str, str] = "auto",
@@ -69,6 +74,8 @@ def convert(
             of the standard normal distribution.
         labels: One name a class, for the device to show.
         preprocessing: How raw data becomes the model's input, in words, for the device's developer.
+        tokenizer: Of a model of text, the file that a device reads and writes text by, in the format of Hugging Face's
+            `tokenizers` (`Tokenizer.save`), which has readers for phones and browsers. The bundle keeps a copy.
         signatures: Further entry points by name: models that share layers with `model`, whose own is
             "serving_default". Shared weights are in the file once.
         batch_size: 1, or None for a file that takes any number of samples at once.
@@ -103,6 +110,7 @@ def convert(
     """
     wish = Wish(validation_data, accuracy_budget, prefer)
     _check_arguments(edges, preprocessing, batch_size)
+    text_files = {} if tokenizer is None else {TOKENIZER_FILE: _tokenizer_bytes(Path(tokenizer))}
     if isinstance(model, CompressedModel) and model.scheme is None:
         model = strip(model)
     scheme = model.scheme if isinstance(model, CompressedModel) else None
@@ -127,7 +135,8 @@ def convert(
         lowering=lowering,
     )
     contents = chosen(prepared, plans, edges, wish) if is_auto(recipe) else prepared.contents(plans[0], edges)
-    return write_bundle(target, *contents, overwrite=overwrite)
+    manifest, files = contents
+    return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
 
 
 def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
@@ -136,6 +145,21 @@ def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
         raise TypeError(f"`preprocessing` must be words. {received(preprocessing=preprocessing)}")
     if batch_size is not None and (isinstance(batch_size, bool) or batch_size != 1):
         raise ValueError(f"`batch_size` must be 1, or None for any. {received(batch_size=batch_size)}")
+
+
+def _tokenizer_bytes(path: Path) -> bytes:
+    content = path.read_bytes()
+    try:
+        whole = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"`tokenizer` must be a file of JSON. Received: {str(path)!r} ({error}).") from error
+    model = whole.get("model") if isinstance(whole, dict) else None
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise ValueError(
+            f"`tokenizer` must hold a model with a vocabulary. Received: {str(path)!r}, which has none. Write it by "
+            f"`tokenizers.Tokenizer.save`."
+        )
+    return content
 
 
 def _check_trained(model: keras.Model, calibration: Any, signatures: Any) -> None:

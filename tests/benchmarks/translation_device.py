@@ -1,7 +1,7 @@
 """What a student of translation.py is worth on LiteRT: BLEU and speed of its file, by recipe.
 
 The student is converted with the signatures of `keras_notes.layers.decoding_models` (sources of 48 pieces, caches of
-56), verified, and decodes the test sentences greedily with the program for devices, tflite/python/generate.py, on one
+56), verified, and decodes the test sentences greedily with the program for devices, tflite/python/models.py, on one
 thread. "as Keras" is the share of translations that are those of `generate`, to the letter. Ranges of "static_int8" and
 "int16x8" come from 256 training pairs, at 4 positions of each. Tokens a second are all pieces, the end among them, by
 the time from ids to ids: encoding, prefilling and every step.
@@ -77,7 +77,7 @@ def _row(place: Place, model: Transformer, samples: dict, recipe: str, directory
     bundle = kn.convert(model, directory, recipe, overwrite=True, **arguments)
     is_verified = _is_verified(bundle)
     english, german = sentences(place.budget_name)["test"]
-    decoder = _program().Decoder(bundle.directory)
+    decoder = _device_models().Decoder(bundle.directory)
     found, seconds = [], 0.0
     for source in ids_of(place.budget_name, english):
         source = source if len(source) <= LENGTHS[-1] else [*source[: LENGTHS[-1] - 1], END]
@@ -107,10 +107,10 @@ def _is_verified(bundle: kn.Bundle) -> bool:
         return False
 
 
-def _program() -> ModuleType:
-    """tflite/python/generate.py, which is in no package; it imports the program beside it."""
+def _device_models() -> ModuleType:
+    """tflite/python/models.py, which is in no package; it imports the program beside it."""
     sys.path.insert(0, str(RUNNER))
     try:
-        return importlib.import_module("generate")
+        return importlib.import_module("models")
     finally:
         sys.path.remove(str(RUNNER))

@@ -255,3 +255,26 @@ def test_a_model_is_not_changed_by_its_conversion(net, tmp_path):
     assert [layer.name for layer in net.layers] == names
     for before, after in zip(weights, net.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"words", "`tokenizer` must be a file of JSON"),
+        (b"[]", "`tokenizer` must hold a model with a vocabulary"),
+        (b'{"model": {"type": "BPE"}}', "`tokenizer` must hold a model with a vocabulary"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused(net, tmp_path, must_not_convert, content, message):
+    (tmp_path / "words.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        kn.convert(net, tmp_path / "bundle", calibration=X, tokenizer=tmp_path / "words.json")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_tokenizer_is_kept_as_it_is(net, tmp_path, without_converter):
+    content = b'{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}}}'
+    (tmp_path / "words.json").write_bytes(content)
+    bundle = kn.convert(net, tmp_path / "bundle", calibration=X, tokenizer=str(tmp_path / "words.json"))
+    assert (bundle.directory / "tokenizer.json").read_bytes() == content
+    assert bundle.manifest.files["tokenizer.json"].bytes == len(content)

@@ -1,7 +1,6 @@
 """The device-side decoder, where it runs: in a process that has neither Keras nor TensorFlow nor keras_notes."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from tests.bundles import RUNNER, TESTDATA, copied, error_lines, run_device
 from tests.layers.decoders import END, START, device_samples, device_transformer
 
 SCRIPT = RUNNER.with_name("generate.py")
-KEYS = ["runner", "runtime_version", "device", "ids", "ended", "tokens_per_second", "model_sha256"]
+KEYS = ["runner", "runtime_version", "device", "ids", "text", "ended", "tokens_per_second", "model_sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +32,10 @@ def bundle(transformer, tmp_path_factory):
     )
 
 
-@pytest.fixture
-def _beside(monkeypatch):
-    """What Python itself does for a program that is called by its path."""
-    monkeypatch.setenv("PYTHONPATH", f"{SCRIPT.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-
-
 def decode(bundle, source, *options, start=START, end=END):
     return run_device(bundle, *source, "--start", start, "--end", end, *options, script=SCRIPT)
 
 
-@pytest.mark.usefixtures("_beside")
 def test_it_decodes_as_generate_does(bundle, transformer):
     sources, _ = device_samples(3, seed=5)
     ids = generate(transformer, sources, start_id=START, end_id=END, max_length=10)
@@ -63,15 +55,14 @@ def test_it_decodes_as_generate_does(bundle, transformer):
         assert found["model_sha256"] == bundle.manifest.files["model.tflite"].sha256
 
 
-@pytest.mark.usefixtures("_beside")
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
         ([4] * 7, {}, "A source must have 1 to 6 ids. Received: 7."),
         ([4, 1500], {}, "Ids of the source must be in the vocabulary"),
         ([4, -3], {}, "Ids must be >= 0. Received: -3."),
-        ([4], {"start": 1500}, "--start must be in [0, 1500). Received: 1500."),
-        ([4], {"end": -1}, "--end must be in [0, 1500). Received: -1."),
+        ([4], {"start": 1500}, "The start id must be in [0, 1500). Received: 1500."),
+        ([4], {"end": -1}, "The end id must be in [0, 1500). Received: -1."),
     ],
 )
 def test_wrong_ids_are_one_line_and_exit_code_2(bundle, source, options, message):
@@ -81,21 +72,18 @@ def test_wrong_ids_are_one_line_and_exit_code_2(bundle, source, options, message
     assert line.startswith(f"generate.py: cannot run {bundle.directory}: {message}")
 
 
-@pytest.mark.usefixtures("_beside")
 def test_a_length_past_the_caches_is_exit_code_2(bundle):
     result = decode(bundle.directory, [4], "--max-length", 11)
     assert result.returncode == 2
-    assert "--max-length must be in [1, 10]. Received: 11." in result.stderr
+    assert "The length must be in [1, 10]. Received: 11." in result.stderr
 
 
-@pytest.mark.usefixtures("_beside")
 def test_a_bundle_that_does_not_decode_is_exit_code_2():
     result = decode(TESTDATA, [4])
     assert result.returncode == 2
     assert "must have the signatures encode, prefill, decode_step. It has no encode." in result.stderr
 
 
-@pytest.mark.usefixtures("_beside")
 def test_a_damaged_bundle_is_exit_code_2(bundle, tmp_path):
     directory = copied(bundle, tmp_path / "damaged")
     path = directory / "model.tflite"

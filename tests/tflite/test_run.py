@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,3 +244,25 @@ def test_golden_values_are_read_as_the_bundle_reads_them():
     values = runner.golden_values(TESTDATA, raw["inputs"][0], signature.golden_samples)
     np.testing.assert_array_equal(values, bundle.golden(signature)[0]["image"])
     assert values.tobytes() == (TESTDATA / GOLDEN_INPUT).read_bytes()
+
+
+@pytest.mark.parametrize("edges", ["float32", "uint8"])
+def test_outputs_are_written_as_the_golden_values_lie(converted, edges, tmp_path):
+    bundle = converted("static_int8", edges)
+    result = run_device(bundle.directory, "--repeat", 1, "--outputs", tmp_path / "new" / "outputs")
+    assert result.returncode == 0, result.stderr
+    (signature,) = bundle.manifest.signatures
+    got = np.fromfile(tmp_path / "new" / "outputs" / Path(signature.outputs[0].golden).name, "<f4")
+    golden = bundle.golden(signature)[1]["output"].astype("float32").ravel()
+    assert got.shape == golden.shape
+    assert np.abs(got - golden).max() / output_lsb(bundle) == pytest.approx(_line(result)["max_error_lsb"])
+
+
+def test_kernel_sets_can_be_named(converted):
+    bundle = converted("static_int8", "float32")
+    versions = []
+    for kernels in ("xnnpack", "builtin", "reference"):
+        result = run_device(bundle.directory, "--repeat", 1, "--kernels", kernels)
+        assert result.returncode == 0, result.stderr
+        versions.append(_line(result)["runtime_version"])
+    assert [text.split(", ")[1] for text in versions] == ["xnnpack kernels", "builtin kernels", "reference kernels"]

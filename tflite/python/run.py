@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a bundle on this device and compares it with the trained model. Needs numpy and ai-edge-litert, nothing else.
 
-    python run.py BUNDLE [--repeat N]
+    python run.py BUNDLE [--repeat N] [--outputs DIRECTORY] [--kernels xnnpack | builtin | reference]
 
 Checks every hash, resets the state before each sample, quantizes by model.json, runs all golden samples, and prints one
 line of JSON. Exit code: 0 equal within the bundle's tolerance, 1 not equal, 2 cannot run (the reason is on stderr).
@@ -19,7 +19,7 @@ from pathlib import Path
 
 try:
     import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 except ImportError as error:
     print(f"run.py: cannot run: {error}. Install it: pip install -r requirements.txt", file=sys.stderr)
     sys.exit(2)
@@ -27,6 +27,12 @@ except ImportError as error:
 FORMAT_VERSION = 2
 EQUAL, NOT_EQUAL, CANNOT_RUN = 0, 1, 2
 WARM_UP_RUNS = 10
+# XNNPACK is what a program gets that asks for nothing; the reference kernels give the same integers on every processor.
+KERNELS = {
+    "xnnpack": OpResolverType.AUTO,
+    "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    "reference": OpResolverType.BUILTIN_REF,
+}
 
 
 def load_manifest(bundle):
@@ -172,16 +178,33 @@ def latencies_ms(interpreter, signature, inputs, repeat):
     return elapsed[WARM_UP_RUNS:]
 
 
-def run(bundle, repeat):
-    """Runs the bundle and returns the line to print."""
-    manifest = load_manifest(bundle)
-    interpreter = Interpreter(str(bundle / "model.tflite"), num_threads=1)
+def open_interpreter(bundle, kernels):
+    """The bundle's file on one thread."""
+    resolver = KERNELS[kernels]
+    interpreter = Interpreter(str(bundle / "model.tflite"), num_threads=1, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
+    return interpreter
+
+
+def write_outputs(directory, signature, outputs):
+    """Writes what came out as the golden values lie: raw, little-endian, row-major, in a file of the same name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for tensor in signature["outputs"]:
+        values = outputs[tensor["name"]]
+        (directory / Path(tensor["golden"]).name).write_bytes(values.astype(values.dtype.newbyteorder("<")).tobytes())
+
+
+def run(bundle, repeat, kernels="xnnpack", directory=None):
+    """Runs the bundle and returns the line to print; the outputs go into the directory, if one is given."""
+    manifest = load_manifest(bundle)
+    interpreter = open_interpreter(bundle, kernels)
     compared = []
     for signature in manifest["signatures"]:
         samples = signature["golden_samples"]
         inputs = {tensor["name"]: golden_values(bundle, tensor, samples) for tensor in signature["inputs"]}
         outputs = run_samples(interpreter, signature, inputs)
+        if directory is not None:
+            write_outputs(directory, signature, outputs)
         for tensor in signature["outputs"]:
             golden = golden_values(bundle, tensor, samples)
             compared.append(compare(tensor, golden, outputs[tensor["name"]], manifest["tolerance"]))
@@ -191,7 +214,7 @@ def run(bundle, repeat):
     errors, errors_lsb, agreements, oks = zip(*compared, strict=True)
     return {
         "runner": "python",
-        "runtime_version": f"ai-edge-litert {version('ai-edge-litert')}",
+        "runtime_version": f"ai-edge-litert {version('ai-edge-litert')}, {kernels} kernels",
         "device": f"{platform.system()} {platform.machine()}",
         "ok": all(oks),
         "max_error": None if None in errors else max(errors),
@@ -208,11 +231,13 @@ def main():
     parser = argparse.ArgumentParser(description="Run a bundle on this device and compare it with the trained model.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--repeat", type=int, default=100, metavar="N", help="invocations to time (default 100)")
+    parser.add_argument("--outputs", type=Path, metavar="DIRECTORY", help="where to write what comes out")
+    parser.add_argument("--kernels", choices=tuple(KERNELS), default="xnnpack", help="xnnpack by default")
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error(f"--repeat must be >= 1. Received: {options.repeat}.")
     try:
-        result = run(options.bundle, options.repeat)
+        result = run(options.bundle, options.repeat, options.kernels, options.outputs)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         print(f"run.py: cannot run {options.bundle}: {error}", file=sys.stderr)
         return CANNOT_RUN
