@@ -18,9 +18,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples.datasets import fashion_mnist
 from keras_notes.compression import quantize_aware
 from keras_notes.distillation import Distiller, SeededBatches, TeacherCache
-from tests.benchmarks.datasets import fashion_mnist
 from tests.benchmarks.distillation_help import (
     BATCH,
     LABELS,

@@ -24,8 +24,8 @@ import numpy as np
 from keras import layers
 from sklearn.datasets import load_digits
 
-from tests.benchmarks.datasets import fashion_mnist
-from tests.benchmarks.datasets_sequences import hapt, trec
+from examples.datasets import fashion_mnist
+from examples.datasets_sequences import hapt, trec
 
 BATCH, CALIBRATION = 64, 256
 STEPS_AT_ONCE, WORDS, WIDTH = 4, 16, 32

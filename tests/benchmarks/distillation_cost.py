@@ -31,9 +31,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples.datasets import fashion_mnist
 from keras_notes import losses
 from keras_notes.distillation import Distiller, FeatureMatch, SeededBatches, TeacherCache
-from tests.benchmarks.datasets import fashion_mnist
 from tests.benchmarks.distillation_memory import BATCH, SHAPE, network, print_memory, student_network
 
 CACHED, LIVE, BUILD = 1.05, 1.05, 1.10

@@ -39,9 +39,9 @@ import numpy as np
 from keras import layers, ops
 from scipy.stats import t as student_t
 
+from examples.datasets import fashion_mnist
 from keras_notes import losses
 from keras_notes.distillation import Distiller, SeededBatches, TeacherCache
-from tests.benchmarks.datasets import fashion_mnist
 
 SHAPE, CLASSES, BATCH = (28, 28, 1), 10, 128
 LEARNING_RATE, PASSES, TEACHER_PASSES = 3e-3, 8, 6

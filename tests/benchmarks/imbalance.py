@@ -33,8 +33,8 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+from examples.datasets import PARTS, mammography, yeast
 from keras_notes.losses import AsymmetricLoss, FocalLoss, class_balanced_alpha
-from tests.benchmarks.datasets import PARTS, mammography, yeast
 
 # Lin et al. 2017 (arXiv:1708.02002); the rows without alpha and with gamma 1 change one thing each.
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25

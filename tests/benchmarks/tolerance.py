@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from teacher_to_device import build_student, build_teacher, digits
 
 import keras_notes as kn
-from tests.benchmarks.datasets import fashion_mnist
+from examples.datasets import fashion_mnist
 
 
 def residual(activation, blocks, last=None):

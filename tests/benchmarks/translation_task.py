@@ -11,9 +11,9 @@ import numpy as np
 import sacrebleu
 import sentencepiece
 
+from examples.datasets_sequences import multi30k
 from keras_notes.layers import Transformer, generate
 from keras_notes.losses import FocalLoss
-from tests.benchmarks.datasets_sequences import multi30k
 from tests.benchmarks.translation_batches import END, LENGTHS, PAD, START, UNKNOWN, padded
 
 SPLITS = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""The data sets of the benchmarks: Mammography and Yeast, which are imbalanced, and the images of Fashion-MNIST.
+"""Data sets of examples and benchmarks: Mammography and Yeast, which are imbalanced, and images of Fashion-MNIST.
 
 Each loader looks in the folder that the environment variable KERAS_NOTES_DATA names, then in Keras's cache
 (`~/.keras/datasets`), and then downloads into that cache: Mammography and Yeast from a pinned commit, Fashion-MNIST as

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.benchmarks import datasets, datasets_sequences
+from examples import datasets, datasets_sequences
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("KERAS_NOTES_DATA"), reason="KERAS_NOTES_DATA does not name a folder with the data sets"
