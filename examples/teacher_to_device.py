@@ -45,6 +45,8 @@ STEPS_PER_EXECUTION = 19
 EPOCHS_PER_VALIDATION = 3
 UNLABELLED = -1
 LATENCY_ROUNDS = 5
+# So many outputs that a kernel which rounds otherwise would show.
+GOLDEN_IMAGES = 360
 
 RUNNER = Path(__file__).resolve().parent.parent / "tflite" / "python" / "run.py"
 # Runs the device's program where an import of Keras or TensorFlow fails.
@@ -189,7 +191,7 @@ def convert_all(models, x, test, output):
     bundles = {}
     for name, model in models.items():
         folder = output / "float32" / name.replace(" ", "-").replace(",", "")
-        bundles[name] = kn.convert(model, folder, "float32", golden=x[:32], overwrite=True)
+        bundles[name] = kn.convert(model, folder, "float32", golden=x[:GOLDEN_IMAGES], overwrite=True)
         print(f"  {name}: float32, {bundles[name].model_bytes:,} bytes", flush=True)
     bundles[INT8] = convert_int8(models[DISTILLED], x, output / "bundle")
     for name, bundle in bundles.items():
@@ -206,6 +208,7 @@ def convert_int8(student, x, directory):
         directory,
         "static_int8",
         calibration=x,
+        golden=x[:GOLDEN_IMAGES],
         labels=[str(digit) for digit in range(10)],
         preprocessing="grey levels 0 (paper) to 16 (ink), divided by 16",
         overwrite=True,

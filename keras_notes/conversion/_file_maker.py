@@ -100,7 +100,7 @@ class FileMaker:
             (job.directory / "ranges.json").write_text(json.dumps(ranges))
             file = read_tflite(job.directory / "float.tflite")
             job.settle(recipe=plan.default.name, by_operator=_by_operator(file, plan))
-            job.settle(integer_edges=_has_integer_edges(file, plan))
+            job.settle(float_edges=_float_edges(file, plan))
             job.run("_quantizer.py", gives="quantized.tflite")
             quantized = (job.directory / "quantized.tflite").read_bytes()
             for model in self._layers():
@@ -216,16 +216,19 @@ def _check_fused(plan: Plan, batch_size: int | None) -> None:
         )
 
 
-def _has_integer_edges(file: TfliteFile, plan: Plan) -> bool:
-    """Whether what takes the inputs and gives the outputs computes in integers."""
+def _float_edges(file: TfliteFile, plan: Plan) -> list[str]:
+    """Which of "INPUT" and "OUTPUT" stay in floating point, because an operator there does."""
+    sides = set()
     for signature in file.signatures:
         graph = file.graph(signature)
-        edges = {*signature.inputs.values(), *signature.outputs.values()}
         for operator in graph.operators:
-            touches = edges & {*operator.inputs, *operator.outputs}
-            if touches and not plan.recipe_of(graph.tensors[operator.outputs[0]].name).is_integer:
-                return False
-    return True
+            if plan.recipe_of(graph.tensors[operator.outputs[0]].name).is_integer:
+                continue
+            if {*signature.inputs.values()} & {*operator.inputs}:
+                sides.add("INPUT")
+            if {*signature.outputs.values()} & {*operator.outputs}:
+                sides.add("OUTPUT")
+    return sorted(sides)
 
 
 def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     python _quantizer.py JOB
 
-JOB is a directory with `float.tflite`, `job.json` ({"recipe", "by_operator", "integer_edges"}) and, for recipes that
+JOB is a directory with `float.tflite`, `job.json` ({"recipe", "by_operator", "float_edges"}) and, for recipes that
 need ranges, `ranges.json` of _calibrator.py. The result is JOB/quantized.tflite.
 
 ai-edge-quantizer and not TFLiteConverter's own quantization, because it quantizes weights of any size, to 4 bits too,
@@ -61,9 +61,12 @@ def quantize(job: Path) -> None:
         add_recipe(manager, scope, "float32")
         add_recipe(manager, f"(?:{scope})", recipe)
     tflite = (job / "float.tflite").read_bytes()
-    for scope in [*edges_of_loops(tflite), *([] if settings["integer_edges"] else [".*"])]:
-        for edge in EDGES:
-            manager.add_quantization_config(scope, edge, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    kept = [(scope, edge) for scope in edges_of_loops(tflite) for edge in EDGES]
+    # Not all edges for the sake of one: what an integer operator gives to an output and to another operator would be
+    # in floating point for both.
+    kept += [(".*", qtyping.TFLOperationName[edge]) for edge in settings["float_edges"]]
+    for scope, edge in kept:
+        manager.add_quantization_config(scope, edge, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
     engine = quantizer.Quantizer(bytearray(tflite), manager.get_quantization_recipe())
     ranges = ranges_of(job) if engine.need_calibration else None
     result = engine.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)

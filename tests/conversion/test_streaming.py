@@ -125,3 +125,15 @@ def test_layers_that_look_at_several_steps_are_refused(inside, received):
 def test_what_has_no_steps_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
         streaming_model(model)
+
+
+def test_a_float_layer_at_the_sensors_leaves_the_rest_in_integers(tmp_path):
+    mean, variance = np.arange(INPUTS, dtype="float32"), np.full(INPUTS, 0.01, "float32")
+    net = [layers.Normalization(mean=mean, variance=variance, name="units"), kn.layers.LSTM(6), layers.Dense(3)]
+    step = streaming_model(keras.Sequential([keras.Input((STEPS, INPUTS)), *net]))
+    samples = (mean + 0.1 * np.random.default_rng(1).normal(size=(128, 1, INPUTS))).astype("float32")
+    # The head reads what the LSTM also gives out as its state.
+    recipe = {"default": "static_int8", "layers": {"units": "float32"}}
+    bundle = kn.convert(step, tmp_path / "bundle", recipe, calibration=samples)
+    assert {output.scale is None for output in bundle.manifest.signatures[0].outputs} == {False}
+    assert kn.verify(bundle).ok
