@@ -10,13 +10,16 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # One process a core; the tests of a file stay together, because they share what is converted or trained for them.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow test-torch bench fuzz lint clean help
+.PHONY: demo test test-slow test-torch native arm64 native-arm64 bench fuzz lint clean help
 
 help:
 	@echo "make demo        set up, then the main job: from a teacher to a verified int8 file (build/digits/)"
 	@echo "make test        set up, then the tests on TensorFlow, and the backend-agnostic ones on JAX"
 	@echo "make test-slow   the tests that take long: the whole demo, a clean installation"
 	@echo "make test-torch  the backend-agnostic tests on PyTorch (installs torch)"
+	@echo "make native      the runner on LiteRT's C API (build/native/run); cmake, g++ and nlohmann-json3-dev from apt"
+	@echo "make arm64       the Python runner on an emulated ARM64 (build/arm64/); a Debian with qemu-user from apt"
+	@echo "make native-arm64  the same with the native runner; g++-aarch64-linux-gnu from apt"
 	@echo "make bench       the side-by-side measurements"
 	@echo "make fuzz        10,000 damaged bundles, none of which may end or hang the process that looks at them"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -54,6 +57,46 @@ test-slow: $(VENV)/.dev-installed
 
 test-torch: $(VENV)/.torch-installed
 	KERAS_BACKEND=torch $(PYTEST) -m "any_backend and not slow"
+
+# Any LiteRT 2.3 will do: whoever has its library elsewhere says LITERT_LIBRARY=.../libLiteRt.so, and needs no $(VENV).
+LITERT_LIBRARY ?= $(firstword $(wildcard $(VENV)/lib/python3*/site-packages/ai_edge_litert/libLiteRt.so))
+NATIVE_SOURCES := $(wildcard tflite/native/*.cc tflite/native/*.h) tflite/native/CMakeLists.txt
+BUNDLE ?= tflite/testdata/bars_static_int8
+
+# need,TOOL,PACKAGE: ends with what to install if a tool is missing.
+need = @command -v $(1) > /dev/null || { echo "$(1) is missing (apt-get install $(2))" >&2; exit 1; }
+
+# cmake,FOLDER,LIBRARY,SETTINGS: configures and builds the native runner in a folder.
+define cmake
+@cmake -S tflite/native -B $(1) -DCMAKE_BUILD_TYPE=Release -DLITERT_LIBRARY=$(abspath $(2)) $(3) > $(1).log || \
+	{ rm -rf $(1); exit 1; }
+@cmake --build $(1) >> $(1).log || { cat $(1).log; exit 1; }
+@touch $@
+endef
+
+native: build/native/run
+
+build/native/run: $(NATIVE_SOURCES) $(if $(LITERT_LIBRARY),,$(VENV)/.demo-installed)
+	$(call need,cmake,cmake)
+	$(call need,g++,g++)
+	@mkdir -p build
+	$(call cmake,build/native,$(or $(LITERT_LIBRARY),$(shell ls $(VENV)/lib/python3*/site-packages/ai_edge_litert/libLiteRt.so)))
+
+build/arm64/sysroot/complete: tflite/arm64/prepare.py tflite/arm64/emulator.py | $(BIN)/python
+	$(BIN)/python tflite/arm64/prepare.py
+	@touch $@
+
+build/native-arm64/run: $(NATIVE_SOURCES) build/arm64/sysroot/complete
+	$(call need,cmake,cmake)
+	$(call need,aarch64-linux-gnu-g++,g++-aarch64-linux-gnu)
+	$(call cmake,build/native-arm64,build/arm64/sysroot/site/ai_edge_litert/libLiteRt.so,-DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++)
+
+arm64: build/arm64/sysroot/complete
+	$(BIN)/python tflite/arm64/run.py $(BUNDLE)
+
+native-arm64: build/native-arm64/run
+	$(BIN)/python tflite/arm64/run.py $(BUNDLE) --runner native
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/losses.py
