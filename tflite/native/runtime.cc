@@ -49,6 +49,11 @@ LiteRtElementType element_type(Dtype dtype) {
 void check(LiteRtStatus status, const char* what, const LogCapture& log) {
   if (status == kLiteRtStatusOk) return;
   const std::string said = log.last_error();
+  if (said.find("Variable tensors") != std::string::npos) {
+    throw CannotRun(
+        "A state must be an input and an output: LiteRT's C API takes no model that keeps one inside, such as a fused "
+        "LSTM. Convert it with another lowering.");
+  }
   throw CannotRun(std::string("LiteRT must ") + what + ". Received: status " + std::to_string(status) +
                   (said.empty() ? "." : ", and it says: " + said));
 }
@@ -187,7 +192,7 @@ Runtime::Runtime(const Bytes& bytes) : handles_(std::make_unique<Handles>()) {
   LiteRtCompiledModel made_compiled = nullptr;
   const Options options = cpu_options(log);
   check(LiteRtCreateCompiledModel(environment.get(), model.get(), options.get(), &made_compiled),
-        "load model.tflite (its C API takes no model with a state inside, such as a fused LSTM)", log);
+        "load model.tflite", log);
   compiled.reset(made_compiled);
 }
 
