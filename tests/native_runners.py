@@ -1,4 +1,4 @@
-"""What the tests of the native and the emulated runners share: building them, and what LiteRT's Python makes of a bundle."""
+"""What the tests of the native and the emulated runners share: building and calling them, and LiteRT in Python."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def made(*targets: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def build_native() -> None:
+    """Builds the native runner of this machine; skips the test where its tools are missing."""
+    need("cmake", package="cmake")
+    need("g++", package="g++")
+    made("build/native/run")
+
+
 def native(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """Runs the native runner on this machine."""
     return subprocess.run([str(NATIVE), *map(str, arguments)], capture_output=True, text=True, check=False)
@@ -39,7 +46,8 @@ def native(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 def emulated(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """Runs a runner on the emulated ARM64."""
-    return subprocess.run([sys.executable, str(EMULATE), *map(str, arguments)], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(EMULATE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def line_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:

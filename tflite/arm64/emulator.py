@@ -40,7 +40,7 @@ CPUS = {
     "cortex-a53": Cpu("cortex-a53", 0x41, 0xD03, _V8_0),
     "cortex-a76": Cpu("cortex-a76", 0x41, 0xD0B, _V8_2),
     "cortex-a710": Cpu("cortex-a710", 0x41, 0xD47, _V9_0),
-    # Without SME: qemu 7 computes wrongly with it. Under another core's name: LiteRT crashes on one that it does not know.
+    # Without SME, with which qemu 7 computes wrongly; under another core's name, as LiteRT crashes on an unknown one.
     "max": Cpu("max,sme=off", 0x41, 0xD0B, _V9_0),
 }
 DEFAULT_CPU = "cortex-a76"
@@ -55,7 +55,8 @@ def environment(sysroot, cpu=DEFAULT_CPU):
 def command(sysroot, program, cpu=DEFAULT_CPU):
     """The start of a command line that runs a program for ARM64 with that environment and no other."""
     variables = [f"{name}={value}" for name, value in environment(sysroot, cpu).items()]
-    return ["env", "-i", f"PATH={os.environ['PATH']}", *variables, QEMU, "-L", str(sysroot / "cpus" / cpu), str(program)]
+    root = str(sysroot / "cpus" / cpu)
+    return ["env", "-i", f"PATH={os.environ['PATH']}", *variables, QEMU, "-L", root, str(program)]
 
 
 def python_command(sysroot, cpu=DEFAULT_CPU):

@@ -3,8 +3,8 @@
 
     python prepare.py [DIRECTORY]          (default: build/arm64 of the repository)
 
-Writes DIRECTORY/sysroot (Debian's C library and Python, NumPy and LiteRT, all for ARM64) whole or not at all, and a root
-for each CPU that run.py emulates. Nothing is installed: apt and pip only download. Needs a Debian machine with qemu-user.
+Writes DIRECTORY/sysroot, whole or not at all: Debian's C library and Python, NumPy and LiteRT, all for ARM64, and a
+root for each CPU that run.py emulates. Nothing is installed: apt and pip only download. Needs a Debian with qemu-user.
 """
 
 import argparse
@@ -28,28 +28,28 @@ PACKAGES = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8"
 UNUSED = "libLiteRtWebGpuAccelerator.so"
 
 
-class CannotPrepare(Exception):
+class PrepareError(Exception):
     """What is missing, and how to get it."""
 
 
 def called(*command, cwd=None):
-    """What a program printed. Raises CannotPrepare with the last line of its errors if it failed."""
+    """What a program printed. Raises PrepareError with the last line of its errors if it failed."""
     result = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         lines = (result.stderr or result.stdout).strip().splitlines() or ["no message"]
-        raise CannotPrepare(f"{command[0]} must succeed. Received: {lines[-1]}")
+        raise PrepareError(f"{command[0]} must succeed. Received: {lines[-1]}")
     return result.stdout
 
 
 def check_tools():
-    """Raises CannotPrepare for a tool that is not there."""
+    """Raises PrepareError for a tool that is not there."""
     for tool, package in ((emulator.QEMU, "qemu-user"), ("apt-get", "apt"), ("dpkg-deb", "dpkg")):
         if shutil.which(tool) is None:
-            raise CannotPrepare(f"{tool} is missing (apt-get install {package}; the machine must be a Debian).")
+            raise PrepareError(f"{tool} is missing (apt-get install {package}; the machine must be a Debian).")
 
 
 def apt_options(state):
-    """apt with lists, caches and a package state of its own, so that the machine's stay as they are."""
+    """Options that give apt lists, caches and a package state of its own, so that the machine's stay as they are."""
     for folder in ("lists/partial", "archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     (state / "status").touch()
@@ -71,7 +71,7 @@ def python_package(options):
     depends = called("apt-cache", *options, "show", "python3-minimal")
     found = re.search(r"(python3\.\d+)-minimal", depends)
     if found is None:
-        raise CannotPrepare("Debian's lists must have python3-minimal for arm64. Received: none. See apt's sources.list.")
+        raise PrepareError("apt's sources must have python3-minimal for arm64. Received: none.")
     return found.group(1)
 
 
@@ -158,7 +158,7 @@ def main():
                 check_tools()
                 print(f"Downloading Debian's Python, NumPy and LiteRT for ARM64 into {directory} (once; about 60 MB)")
                 build(directory)
-    except (CannotPrepare, OSError, zipfile.BadZipFile) as error:
+    except (PrepareError, OSError, zipfile.BadZipFile) as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 1
     return 0

@@ -46,7 +46,8 @@ def main():
     parser = argparse.ArgumentParser(description="Run a bundle as an ARM64 machine would.", allow_abbrev=False)
     parser.add_argument("--cpu", choices=emulator.CPUS, default=emulator.DEFAULT_CPU, help="the CPU that is emulated")
     parser.add_argument("--runner", choices=("python", "native"), default="python", help="default python")
-    parser.add_argument("--sysroot", type=Path, default=emulator.DIRECTORY / "sysroot", help="where prepare.py built it")
+    default = emulator.DIRECTORY / "sysroot"
+    parser.add_argument("--sysroot", type=Path, default=default, help="where prepare.py built it")
     options, passed = parser.parse_known_args()
     try:
         check(options)

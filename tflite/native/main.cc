@@ -2,8 +2,8 @@
 //
 //     run BUNDLE [--repeat N] [--outputs DIRECTORY]
 //
-// Prints one line of JSON. Exit code: 0 equal within the bundle's tolerance, 1 not equal, 2 cannot run (the reason is on
-// stderr). The contract is in ../README.md.
+// Prints one line of JSON. Exit code: 0 equal within the bundle's tolerance, 1 not equal, 2 cannot run (the reason is
+// on stderr). The contract is in ../README.md.
 
 #include <sys/utsname.h>
 
@@ -55,8 +55,8 @@ Values golden_sample(const Values& inputs, const TensorSpec& tensor, std::size_t
   return slice(inputs, sample * tensor.elements(), tensor.elements());
 }
 
-// Runs the samples one by one; each output's values in the units of the trained model. With states, the samples are the
-// steps of one sequence, and carry them on. Nothing else outlives a sample: LiteRT's C API refuses models that keep more.
+// Runs the samples one by one; each output's values in the units of the trained model. With states, the samples are
+// the steps of one sequence, and carry them on. Nothing else outlives a sample: LiteRT's C API refuses variables.
 std::vector<Values> run_samples(Graph& graph, const Signature& signature, const std::vector<Values>& inputs) {
   std::vector<Values> outputs(signature.outputs.size()), last(signature.outputs.size());
   for (std::size_t sample = 0; sample < signature.golden_samples; ++sample) {

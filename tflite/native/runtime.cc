@@ -58,7 +58,7 @@ void check(LiteRtStatus status, const char* what, const LogCapture& log) {
                   (said.empty() ? "." : ", and it says: " + said));
 }
 
-// Options for the CPU. Their payload is TOML (litert/c/options/litert_cpu_options.cc), the owner of which they become.
+// Options for the CPU. They own their payload, which is TOML (litert/c/options/litert_cpu_options.cc).
 Options cpu_options(const LogCapture& log) {
   LiteRtOptions made = nullptr;
   check(LiteRtCreateOptions(&made), "make options", log);
@@ -96,7 +96,8 @@ struct SideApi {
   LiteRtStatus (*count)(LiteRtSignature, LiteRtParamIndex*);
   LiteRtStatus (*name)(LiteRtSignature, LiteRtParamIndex, const char**);
   LiteRtStatus (*tensor)(LiteRtSignature, LiteRtParamIndex, LiteRtTensor*);
-  LiteRtStatus (*requirements)(LiteRtCompiledModel, LiteRtParamIndex, LiteRtParamIndex, LiteRtTensorBufferRequirements*);
+  LiteRtStatus (*requirements)(LiteRtCompiledModel, LiteRtParamIndex, LiteRtParamIndex,
+                               LiteRtTensorBufferRequirements*);
 };
 constexpr SideApi kInputs = {LiteRtGetNumSignatureInputs, LiteRtGetSignatureInputName,
                              LiteRtGetSignatureInputTensorByIndex, LiteRtGetCompiledModelInputBufferRequirements};
