@@ -156,7 +156,7 @@ def main():
             complete = directory / "sysroot" / "complete"
             if not complete.exists() or complete.read_text() != recipe():
                 check_tools()
-                print(f"Downloading Debian's Python, NumPy and LiteRT for ARM64 into {directory} (once; about 60 MB)")
+                print(f"Downloading Debian's Python, NumPy and LiteRT for ARM64 into {directory} (once; about 50 MB)")
                 build(directory)
     except (PrepareError, OSError, zipfile.BadZipFile) as error:
         print(f"prepare.py: {error}", file=sys.stderr)
