@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # One process a core; the tests of a file stay together, because they share what is converted or trained for them.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow test-torch native arm64 native-arm64 bench fuzz lint clean help
+.PHONY: demo test test-slow test-torch native arm64 native-arm64 devices bench fuzz lint clean help
 
 help:
 	@echo "make demo        set up, then the main job: from a teacher to a verified int8 file (build/digits/)"
@@ -20,6 +20,7 @@ help:
 	@echo "make native      the runner on LiteRT's C API (build/native/run); cmake, g++ and nlohmann-json3-dev from apt"
 	@echo "make arm64       the Python runner on an emulated ARM64 (build/arm64/); a Debian with qemu-user from apt"
 	@echo "make native-arm64  the same with the native runner; g++-aarch64-linux-gnu from apt"
+	@echo "make devices     every runner on every bundle of the examples, compared value by value (tflite/README.md)"
 	@echo "make bench       the side-by-side measurements"
 	@echo "make fuzz        10,000 damaged bundles, none of which may end or hang the process that looks at them"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -97,6 +98,19 @@ arm64: build/arm64/sysroot/complete
 
 native-arm64: build/native-arm64/run
 	$(BIN)/python tflite/arm64/run.py $(BUNDLE) --runner native
+
+build/digits/bundle/model.json: | $(VENV)/.demo-installed
+	$(BIN)/python examples/teacher_to_device.py --seeds 1
+
+build/activity/stream/model.json: | $(VENV)/.demo-installed
+	$(BIN)/python examples/activity_on_phone.py
+
+build/translator/bundle/model.json: | $(VENV)/.demo-installed
+	$(BIN)/python examples/translator_on_phone.py
+
+devices: $(VENV)/.dev-installed build/digits/bundle/model.json build/activity/stream/model.json \
+		build/translator/bundle/model.json web build/native/run build/native-arm64/run
+	$(BIN)/python tests/benchmarks/devices.py --write
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python tests/benchmarks/losses.py
