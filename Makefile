@@ -10,10 +10,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # One process a core; the tests of a file stay together, because they share what is converted or trained for them.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow test-torch native arm64 native-arm64 devices bench fuzz lint clean help
+.PHONY: demo web test test-slow test-torch native arm64 native-arm64 devices bench fuzz lint clean help
 
 help:
 	@echo "make demo        set up, then the main job: from a teacher to a verified int8 file (build/digits/)"
+	@echo "make web         the page that runs bundles in a browser: tflite/web/dist/ (needs Node.js 18+ and npm)"
 	@echo "make test        set up, then the tests on TensorFlow, and the backend-agnostic ones on JAX"
 	@echo "make test-slow   the tests that take long: the whole demo, a clean installation"
 	@echo "make test-torch  the backend-agnostic tests on PyTorch (installs torch)"
@@ -48,6 +49,23 @@ $(VENV)/.torch-installed: $(VENV)/.dev-installed
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/teacher_to_device.py
+
+WEB := tflite/web
+# The page lists what was built, so a new bundle is a reason to build it again.
+BUNDLES_BUILT := $(foreach depth,* */* */*/*,$(wildcard build/$(depth)/model.json))
+
+web: $(WEB)/dist/index.html
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json
+	@command -v node >/dev/null || { echo "make web: node must be installed: Node.js 18 or newer."; exit 1; }
+	@command -v npm >/dev/null || { echo "make web: npm must be installed: it comes with Node.js."; exit 1; }
+	@node -e 'const v = process.versions.node; if (parseInt(v) < 18) { console.error("make web: Node.js must be 18 or newer. Received: " + v + "."); process.exit(1); }'
+	cd $(WEB) && npm ci --no-audit --no-fund
+	@touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/src/*) $(BUNDLES_BUILT)
+	cd $(WEB) && npm run --silent build
+	@touch $@
 
 test: $(VENV)/.dev-installed
 	KERAS_BACKEND=jax $(PYTEST) -m "any_backend and not slow"
@@ -142,4 +160,4 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist $(WEB)/dist $(WEB)/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,243 @@
+// The page: a list of bundles, ways to open others, and the view of the one that is open.
+
+import { openBundle } from "./bundle.js";
+import { checkPanel } from "./check.js";
+import { CANNOT_RUN, EQUAL, NOT_EQUAL } from "./contract.js";
+import { breathe, bytesText, filePicker, h, msText } from "./dom.js";
+import { CannotRun, sentence } from "./errors.js";
+import { kindOf } from "./kinds.js";
+import { registerWorker, whenControlled } from "./offline.js";
+import { percentile } from "./numbers.js";
+import { fromDrop, fromFiles, fromUrl } from "./sources.js";
+import { imagesView } from "./view_images.js";
+import { streamerView, windowView } from "./view_series.js";
+import { translatorView } from "./view_translator.js";
+
+const VIEWS = { images: imagesView, streamer: streamerView, window: windowView, translator: translatorView };
+const KIND_NAMES = {
+  images: "images",
+  streamer: "signals, live",
+  window: "signals",
+  translator: "translation",
+  other: "check only",
+};
+const RECENT = 50;
+const MOST_REPEATS = 100000;
+
+const root = document.documentElement;
+const main = document.querySelector("main");
+const alertBox = document.querySelector("#alert");
+let open = null;
+
+// For tests and scripts: what was computed last, and the outputs of the last check by the path of their golden values.
+const exposed = (globalThis.kerasNotes = { last: null, outputs: null });
+
+function fail(error) {
+  alertBox.textContent = sentence(error);
+  alertBox.hidden = false;
+  if (!(error instanceof CannotRun)) console.warn(error);
+}
+
+function clearAlert() {
+  alertBox.hidden = true;
+  alertBox.textContent = "";
+}
+
+/** Closes what is open and shows something else. */
+function show(...children) {
+  open?.dispose();
+  open = null;
+  clearAlert();
+  main.replaceChildren(...children);
+}
+
+async function showHome() {
+  const list = h("ul", { class: "bundles" });
+  show(
+    h("h1", {}, "Run a model here"),
+    h("p", { class: "lead" }, "Bundles of keras_notes run in this browser, without a server. What you give them stays here."),
+    list,
+    openPanel(),
+  );
+  document.title = "keras_notes";
+  try {
+    const response = await fetch(new URL("bundles/index.json", document.baseURI));
+    const bundles = response.ok ? await response.json() : [];
+    list.append(...bundles.map(card));
+  } catch {
+    // Offline and never listed before: what is on this device can still be opened.
+  }
+}
+
+function card({ path, name, kind, recipe, bytes }) {
+  const go = (event) => {
+    event.preventDefault();
+    history.pushState(null, "", `?bundle=${encodeURIComponent(path)}`);
+    route();
+  };
+  const facts = [KIND_NAMES[kind] ?? kind, recipe, bytesText(bytes)].join(" \u00b7 ");
+  const link = h("a", { class: "card", href: `?bundle=${encodeURIComponent(path)}`, onclick: go });
+  link.append(h("span", { class: `glyph glyph-${kind}`, "aria-hidden": "true" }));
+  link.append(h("span", { class: "card-text" }, h("strong", {}, name), h("span", {}, facts)));
+  return h("li", {}, link);
+}
+
+function openPanel() {
+  const take = (files) => openPicked(() => fromFiles(files));
+  return h(
+    "section",
+    { class: "panel drop", "aria-labelledby": "open-title" },
+    h("h2", { id: "open-title" }, "Open your own"),
+    h("p", { class: "note" }, "A folder with model.json, or a .zip of it. On a computer, drop it anywhere on this page."),
+    h(
+      "div",
+      { class: "actions" },
+      filePicker("Folder\u2026", take, { webkitdirectory: true, multiple: true }),
+      filePicker("Files or .zip\u2026", take, { multiple: true }),
+    ),
+  );
+}
+
+async function openPicked(sourceOf) {
+  clearAlert();
+  try {
+    const source = await sourceOf();
+    await mount(source, performance.now());
+    history.pushState(null, "", "?picked");
+  } catch (error) {
+    if (open === null) await showHome();
+    fail(error);
+  }
+}
+
+/** Reads, loads and runs a first sample; then shows what the bundle is for. */
+async function mount(source, start) {
+  show(h("p", { class: "loading", role: "status" }, "Reading the bundle\u2026"));
+  const bundle = await openBundle(source);
+  show(h("p", { class: "loading", role: "status" }, "Loading the runtime (10 MB, once) and the model\u2026"));
+  await whenControlled();
+  const runtime = await import("./runtime.js");
+  const model = await runtime.compile(bundle);
+  const runtimeVersion = `litert.js ${runtime.VERSION} (${runtime.buildName()})`;
+  await firstPrediction(bundle, model, start);
+  const session = sessionOf(bundle, model, runtimeVersion);
+  const check = checkPanel(session);
+  const view = await VIEWS[session.kind.kind]?.(session);
+  show(header(session, view?.hint), ...(view ? [h("section", { class: "panel" }, view.element)] : []), check.element);
+  document.title = `${bundle.manifest.name} \u2013 keras_notes`;
+  open = {
+    check,
+    dispose() {
+      view?.dispose();
+      model.delete();
+    },
+  };
+  root.dataset.ready = session.kind.kind;
+  return open;
+}
+
+async function firstPrediction(bundle, model, start) {
+  const [signature] = bundle.manifest.signatures;
+  const inputs = signature.inputs.map((tensor) => [
+    tensor.name,
+    bundle.goldenSample(tensor, signature.golden_samples, 0),
+  ]);
+  await model.run(signature.name, Object.fromEntries(inputs));
+  root.dataset.firstPredictionMs = (performance.now() - start).toFixed(0);
+}
+
+function sessionOf(bundle, model, runtimeVersion) {
+  const latency = h("span", { class: "latency" }, "\u2013");
+  let recent = [];
+  const report = (ms, last) => {
+    recent = [...recent.slice(1 - RECENT), ms];
+    latency.textContent = msText(percentile(recent, 50));
+    exposed.last = last;
+  };
+  return { bundle, model, runtimeVersion, kind: kindOf(bundle.manifest), latency, report, fail };
+}
+
+function header({ bundle, latency, runtimeVersion }, hint) {
+  const { name, recipe, preprocessing } = bundle.manifest;
+  const fact = (term, value) => h("div", {}, h("dt", {}, term), h("dd", {}, value));
+  const facts = [
+    fact("format", recipe),
+    fact("size", bytesText(bundle.model.length)),
+    fact("a prediction", latency),
+  ];
+  const back = h("a", { class: "back", href: "./", onclick: goHome }, "\u2190 All bundles");
+  return h(
+    "header",
+    { class: "title" },
+    back,
+    h("h1", {}, name),
+    h("p", { class: "lead", title: [preprocessing, runtimeVersion].filter(Boolean).join(" ") }, hint ?? "This page can check it, and no more."),
+    h("dl", { class: "facts" }, ...facts),
+  );
+}
+
+function goHome(event) {
+  event.preventDefault();
+  history.pushState(null, "", "./");
+  route();
+}
+
+/** Shows what the address says. */
+async function route(start = performance.now()) {
+  const parameters = new URLSearchParams(location.search);
+  delete root.dataset.ready;
+  try {
+    if (!parameters.has("bundle")) return await showHome();
+    const opened = await mount(fromUrl(parameters.get("bundle")), start);
+    if (parameters.has("run")) await runFromAddress(opened, parameters);
+  } catch (error) {
+    if (parameters.has("run")) return giveUp(error);
+    show(h("p", {}, h("a", { class: "back", href: "./", onclick: goHome }, "\u2190 All bundles")));
+    fail(error);
+  }
+}
+
+/** ?bundle=URL&run[&repeat=N]: the runner that a script drives; see ../run.py. */
+async function runFromAddress(opened, parameters) {
+  const repeat = Number(parameters.get("repeat") ?? 100);
+  if (!Number.isInteger(repeat) || repeat < 1 || repeat > MOST_REPEATS) {
+    throw new CannotRun(`repeat must be in [1, ${MOST_REPEATS}]. Received: ${parameters.get("repeat")}.`);
+  }
+  await breathe();
+  const { line, outputs } = await opened.check.run(repeat);
+  exposed.outputs = outputs;
+  root.dataset.exitCode = line.ok ? EQUAL : NOT_EQUAL;
+}
+
+function giveUp(error) {
+  show(h("p", {}, "Cannot run."));
+  fail(error);
+  root.dataset.exitCode = CANNOT_RUN;
+}
+
+function listenForDrops() {
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    root.classList.add("dragging");
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) root.classList.remove("dragging");
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    root.classList.remove("dragging");
+    const transfer = event.dataTransfer;
+    openPicked(() => fromDrop(transfer));
+  });
+}
+
+addEventListener("unhandledrejection", (event) => {
+  event.preventDefault();
+  fail(event.reason);
+});
+addEventListener("popstate", () => route());
+listenForDrops();
+document.querySelector("#home").addEventListener("click", goHome);
+// A script that measures wants neither caches nor a second start.
+if (!new URLSearchParams(location.search).has("run")) registerWorker();
+route(0);

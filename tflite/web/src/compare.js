@@ -1,0 +1,64 @@
+// One output against its golden values, in float64, by the tolerance of model.json.
+
+import { argmax } from "./numbers.js";
+
+/** The largest error (plain and in LSB), the top-1 agreement, and whether all is within the tolerance. */
+export function compare(tensor, golden, got, tolerance) {
+  const { largest, rms, mean } = errorsOf(golden, got);
+  const scale = tensor.scale;
+  const largestLsb = scale === null ? null : largest / scale;
+  const measures = (
+    scale !== null && tolerance.max_error_lsb !== null
+      ? [
+          [largestLsb, tolerance.max_error_lsb],
+          [rms / scale, tolerance.rms_error_lsb],
+          [Math.abs(mean) / scale, tolerance.mean_error_lsb],
+        ]
+      : relative(largest, rms, golden, tolerance)
+  ).filter(([, most]) => most !== null);
+  return {
+    maxError: finite(largest),
+    maxErrorLsb: finite(largestLsb),
+    agreement: agreementOf(tensor, golden, got),
+    // A NaN must fail. So must an output that nothing measures.
+    ok: measures.length > 0 && measures.every(([value, most]) => Number.isFinite(value) && value <= most),
+  };
+}
+
+function errorsOf(golden, got) {
+  let largest = 0;
+  let squares = 0;
+  let sum = 0;
+  for (let index = 0; index < golden.length; index++) {
+    const error = Number(got[index]) - Number(golden[index]);
+    // Math.max, unlike a comparison, keeps a NaN.
+    largest = Math.max(largest, Math.abs(error));
+    squares += error * error;
+    sum += error;
+  }
+  return { largest, rms: Math.sqrt(squares / golden.length), mean: sum / golden.length };
+}
+
+function relative(largest, rms, golden, tolerance) {
+  let magnitude = 0;
+  for (const value of golden) magnitude = Math.max(magnitude, Math.abs(value));
+  if (magnitude === 0) magnitude = 1;
+  return [
+    [largest / magnitude, tolerance.max_error],
+    [rms / magnitude, tolerance.rms_error],
+  ];
+}
+
+function agreementOf(tensor, golden, got) {
+  const classes = tensor.shape.at(-1) ?? 1;
+  if (tensor.shape.length < 2 || classes < 2) return null;
+  let equal = 0;
+  for (let start = 0; start < golden.length; start += classes) {
+    const end = start + classes;
+    equal += argmax(golden.subarray(start, end)) === argmax(got.subarray(start, end)) ? 1 : 0;
+  }
+  return equal / (golden.length / classes);
+}
+
+// JSON holds neither NaN nor Infinity.
+const finite = (value) => (value !== null && Number.isFinite(value) ? value : null);

@@ -1,0 +1,69 @@
+// A classifier of images: draw, pick or paste one, and see the probabilities while drawing.
+
+import { Bars } from "./bars.js";
+import { button, filePicker, h, latestOnly } from "./dom.js";
+import { Drawing } from "./drawing.js";
+import { CannotRun } from "./errors.js";
+import { sizeOf } from "./numbers.js";
+
+export function imagesView({ bundle, model, kind, report, fail }) {
+  const { signature, input, output } = kind;
+  const [, height, width, channels] = input.shape;
+  const bars = new Bars(bundle.manifest.labels, sizeOf(output.shape));
+  const predict = latestOnly(async (pixels) => {
+    const { outputs, ms } = await model.run(signature.name, { [input.name]: pixels });
+    bars.show(outputs[output.name]);
+    report(ms, { input: pixels, output: outputs[output.name] });
+  });
+  const see = () => predict(drawing.pixels()).catch(fail);
+  const drawing = new Drawing(height, width, channels, see);
+  const place = async (file) => {
+    drawing.place(await decoded(file));
+    await see();
+  };
+  let next = 0;
+  const sample = () => {
+    const values = bundle.goldenSample(input, signature.golden_samples, next);
+    next = (next + 1) % signature.golden_samples;
+    drawing.placeValues(values);
+    // The sample itself: the canvas holds 0 to 255 alone.
+    predict(values).catch(fail);
+  };
+  const clear = () => {
+    drawing.clear();
+    bars.clear();
+  };
+  const paste = (event) => {
+    const file = Array.from(event.clipboardData.files).find((item) => item.type.startsWith("image/"));
+    if (file) place(file).catch(fail);
+  };
+  addEventListener("paste", paste);
+  const element = h(
+    "div",
+    { class: "columns" },
+    h(
+      "div",
+      { class: "stack" },
+      h("div", { class: "easel" }, drawing.canvas),
+      h(
+        "div",
+        { class: "actions" },
+        button("Clear", clear),
+        button("Next sample", sample),
+        filePicker("Image\u2026", ([file]) => place(file).catch(fail), { accept: "image/*" }),
+        h("span", { class: "sees" }, drawing.sight, `${width} \u00d7 ${height}, as the model sees it`),
+      ),
+    ),
+    bars.element,
+  );
+  const hint = "Draw with a finger or the mouse, white on black. Or pick or paste an image.";
+  return { element, hint, dispose: () => removeEventListener("paste", paste) };
+}
+
+async function decoded(file) {
+  try {
+    return await createImageBitmap(file);
+  } catch {
+    throw new CannotRun(`An image must be a picture that this browser can show. Received: ${file.name}.`);
+  }
+}
