@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs a bundle in headless Chromium and compares it with the trained model. Needs playwright and Chromium.
 
-    python run.py BUNDLE [--repeat N] [--outputs DIRECTORY]
+    python run.py BUNDLE [--repeat N] [--outputs DIRECTORY] [--dist DIRECTORY]
 
 Serves the page (`make web` builds it) and the bundle on 127.0.0.1, and prints the line of JSON that the page gives.
-Exit code: 0 equal within the bundle's tolerance, 1 not equal, 2 cannot run (the reason is on stderr). The contract is in
-../README.md. $CHROMIUM names the browser; by default it is the first of chromium, chromium-browser and google-chrome.
+Exit code: 0 equal within the bundle's tolerance, 1 not equal, 2 cannot run (the reason is on stderr). The contract is
+in ../README.md. $CHROMIUM names the browser; by default it is the first of chromium, chromium-browser, google-chrome.
 """
 
 import argparse
@@ -55,10 +55,10 @@ def check_bundle(bundle):
         raise ValueError("A bundle must be a folder with model.json. Received: no such file.")
 
 
-def run(bundle, repeat, outputs):
+def run(bundle, repeat, outputs=None, dist=serve.DIST):
     """Runs the bundle in the page. Returns the line, None if it could not run, and the exit code."""
     check_bundle(bundle)
-    serve.check_dist(serve.DIST)
+    serve.check_dist(dist)
     browser = find_browser()
     try:
         from playwright.sync_api import Error, sync_playwright
@@ -67,7 +67,7 @@ def run(bundle, repeat, outputs):
     query = urlencode({"bundle": "bundle/", "run": "", "repeat": repeat})
     try:
         with (
-            serve.serving(mounts={"bundle": bundle}) as address,
+            serve.serving(dist, mounts={"bundle": bundle}) as address,
             sync_playwright() as playwright,
             launch(playwright, browser) as chromium,
         ):
@@ -103,11 +103,12 @@ def main():
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--repeat", type=int, default=100, metavar="N", help="invocations to time (default 100)")
     parser.add_argument("--outputs", type=Path, metavar="DIRECTORY", help="where to write the outputs of all samples")
+    parser.add_argument("--dist", type=Path, default=serve.DIST, metavar="DIRECTORY", help="the page (default: dist)")
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error(f"--repeat must be >= 1. Received: {options.repeat}.")
     try:
-        line, code = run(options.bundle, options.repeat, options.outputs)
+        line, code = run(options.bundle, options.repeat, options.outputs, options.dist)
     except (OSError, ValueError) as error:
         print(f"run.py: cannot run {options.bundle}: {error}", file=sys.stderr)
         return CANNOT_RUN

@@ -26,6 +26,7 @@ const MOST_REPEATS = 100000;
 
 const root = document.documentElement;
 const main = document.querySelector("main");
+const back = document.querySelector("#back");
 const alertBox = document.querySelector("#alert");
 let open = null;
 
@@ -48,6 +49,7 @@ function show(...children) {
   open?.dispose();
   open = null;
   clearAlert();
+  back.hidden = false;
   main.replaceChildren(...children);
 }
 
@@ -55,10 +57,11 @@ async function showHome() {
   const list = h("ul", { class: "bundles" });
   show(
     h("h1", {}, "Run a model here"),
-    h("p", { class: "lead" }, "Bundles of keras_notes run in this browser, without a server. What you give them stays here."),
+    h("p", { class: "lead" }, "In this browser, without a server. What you draw, write or record stays on this device."),
     list,
     openPanel(),
   );
+  back.hidden = true;
   document.title = "keras_notes";
   try {
     const response = await fetch(new URL("bundles/index.json", document.baseURI));
@@ -159,20 +162,19 @@ function sessionOf(bundle, model, runtimeVersion) {
 
 function header({ bundle, latency, runtimeVersion }, hint) {
   const { name, recipe, preprocessing } = bundle.manifest;
-  const fact = (term, value) => h("div", {}, h("dt", {}, term), h("dd", {}, value));
+  const fact = (term, value, isPlain) =>
+    h("div", {}, h("dt", { class: isPlain ? "visually-hidden" : "" }, term), h("dd", {}, value));
   const facts = [
-    fact("format", recipe),
-    fact("size", bytesText(bundle.model.length)),
-    fact("a prediction", latency),
+    fact("format", recipe, true),
+    fact("size", bytesText(bundle.model.length), true),
+    fact("a run takes", latency),
   ];
-  const back = h("a", { class: "back", href: "./", onclick: goHome }, "\u2190 All bundles");
   return h(
     "header",
-    { class: "title" },
-    back,
+    {},
     h("h1", {}, name),
-    h("p", { class: "lead", title: [preprocessing, runtimeVersion].filter(Boolean).join(" ") }, hint ?? "This page can check it, and no more."),
-    h("dl", { class: "facts" }, ...facts),
+    h("p", { class: "lead" }, hint ?? "This page can check it, and no more."),
+    h("dl", { class: "facts", title: [preprocessing, runtimeVersion].filter(Boolean).join(" ") }, ...facts),
   );
 }
 
@@ -192,7 +194,7 @@ async function route(start = performance.now()) {
     if (parameters.has("run")) await runFromAddress(opened, parameters);
   } catch (error) {
     if (parameters.has("run")) return giveUp(error);
-    show(h("p", {}, h("a", { class: "back", href: "./", onclick: goHome }, "\u2190 All bundles")));
+    show();
     fail(error);
   }
 }
@@ -237,7 +239,7 @@ addEventListener("unhandledrejection", (event) => {
 });
 addEventListener("popstate", () => route());
 listenForDrops();
-document.querySelector("#home").addEventListener("click", goHome);
+for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", goHome);
 // A script that measures wants neither caches nor a second start.
 if (!new URLSearchParams(location.search).has("run")) registerWorker();
 route(0);

@@ -48,8 +48,8 @@ export function bytesText(bytes) {
 
 export function msText(ms) {
   // Browsers round their clocks to 0.1 ms unless a page is isolated.
-  if (ms < 0.1) return "< 0.1 ms";
-  return ms < 10 ? `${ms.toFixed(2)} ms` : `${ms.toFixed(0)} ms`;
+  if (ms < 0.1) return "<\u00a00.1\u00a0ms";
+  return ms < 10 ? `${ms.toFixed(2)}\u00a0ms` : `${ms.toFixed(0)}\u00a0ms`;
 }
 
 /** Lets the page draw and react before work goes on; a timer would wait longer. */

@@ -15,6 +15,7 @@ export class Drawing {
       "aria-label": "Draw here with a finger, pen or mouse",
       role: "img",
     });
+    this.element = h("div", { class: "easel" }, this.canvas, h("span", { class: "ghost", "aria-hidden": "true" }, "Draw here"));
     // Read back after every stroke: kept in memory rather than on the graphics card.
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.sight = h("canvas", { class: "sight", width, height, role: "img", "aria-label": "What the model sees" });
@@ -23,7 +24,7 @@ export class Drawing {
   }
 
   clear() {
-    this.isEmpty = true;
+    this.#setEmpty(true);
     this.context.fillStyle = "#000";
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
     this.#show();
@@ -37,7 +38,7 @@ export class Drawing {
     const [w, h_] = [image.width * scale, image.height * scale];
     this.context.imageSmoothingQuality = "high";
     this.context.drawImage(image, (width - w) / 2, (height - h_) / 2, w, h_);
-    this.isEmpty = false;
+    this.#setEmpty(false);
     this.#show();
   }
 
@@ -53,7 +54,7 @@ export class Drawing {
       const [x, y] = [place % this.width, Math.floor(place / this.width)];
       this.context.fillRect(x * this.block, y * this.block, this.block, this.block);
     }
-    this.isEmpty = false;
+    this.#setEmpty(false);
     this.#show();
   }
 
@@ -75,6 +76,10 @@ export class Drawing {
       // Rec. 601 luma, as image libraries turn colour to grey; exact for grey itself.
       return red === green && green === blue ? red / whole : (0.299 * red + 0.587 * green + 0.114 * blue) / whole;
     });
+  }
+
+  #setEmpty(isEmpty) {
+    this.element.classList.toggle("empty", isEmpty);
   }
 
   #show() {
@@ -101,7 +106,7 @@ export class Drawing {
       const next = place(event);
       this.#segment(last ?? next, next);
       last = next;
-      this.isEmpty = false;
+      this.#setEmpty(false);
       this.#show();
       this.changed();
     };

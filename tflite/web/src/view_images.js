@@ -44,19 +44,22 @@ export function imagesView({ bundle, model, kind, report, fail }) {
     h(
       "div",
       { class: "stack" },
-      h("div", { class: "easel" }, drawing.canvas),
+      drawing.element,
       h(
         "div",
-        { class: "actions" },
+        { class: "actions thirds" },
         button("Clear", clear),
-        button("Next sample", sample),
+        button("Sample", sample, { title: "The next golden sample of the bundle" }),
         filePicker("Image\u2026", ([file]) => place(file).catch(fail), { accept: "image/*" }),
-        h("span", { class: "sees" }, drawing.sight, `${width} \u00d7 ${height}, as the model sees it`),
       ),
     ),
     bars.element,
   );
-  const hint = "Draw with a finger or the mouse, white on black. Or pick or paste an image.";
+  bars.heading.append(
+    h("span", { class: "sees" }, `${width} \u00d7 ${height},`, h("br"), "as the model sees it"),
+    drawing.sight,
+  );
+  const hint = "Draw something, or bring an image.";
   return { element, hint, dispose: () => removeEventListener("paste", paste) };
 }
 

@@ -32,7 +32,7 @@ export function streamerView(session) {
     states = initial();
   };
   const rows = () => samplesOf(bundle, kind, signature.golden_samples);
-  return seriesView(session, { step, reset, rows, hint: "Move the device, or play a recording: one prediction a step." });
+  return seriesView(session, { step, reset, rows, hint: "Move the device, or play a recording." });
 }
 
 /** T steps at once; the window slides by half of itself. */
@@ -60,7 +60,7 @@ export function windowView(session) {
     next = (next + 1) % signature.golden_samples;
     return Array.from({ length: steps }, (_, index) => values.subarray(index * width, (index + 1) * width));
   };
-  const hint = `Move the device, or play a recording: one prediction for every ${steps} steps.`;
+  const hint = `Move the device, or play a recording: a prediction takes ${steps} steps.`;
   return seriesView(session, { step, reset, rows: recorded, hint });
 }
 
@@ -95,8 +95,8 @@ function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint })
   const stop = () => {
     stopSource?.();
     stopSource = null;
-    live.textContent = "Use the sensor";
-    play.textContent = "Play the sample";
+    live.textContent = "Use sensor";
+    play.textContent = "Play sample";
   };
   const stopAndFail = (error) => {
     stop();
@@ -139,8 +139,8 @@ function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint })
     await playRows(rowsOfCsv(await file.text(), width));
   };
   const guarded = (work) => (value) => Promise.resolve(work(value)).catch(stopAndFail);
-  const live = button("Use the sensor", guarded(startLive), { class: "primary", disabled: ![3, 6].includes(width) });
-  const play = button("Play the sample", guarded(playSample));
+  const live = button("Use sensor", guarded(startLive), { class: "primary", disabled: ![3, 6].includes(width) });
+  const play = button("Play sample", guarded(playSample));
   const element = h(
     "div",
     { class: "columns" },
@@ -150,7 +150,7 @@ function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint })
       chart.element,
       h(
         "div",
-        { class: "actions" },
+        { class: "actions halves" },
         live,
         play,
         filePicker("CSV\u2026", guarded(playFile), { accept: ".csv,text/csv,text/plain" }),

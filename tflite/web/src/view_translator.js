@@ -81,7 +81,7 @@ export async function translatorView({ bundle, model, report, fail }) {
       h("p", { class: "note" }, "Greedy decoding, ", speed),
     ),
   );
-  const hint = "Write a sentence. It never leaves this device.";
+  const hint = "Your text never leaves this device.";
   return { element, hint, dispose: () => setRunning(false) };
 }
 

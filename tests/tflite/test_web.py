@@ -1,0 +1,268 @@
+"""The page of tflite/web in a browser: what it shows is what LiteRT computes in Python."""
+
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import OpResolverType
+
+from tests.bundles import LABELS, MODEL_FILE, RUNNER, interpreter, run_device, runner_module
+from tests.layers.decoders import device_samples
+from tests.tflite.conftest import SOURCE_LENGTH, WORDS
+from tests.web_bundles import ACTIVITIES, AXES, END, PAD, SPACE, START, WINDOW, motion
+from tests.web_pages import PHONE, last, new_page, open_bundle, web_module
+
+# One product in another order, and what comes of it through a softmax or 25 steps.
+FLOAT32_ROUNDING = 1e-5
+LEAST_TARGET_PX = 44
+MOST_PAGE_BYTES = 1_000_000
+runner = runner_module()
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def shown(page):
+    """The probabilities that the bars show."""
+    return np.array([float(bar.get_attribute("data-value")) for bar in page.query_selector_all(".bar")])
+
+
+def computed(bundle, **inputs):
+    """The outputs of LiteRT in Python, on the kernels that it takes by default."""
+    made = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO)
+    return made.get_signature_runner("serving_default")(**inputs)
+
+
+def draw(page):
+    """A stroke down the middle."""
+    box = page.locator(".drawing").bounding_box()
+    x = box["x"] + 0.45 * box["width"]
+    page.mouse.move(x, box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(x + 9, box["y"] + 0.9 * box["height"], steps=5)
+    page.mouse.up()
+    page.wait_for_function("kerasNotes.last !== null")
+    # The last of the strokes is computed after the mouse is up.
+    page.wait_for_timeout(150)
+
+
+@pytest.mark.parametrize("name", ["static_int8_float32", "static_int8_uint8", "float32_float32"])
+def test_a_drawing_is_classified_as_in_python(page, address, web_bundles, name):
+    open_bundle(page, address, name)
+    draw(page)
+    pixels = last(page)["input"].astype("float32")
+    assert 0.0 == pixels.min() < pixels.max() <= 1.0
+    assert len(np.unique(pixels)) > 2, "edges are means of what is covered"
+    (signature,) = runner.load_manifest(web_bundles[name])["signatures"]
+    (image,), (output,) = signature["inputs"], signature["outputs"]
+    fed = runner.quantize(pixels.reshape(1, 8, 8, 1), image)
+    wanted = runner.dequantize(computed(web_bundles[name], image=fed)["output"], output)[0]
+    if name.startswith("static"):
+        np.testing.assert_array_equal(last(page)["output"].astype("float32"), wanted)
+    np.testing.assert_allclose(shown(page), softmax(wanted), atol=FLOAT32_ROUNDING)
+    assert page.text_content(".winner") == LABELS[wanted.argmax()]
+
+
+def test_samples_and_pictures_are_classified_too(page, address, web_bundles, web_dist):
+    open_bundle(page, address, "static_int8_float32")
+    page.click("text=Sample")
+    page.wait_for_function("kerasNotes.last !== null")
+    golden = np.fromfile(web_bundles["static_int8_float32"] / "golden/serving_default.input.image.bin", "<f4")
+    np.testing.assert_array_equal(last(page)["input"], golden[:64])
+    page.click("text=Clear")
+    assert page.text_content(".winner") == "\u2013"
+    page.set_input_files("input[accept='image/*']", web_dist / "icon-192.png")
+    page.wait_for_function("document.querySelector('.winner').textContent !== '\u2013'")
+    assert last(page)["input"].max() > 0.1
+    page.set_input_files("input[accept='image/*']", web_dist / "app.js")
+    page.wait_for_selector("#alert:visible")
+    assert "An image must be a picture that this browser can show. Received: app.js." in page.text_content("#alert")
+
+
+def test_a_recording_is_streamed_step_by_step(page, address, web_bundles, tmp_path):
+    open_bundle(page, address, "stream")
+    rows = motion(1, seed=7)[0][0][:6]
+    recording = tmp_path / "walk.csv"
+    np.savetxt(recording, rows, delimiter=",", header="ax,ay,az,gx,gy,gz", comments="", fmt="%.9g")
+    page.set_input_files("input[accept^='.csv']", recording)
+    page.wait_for_function(f"kerasNotes.last && Math.abs(kerasNotes.last.input[1] - {rows[-1][1]}) < 1e-6")
+    made = interpreter(web_bundles["stream"] / MODEL_FILE, OpResolverType.AUTO).get_signature_runner()
+    (signature,) = runner.load_manifest(web_bundles["stream"])["signatures"]
+    states = {state["input"]: np.zeros(shape_of(signature, state["input"]), "float32") for state in signature["states"]}
+    (name,) = {tensor["name"] for tensor in signature["inputs"]} - set(states)
+    for row in rows:
+        results = made(**{name: row.reshape(1, 1, AXES), **states})
+        states = {state["input"]: results[state["output"]] for state in signature["states"]}
+    (output,) = set(results) - {state["output"] for state in signature["states"]}
+    np.testing.assert_allclose(last(page)["output"], results[output].ravel(), atol=FLOAT32_ROUNDING)
+    np.testing.assert_allclose(shown(page), softmax(results[output].ravel()), atol=FLOAT32_ROUNDING)
+
+
+def shape_of(signature, name):
+    return next(tensor["shape"] for tensor in signature["inputs"] if tensor["name"] == name)
+
+
+def test_a_sample_is_played_and_a_wrong_recording_refused(page, address, web_bundles, tmp_path):
+    open_bundle(page, address, "window")
+    page.click("text=Play sample")
+    page.wait_for_function("kerasNotes.last !== null")
+    golden = np.fromfile(web_bundles["window"] / "golden/serving_default.output.output.bin", "<f4")
+    np.testing.assert_allclose(last(page)["output"], golden[: len(ACTIVITIES)], atol=FLOAT32_ROUNDING)
+    assert last(page)["input"].shape == (WINDOW * AXES,)
+    recording = tmp_path / "three.csv"
+    recording.write_text("1,2,3\n")
+    page.set_input_files("input[accept^='.csv']", recording)
+    page.wait_for_selector("#alert:visible")
+    assert page.text_content("#alert").startswith("A recording must have 6 numbers a row")
+
+
+def test_the_sensor_gives_g_and_radians_at_the_rate_of_the_bundle(page, address):
+    open_bundle(page, address, "stream")
+    page.click("text=Use sensor")
+    event = """setInterval(() => dispatchEvent(new DeviceMotionEvent("devicemotion", {interval: 20,
+        accelerationIncludingGravity: {x: 0, y: 9.80665, z: -4.903325}, rotationRate: {alpha: 180, beta: 0, gamma: 90},
+    })), 20)"""
+    page.evaluate(event)
+    page.wait_for_function("kerasNotes.last !== null")
+    np.testing.assert_allclose(last(page)["input"], [0, 1, -0.5, np.pi, 0, np.pi / 2], atol=1e-6)
+
+
+def test_a_translation_has_the_ids_of_generate_py(page, address, web_bundles, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{RUNNER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    sources, _ = device_samples(2, seed=5)
+    open_bundle(page, address, "translator")
+    for source in sources:
+        ids = source[source > END + 1]
+        # Of a unigram vocabulary, where each word is a piece of its own.
+        page.fill("textarea", "".join(WORDS[place - 4] for place in ids).replace(SPACE, " "))
+        page.click("text=Translate")
+        page.wait_for_selector("button.primary:enabled")
+        options = ("--start", START, "--end", END, "--pad", PAD)
+        result = run_device(web_bundles["translator"], *ids, *options, script=RUNNER.with_name("generate.py"))
+        wanted = json.loads(result.stdout)["ids"]
+        assert last(page)["ids"].tolist() == wanted
+        words = [WORDS[place - 4].replace(SPACE, "") for place in wanted if place > END + 1]
+        assert page.text_content("output.target") == " ".join(words)
+        assert f"{len(ids)} of {SOURCE_LENGTH} tokens" in page.text_content("main")
+    page.fill("textarea", " ".join(["word9"] * (SOURCE_LENGTH + 1)))
+    page.click("text=Translate")
+    assert "A source must have 1 to 6 ids. Received: 7." in page.text_content("#alert:visible")
+
+
+def zipped(directory, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in directory.rglob("*"):
+            archive.write(file, f"{directory.name}/{file.relative_to(directory)}")
+    return path
+
+
+def test_own_bundles_are_opened_from_a_folder_and_a_zip(page, address, web_bundles, tmp_path):
+    folder = web_bundles["float32_float32"]
+    for picker, picked in (
+        ("[webkitdirectory]", folder),
+        (":not([webkitdirectory])", zipped(folder, tmp_path / "b.zip")),
+    ):
+        page.goto(address)
+        page.set_input_files(f"input[type=file]{picker}", picked)
+        page.wait_for_selector("html[data-ready=images]", state="attached")
+        page.click("text=Check this bundle")
+        page.wait_for_selector("#line:visible")
+        assert page.text_content(".verdict").startswith("Yes: 32 samples within the tolerance, off by ")
+
+
+def test_wrong_files_are_refused_in_one_sentence(page, address, testdata, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no bundle")
+    fake = tmp_path / "fake.zip"
+    fake.write_text("no archive")
+    empty = tmp_path / "empty.zip"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("readme.txt", "nothing here")
+    data = bytearray((testdata / MODEL_FILE).read_bytes())
+    data[100] ^= 1
+    (testdata / MODEL_FILE).write_bytes(data)
+    damaged = zipped(testdata, tmp_path / "damaged.zip")
+    page.goto(address)
+    for file, message in (
+        (text, "A bundle must have a model.json. Received: notes.txt."),
+        (fake, "fake.zip must be a .zip file"),
+        (empty, "A bundle must have a model.json. Received: readme.txt."),
+        (damaged, "model.tflite is damaged"),
+    ):
+        page.set_input_files("input[type=file]:not([webkitdirectory])", file)
+        page.wait_for_function("text => document.querySelector('#alert').textContent.startsWith(text)", arg=message)
+        assert "\n" not in page.text_content("#alert")
+        assert page.is_visible("text=Open your own")
+
+
+def test_it_predicts_offline_after_one_visit(browser, web_dist):
+    with web_module("serve").serving(web_dist) as address:
+        context = new_page(browser, service_workers="allow")
+        page = context.__enter__()
+        open_bundle(page, address, "bundles/bars_static_int8")
+    # The server is gone.
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    draw(page)
+    assert shown(page).sum() == pytest.approx(1.0)
+    assert int(page.get_attribute("html", "data-first-prediction-ms")) > 0
+    page.click("#back")
+    page.wait_for_selector(".card")
+    page.goto(f"{address}?bundle=elsewhere")
+    page.wait_for_selector("#alert:visible")
+    assert "Open the bundle once while you are online." in page.text_content("#alert")
+    context.__exit__(None, None, None)
+
+
+def test_it_can_be_installed(page, address):
+    page.goto(address)
+    found = page.context.new_cdp_session(page).send("Page.getAppManifest")
+    assert found["errors"] == []
+    manifest = json.loads(found["data"])
+    assert (manifest["start_url"], manifest["scope"], manifest["display"]) == ("./", "./", "standalone")
+    assert {icon["purpose"] for icon in manifest["icons"] if "purpose" in icon} == {"any", "maskable"}
+    size = """src => new Promise((done, fail) =>
+        Object.assign(new Image(), {src, onerror: fail, onload() { done(this.width) }}))"""
+    for icon in manifest["icons"]:
+        width = page.evaluate(size, icon["src"])
+        assert icon["sizes"] in ("any", f"{width}x{width}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_thumb_can_use_it_on_a_small_phone(browser, address, web_bundles, scheme):
+    options = {"viewport": PHONE, "is_mobile": True, "has_touch": True, "color_scheme": scheme}
+    with new_page(browser, **options) as page:
+        page.goto(address)
+        page.wait_for_selector(".card")
+        fits(page)
+        for name in ("static_int8_float32", "stream", "translator"):
+            open_bundle(page, address, name)
+            fits(page)
+
+
+def fits(page):
+    """Nothing is wider than the screen, and nothing to press is smaller than a thumb."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    for element in page.query_selector_all("button, label.button, a"):
+        box = element.bounding_box()
+        if box is not None:
+            assert min(box["width"], box["height"]) >= LEAST_TARGET_PX, element.text_content()
+
+
+def test_the_page_is_small_without_model_and_runtime(web_dist):
+    files = [path for path in web_dist.iterdir() if path.is_file()]
+    assert {"index.html", "app.js", "app.css", "sw.js"} <= {path.name for path in files}
+    assert sum(path.stat().st_size for path in files) < MOST_PAGE_BYTES
+
+
+def test_nothing_of_the_runtime_is_loaded_before_a_bundle_is_opened(page, address):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector(".card")
+    page.wait_for_load_state("networkidle")
+    assert not [url for url in asked if "wasm" in url or "runtime" in url]

@@ -1,0 +1,96 @@
+"""What the tests of tflite/web share: the built page, a browser, and ways to open bundles in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tests.bundles import ROOT
+
+WEB = ROOT / "tflite" / "web"
+PHONE = {"width": 360, "height": 740}
+PATIENCE_MS = 60_000
+
+
+def web_module(name: str) -> ModuleType:
+    """A program of tflite/web, which is in no package and imports what is beside it."""
+    spec = importlib.util.spec_from_file_location(f"web_{name}", WEB / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(WEB))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(WEB))
+    return module
+
+
+def build_page(dist: Path, bundles: list[Path]) -> str:
+    """Builds the page with these bundles; returns what the build says."""
+    if not (WEB / "node_modules" / "esbuild").is_dir():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=WEB, check=True, capture_output=True)
+    environment = os.environ | {"BUNDLES": ",".join(map(str, bundles)), "DIST": str(dist)}
+    command = ["npm", "run", "--silent", "build"]
+    return subprocess.run(command, cwd=WEB, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def new_page(browser: Any, **options: Any) -> Iterator[Any]:
+    """A page of its own caches; what goes wrong in it unseen, or asks another server, fails the test."""
+    context = browser.new_context(**{"service_workers": "block", **options})
+    page, errors, requests = context.new_page(), [], []
+    page.set_default_timeout(PATIENCE_MS)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    try:
+        yield page
+        assert errors == []
+        assert [url for url in requests if not url.startswith(("http://127.0.0.1:", "blob:", "data:"))] == []
+    finally:
+        context.close()
+
+
+def open_bundle(page: Any, address: str, path: str) -> None:
+    """Opens a bundle of the server, and waits until it can be used."""
+    page.goto(f"{address}?bundle={path}")
+    page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def contract(page: Any, address: str, bundle: str = "bundle", repeat: Any = 1) -> tuple[int, str]:
+    """Runs the contract: the exit code, and the line or the reason."""
+    page.goto(f"{address}?bundle={bundle}&run&repeat={repeat}")
+    page.wait_for_selector("html[data-exit-code]", state="attached")
+    code = int(page.get_attribute("html", "data-exit-code"))
+    return code, page.text_content("#alert" if code == 2 else "#line")
+
+
+def last(page: Any) -> dict[str, Any]:
+    """What was computed last."""
+    found = page.evaluate(
+        """() => Object.fromEntries(Object.entries(kerasNotes.last ?? {}).map(
+            ([name, values]) => [name, values.length === undefined ? values : Array.from(values)]))"""
+    )
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def outputs(page: Any) -> dict[str, np.ndarray]:
+    """The outputs of the last check, by the path of their golden values."""
+    found = page.evaluate("() => Array.from(kerasNotes.outputs, ([path, values]) => [path, Array.from(values)])")
+    return {path: np.array(values) for path, values in found}
+
+
+def in_node(program: str, given: Any) -> Any:
+    """Runs `program` on `given` beside the sources of the page; both ways JSON, where null stands for NaN."""
+    script = f"const given = JSON.parse(process.argv[1]);\n{program}"
+    command = ["node", "--input-type=module", "-e", script, json.dumps(given)]
+    done = subprocess.run(command, cwd=WEB / "src", check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
