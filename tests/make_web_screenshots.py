@@ -27,8 +27,7 @@ from tests.web_bundles import (
     SPECIAL_TOKENS,
     START,
     add_tokenizer,
-    stream_bundle,
-    trained_lstm,
+    motion_bundle,
     translator_bundle,
 )
 from tests.web_pages import PHONE, WEB, build_page, web_module
@@ -171,7 +170,7 @@ def main() -> None:
         makers = {
             "digits": digits_bundle,
             "translator": phrases_bundle,
-            "stream": lambda place: stream_bundle(trained_lstm(), place),
+            "stream": motion_bundle,
         }
         for name, make in makers.items():
             if not (folder / name).is_dir():

@@ -1,4 +1,4 @@
-"""Bundles for the tests and the pictures of tflite/web: streams, windows, and a translator with a tokenizer."""
+"""Bundles for the tests and the pictures of tflite/web: a classifier of motion, a translator with a tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import keras_notes as kn
 from keras_notes.conversion import streaming_model
 from keras_notes.layers import Transformer, decoding_models, decoding_samples
-from tests.bundles import rewrite
+from tests.bundles import copied, edit_manifest, rewrite
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(4)
@@ -45,18 +45,21 @@ def trained_lstm() -> keras.Model:
     return net
 
 
-def stream_bundle(net: keras.Model, directory: Path) -> kn.Bundle:
-    """One step of `net` at a time."""
-    steps = motion(3, seed=1)[0].reshape(-1, 1, AXES)
-    words = f"Acceleration in g, then rotation in rad/s, along and around x, y, z at {RATE_HZ} Hz."
-    labels = list(ACTIVITIES)
-    return kn.convert(streaming_model(net), directory, "float32", golden=steps, labels=labels, preprocessing=words)
+def motion_bundle(directory: Path) -> Path:
+    """A classifier of `motion`, of WINDOW steps at once and step by step: a file with two signatures."""
+    net = trained_lstm()
+    golden = {"serving_default": motion(6, seed=2)[0], "step": motion(3, seed=1)[0].reshape(-1, 1, AXES)}
+    words = f"Acceleration in g along x, y, z, then rotation in rad/s around them, at {RATE_HZ} Hz."
+    options = {"golden": golden, "labels": list(ACTIVITIES), "preprocessing": words}
+    kn.convert(net, directory, "float32", signatures={"step": streaming_model(net)}, **options)
+    return directory
 
 
-def window_bundle(net: keras.Model, directory: Path) -> kn.Bundle:
-    """WINDOW steps of `net` at once."""
-    golden = motion(6, seed=2)[0]
-    return kn.convert(net, directory, "float32", golden=golden, labels=list(ACTIVITIES), preprocessing="12.5 Hz")
+def without_stream(bundle: Path, directory: Path) -> Path:
+    """A copy of `motion_bundle` of which the manifest says no more than that it takes windows."""
+    copied(bundle, directory)
+    edit_manifest(directory, lambda manifest: manifest["signatures"].pop())
+    return directory
 
 
 def tokenizer_json(pieces: Iterable[str]) -> bytes:
@@ -81,11 +84,13 @@ def tokenizer_json(pieces: Iterable[str]) -> bytes:
     return json.dumps(description, ensure_ascii=False).encode()
 
 
-def translator_bundle(model: Transformer, directory: Path, source_length: int, samples: tuple[np.ndarray, np.ndarray]):
+def translator_bundle(
+    model: Transformer, directory: Path, source_length: int, samples: tuple[np.ndarray, np.ndarray]
+) -> None:
     """The stages of decoding with `model`; `samples` are ids of sources and targets."""
     models = decoding_models(model, source_length)
     golden = decoding_samples(models, *samples, steps=2)
-    return kn.convert(model, directory, "float32", signatures=models, golden=golden)
+    kn.convert(model, directory, "float32", signatures=models, golden=golden)
 
 
 def add_tokenizer(directory: Path, pieces: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.bundles import ROOT
 
 WEB = ROOT / "tflite" / "web"
 PHONE = {"width": 360, "height": 740}
-PATIENCE_MS = 60_000
+PATIENCE_MS = 30_000
 
 
 def web_module(name: str) -> ModuleType:
@@ -71,6 +72,15 @@ def contract(page: Any, address: str, bundle: str = "bundle", repeat: Any = 1) -
     page.wait_for_selector("html[data-exit-code]", state="attached")
     code = int(page.get_attribute("html", "data-exit-code"))
     return code, page.text_content("#alert" if code == 2 else "#line")
+
+
+def wait_until(page: Any, condition: str) -> None:
+    """Waits for an expression to hold. Playwright's own way evaluates text in the page, which the page forbids."""
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(condition):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{condition} must become true. The page shows: {page.inner_text('body')[:500]}")
+        page.wait_for_timeout(20)
 
 
 def last(page: Any) -> dict[str, Any]:

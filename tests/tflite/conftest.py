@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,34 +10,50 @@ import pytest
 from tests.bundles import TESTDATA
 from tests.layers.decoders import device_samples, device_transformer
 from tests.tools import need
-from tests.web_bundles import SPACE, add_tokenizer, stream_bundle, trained_lstm, translator_bundle, window_bundle
-from tests.web_pages import build_page, new_page, web_module
+from tests.web_bundles import SPACE, add_tokenizer, motion_bundle, translator_bundle, without_stream
+from tests.web_pages import build_page, new_page, open_bundle, web_module
 
 SOURCE_LENGTH, VOCABULARY = 6, 1500
 WORDS = [f"{SPACE}word{place}" for place in range(VOCABULARY - 4)]
 
 
 @pytest.fixture(scope="session")
-def web_bundles(converted, tmp_path_factory) -> dict[str, Path]:
-    """A bundle of each kind, by name. Never change one; `copied` it."""
+def mounts() -> dict[str, Path]:
+    """What the server of the page has beside it: bundles by name, put there as they are made."""
+    return {"int8": TESTDATA}
+
+
+@pytest.fixture(scope="session")
+def web_bundle(mounts, converted, tmp_path_factory) -> Callable[[str], Path]:
+    """`web_bundle(name)`: the folder of a bundle of that kind, and served by that name. Never change it."""
     directory = tmp_path_factory.mktemp("web_bundles")
-    net = trained_lstm()
+    makers = {
+        "uint8_edges": lambda _: converted("static_int8", "uint8").directory,
+        "float32": lambda _: converted("float32").directory,
+        "stream": motion_bundle,
+        "window": lambda place: without_stream(mounts["stream"], place),
+        "translator": words_bundle,
+    }
+
+    def bundle(name: str) -> Path:
+        if name == "window":
+            bundle("stream")
+        if name not in mounts:
+            mounts[name] = makers[name](directory / name)
+        return mounts[name]
+
+    return bundle
+
+
+def words_bundle(directory: Path) -> Path:
+    """A Transformer that says something, and a vocabulary of words for it."""
     transformer = device_transformer()
     # Larger weights, so that what comes next depends on what came before.
     for variable in transformer.decoder_blocks[0].variables:
         variable.assign(2.0 * variable)
-    translator = translator_bundle(
-        transformer, directory / "translator", SOURCE_LENGTH, device_samples(2, seed=0)
-    ).directory
-    add_tokenizer(translator, WORDS)
-    return {
-        "static_int8_float32": converted("static_int8").directory,
-        "static_int8_uint8": converted("static_int8", "uint8").directory,
-        "float32_float32": converted("float32").directory,
-        "stream": stream_bundle(net, directory / "stream").directory,
-        "window": window_bundle(net, directory / "window").directory,
-        "translator": translator,
-    }
+    translator_bundle(transformer, directory, SOURCE_LENGTH, device_samples(2, seed=0))
+    add_tokenizer(directory, WORDS)
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +79,9 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def address(web_dist, web_bundles):
-    """Where the page is served, and each of `web_bundles` by its name."""
-    with web_module("serve").serving(web_dist, mounts=web_bundles) as url:
+def address(web_dist, mounts):
+    """Where the page is served."""
+    with web_module("serve").serving(web_dist, mounts=mounts) as url:
         yield url
 
 
@@ -73,3 +90,15 @@ def page(browser):
     """A fresh page."""
     with new_page(browser) as made:
         yield made
+
+
+@pytest.fixture
+def opened(page, address, web_bundle) -> Callable[[str], Path]:
+    """`opened(name)`: opens that bundle in `page`, and gives its folder."""
+
+    def open_(name: str) -> Path:
+        folder = web_bundle(name)
+        open_bundle(page, address, name)
+        return folder
+
+    return open_

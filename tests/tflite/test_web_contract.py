@@ -107,21 +107,21 @@ def test_the_command_names_what_is_missing(testdata, web_dist, tmp_path):
     assert "--repeat must be >= 1" in run_web(TESTDATA, "--repeat", 0).stderr
 
 
-@pytest.mark.parametrize("edges", ["float32", "uint8"])
-def test_int8_outputs_are_those_of_python_bit_by_bit(contract_of, converted, page, edges):
-    bundle = converted("static_int8", edges).directory
-    code, line = contract_of(bundle)
+def test_outputs_of_uint8_edges_are_those_of_python_bit_by_bit(page, address, web_bundle):
+    bundle = web_bundle("uint8_edges")
+    code, line = contract(page, address, "uint8_edges")
     assert code == 0
     assert json.loads(line)["max_error_lsb"] == python_runner.run(bundle, 1)["max_error_lsb"]
     ((path, values),) = outputs(page).items()
     np.testing.assert_array_equal(values.astype("float32"), python_outputs(bundle)[path].ravel())
 
 
-@pytest.mark.parametrize("name", ["float32_float32", "stream", "window", "translator"])
-def test_float32_outputs_are_those_of_python(page, address, web_bundles, name):
+@pytest.mark.parametrize("name", ["float32", "stream", "window", "translator"])
+def test_float32_outputs_are_those_of_python(page, address, web_bundle, name):
+    bundle = web_bundle(name)
     code, line = contract(page, address, name)
     assert code == 0, line
-    wanted = python_outputs(web_bundles[name])
+    wanted = python_outputs(bundle)
     found = outputs(page)
     assert list(found) == list(wanted)
     for path, values in wanted.items():
@@ -170,6 +170,10 @@ DAMAGE = {
     "no object": (lambda d: (d / "model.json").write_text("[]"), "format_version must be 2. Received: no object"),
     "a missing key": (lambda d: edit_manifest(d, lambda m: m.pop("files")), "files"),
     "another version": (lambda d: edit_manifest(d, lambda m: m.update(format_version=3)), "must be 2. Received: 3."),
+    "a tolerance without a limit": (
+        lambda d: edit_manifest(d, lambda m: m["tolerance"].pop("rms_error_lsb")),
+        "The tolerance must have max_error",
+    ),
     "no signatures": (lambda d: edit_manifest(d, lambda m: m.update(signatures=[])), "at least one signature"),
     "files in a list": (lambda d: edit_manifest(d, lambda m: m.update(files=[])), "must list model.tflite"),
     "a scale of 0": (_edit_tensor("outputs", scale=0.0), "A scale must be > 0. Received: 0 for output."),

@@ -10,6 +10,8 @@ import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 
+import { FORMAT_VERSION } from "./src/bundle.js";
+import { checkEdges } from "./src/edges.js";
 import { kindOf } from "./src/kinds.js";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
@@ -20,7 +22,6 @@ const LITERT = path.join(HERE, "node_modules/@litertjs/core");
 const STATIC = ["index.html", "manifest.webmanifest", "icon.svg", "icon-192.png", "icon-512.png"];
 // The builds with threads or suspended calls are never asked for: they need a page that is isolated from others.
 const WASM = ["litert_wasm_internal", "litert_wasm_compat_internal"];
-const EDGES = ["float32", "int32", "uint8"];
 const DEEPEST = 3;
 const MOST_PAGE_BYTES = 1e6;
 
@@ -111,11 +112,13 @@ async function bundlesBelow(folder, depth) {
 
 /** Why LiteRT.js could not run a bundle; null if it can. */
 function refusal(manifest) {
-  if (manifest.format_version !== 2) return `format_version ${manifest.format_version}`;
-  if (manifest.batch_size !== 1) return "any number of samples at once";
-  const tensors = manifest.signatures.flatMap(({ inputs, outputs }) => [...inputs, ...outputs]);
-  const refused = tensors.find(({ dtype }) => !EDGES.includes(dtype));
-  return refused ? `${refused.dtype} at the edges` : null;
+  if (manifest.format_version !== FORMAT_VERSION) return `format_version ${manifest.format_version}`;
+  try {
+    checkEdges(manifest);
+    return null;
+  } catch (error) {
+    return error.message;
+  }
 }
 
 function freeName(folder, listed) {

@@ -6,7 +6,7 @@ import { CANNOT_RUN, EQUAL, NOT_EQUAL } from "./contract.js";
 import { breathe, bytesText, filePicker, h, msText } from "./dom.js";
 import { CannotRun, sentence } from "./errors.js";
 import { kindOf } from "./kinds.js";
-import { registerWorker, whenControlled } from "./offline.js";
+import { LIST, registerWorker, whenControlled } from "./offline.js";
 import { percentile } from "./numbers.js";
 import { fromDrop, fromFiles, fromUrl } from "./sources.js";
 import { imagesView } from "./view_images.js";
@@ -29,6 +29,8 @@ const main = document.querySelector("main");
 const back = document.querySelector("#back");
 const alertBox = document.querySelector("#alert");
 let open = null;
+// Counts what the user asked for: a bundle that was still loading when they went elsewhere is not shown.
+let visits = 0;
 
 // For tests and scripts: what was computed last, and the outputs of the last check by the path of their golden values.
 const exposed = (globalThis.kerasNotes = { last: null, outputs: null });
@@ -51,10 +53,14 @@ function show(...children) {
   clearAlert();
   back.hidden = false;
   main.replaceChildren(...children);
+  scrollTo(0, 0);
 }
 
 async function showHome() {
-  const list = h("ul", { class: "bundles" });
+  const visit = visits;
+  // Before anything is shown, so that nothing moves when the list comes.
+  const list = h("ul", { class: "bundles" }, ...(await listed()).map(card));
+  if (visit !== visits) return;
   show(
     h("h1", {}, "Run a model here"),
     h("p", { class: "lead" }, "In this browser, without a server. What you draw, write or record stays on this device."),
@@ -63,12 +69,15 @@ async function showHome() {
   );
   back.hidden = true;
   document.title = "keras_notes";
+}
+
+async function listed() {
   try {
-    const response = await fetch(new URL("bundles/index.json", document.baseURI));
-    const bundles = response.ok ? await response.json() : [];
-    list.append(...bundles.map(card));
+    const response = await fetch(LIST);
+    return response.ok ? await response.json() : [];
   } catch {
     // Offline and never listed before: what is on this device can still be opened.
+    return [];
   }
 }
 
@@ -105,20 +114,21 @@ async function openPicked(sourceOf) {
   clearAlert();
   try {
     const source = await sourceOf();
-    await mount(source, performance.now());
-    history.pushState(null, "", "?picked");
+    if (await mount(source, performance.now())) history.pushState(null, "", "?picked");
   } catch (error) {
     if (open === null) await showHome();
     fail(error);
   }
 }
 
-/** Reads, loads and runs a first sample; then shows what the bundle is for. */
+/** Reads, loads and runs a first sample; then shows what the bundle is for. Null if the user has left meanwhile. */
 async function mount(source, start) {
+  const visit = (visits += 1);
   show(h("p", { class: "loading", role: "status" }, "Reading the bundle\u2026"));
-  const bundle = await openBundle(source);
-  show(h("p", { class: "loading", role: "status" }, "Loading the runtime (10 MB, once) and the model\u2026"));
   await whenControlled();
+  const bundle = await openBundle(source);
+  if (visit !== visits) return null;
+  show(h("p", { class: "loading", role: "status" }, "Loading the runtime (10 MB, once) and the model\u2026"));
   const runtime = await import("./runtime.js");
   const model = await runtime.compile(bundle);
   const runtimeVersion = `litert.js ${runtime.VERSION} (${runtime.buildName()})`;
@@ -126,11 +136,17 @@ async function mount(source, start) {
   const session = sessionOf(bundle, model, runtimeVersion);
   const check = checkPanel(session);
   const view = await VIEWS[session.kind.kind]?.(session);
+  if (visit !== visits) {
+    view?.dispose();
+    model.delete();
+    return null;
+  }
   show(header(session, view?.hint), ...(view ? [h("section", { class: "panel" }, view.element)] : []), check.element);
   document.title = `${bundle.manifest.name} \u2013 keras_notes`;
   open = {
     check,
     dispose() {
+      session.isOpen = false;
       view?.dispose();
       model.delete();
     },
@@ -153,11 +169,16 @@ function sessionOf(bundle, model, runtimeVersion) {
   const latency = h("span", { class: "latency" }, "\u2013");
   let recent = [];
   const report = (ms, last) => {
+    if (!session.isOpen) return;
     recent = [...recent.slice(1 - RECENT), ms];
     latency.textContent = msText(percentile(recent, 50));
     exposed.last = last;
   };
-  return { bundle, model, runtimeVersion, kind: kindOf(bundle.manifest), latency, report, fail };
+  // What still runs when the bundle is closed fails, and concerns nobody.
+  const failOpen = (error) => session.isOpen && fail(error);
+  const kind = kindOf(bundle.manifest);
+  const session = { bundle, model, runtimeVersion, kind, latency, report, fail: failOpen, isOpen: true };
+  return session;
 }
 
 function header({ bundle, latency, runtimeVersion }, hint) {
@@ -188,10 +209,11 @@ function goHome(event) {
 async function route(start = performance.now()) {
   const parameters = new URLSearchParams(location.search);
   delete root.dataset.ready;
+  visits += 1;
   try {
     if (!parameters.has("bundle")) return await showHome();
     const opened = await mount(fromUrl(parameters.get("bundle")), start);
-    if (parameters.has("run")) await runFromAddress(opened, parameters);
+    if (opened && parameters.has("run")) await runFromAddress(opened, parameters);
   } catch (error) {
     if (parameters.has("run")) return giveUp(error);
     show();

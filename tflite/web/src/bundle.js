@@ -5,6 +5,7 @@ import { fromBytes, sizeOf } from "./numbers.js";
 
 export const FORMAT_VERSION = 2;
 const KEYS = ["manifest_sha256", "files", "signatures", "tolerance"];
+const LIMITS = ["max_error", "rms_error", "max_error_lsb", "rms_error_lsb", "mean_error_lsb"];
 
 /** Reads model.json from a source, and every file that it lists, by size and SHA-256. */
 export async function openBundle(source) {
@@ -70,6 +71,10 @@ export function checkManifest(manifest) {
   }
   if (KEYS.some((key) => !(key in manifest))) {
     throw new CannotRun(`model.json must have the keys ${KEYS.join(", ")}. Copy the bundle again.`);
+  }
+  // One that is left out would be no limit at all.
+  if (LIMITS.some((limit) => !(limit in Object(manifest.tolerance)))) {
+    throw new CannotRun(`The tolerance must have ${LIMITS.join(", ")}. Convert the model again.`);
   }
   checkFiles(manifest.files);
   if (!Array.isArray(manifest.signatures) || manifest.signatures.length === 0) {

@@ -2,10 +2,15 @@
 
 const MOST_WAIT_MS = 3000;
 
+/** The list of bundles that the server has. */
+export const LIST = new URL("bundles/index.json", document.baseURI);
+
 let registered = null;
 
 /** Starts it where the browser has one: on https and localhost. */
 export function registerWorker() {
+  // A first visit asked for the list before the worker could see it.
+  navigator.serviceWorker?.addEventListener("controllerchange", () => fetch(LIST).catch(() => null), { once: true });
   registered = navigator.serviceWorker?.register(new URL("sw.js", document.baseURI)).catch(() => null) ?? null;
 }
 
@@ -15,6 +20,7 @@ export async function whenControlled() {
   const controlled = new Promise((resolve) =>
     navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true }),
   );
-  const given = registered.then((registration) => (registration ? controlled : null));
+  // With one that is active already, this page was loaded past it on purpose.
+  const given = registered.then((registration) => (registration && !registration.active ? controlled : null));
   await Promise.race([given, new Promise((resolve) => setTimeout(resolve, MOST_WAIT_MS))]);
 }

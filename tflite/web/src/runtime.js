@@ -2,12 +2,11 @@
 
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 
+import { checkEdges } from "./edges.js";
 import { CannotRun } from "./errors.js";
 import { dequantize, quantize } from "./numbers.js";
 
 export const VERSION = LITERT_VERSION;
-const EDGES = ["float32", "int32", "uint8"];
-const QUANTIZED_EDGES = ["int8", "int16"];
 
 let loading;
 
@@ -27,26 +26,6 @@ export function loadRuntime() {
 export function buildName() {
   const script = document.querySelector('script[src*="litert_wasm"]')?.src ?? "";
   return script.includes("_compat_") ? "wasm, no relaxed SIMD" : "wasm, relaxed SIMD";
-}
-
-/** Throws for types at the edges that LiteRT.js does not take. */
-export function checkEdges(manifest) {
-  if (manifest.batch_size !== 1) {
-    throw new CannotRun(
-      `LiteRT.js takes one sample at a time. Received: batch_size=${manifest.batch_size}. Convert with batch_size=1.`,
-    );
-  }
-  for (const { inputs, outputs } of manifest.signatures) {
-    for (const { name, dtype } of [...inputs, ...outputs]) {
-      if (EDGES.includes(dtype)) continue;
-      const remedy = QUANTIZED_EDGES.includes(dtype)
-        ? 'Convert with edges="float32".'
-        : "Give the model inputs and outputs of one of these types.";
-      throw new CannotRun(
-        `LiteRT.js takes ${EDGES.join(", ")} at the edges of a file. Received: ${dtype} for ${name}. ${remedy}`,
-      );
-    }
-  }
 }
 
 /** The model of a bundle, ready to run. */

@@ -121,7 +121,8 @@ function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint })
       if (!isPlaying) return;
       await Promise.all([take(row), new Promise((resolve) => setTimeout(resolve, 1000 / rate))]);
     }
-    stop();
+    // Else it is another recording that plays by now.
+    if (isPlaying) stop();
   };
   const resetAll = () => {
     stop();
