@@ -149,6 +149,7 @@ bench: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.benchmarks.translation all
 	$(BIN)/python tests/benchmarks/distillation.py cost
 	$(BIN)/python tests/benchmarks/distillation.py help
+	$(BIN)/python tests/benchmarks/web.py
 
 fuzz: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.fuzz --count 10000 --processes 2

@@ -63,7 +63,7 @@ async function showHome() {
   if (visit !== visits) return;
   show(
     h("h1", {}, "Run a model here"),
-    h("p", { class: "lead" }, "In this browser, without a server. What you draw, write or record stays on this device."),
+    h("p", { class: "lead" }, "In this browser, without a server. What you draw, write or record stays here."),
     list,
     openPanel(),
   );
@@ -100,7 +100,7 @@ function openPanel() {
     "section",
     { class: "panel drop", "aria-labelledby": "open-title" },
     h("h2", { id: "open-title" }, "Open your own"),
-    h("p", { class: "note" }, "A folder with model.json, or a .zip of it. On a computer, drop it anywhere on this page."),
+    h("p", { class: "note" }, "A folder with model.json, or a .zip of it. On a computer, drop it anywhere."),
     h(
       "div",
       { class: "actions" },

@@ -13,7 +13,8 @@ export class Bars {
     this.winner = h("output", { class: "winner", "aria-live": "polite" }, "\u2013");
     this.list = h("div", { class: "bars", "aria-label": "Probability of each class", role: "list" });
     this.list.append(...this.rows.map((row) => row.element));
-    this.heading = h("div", { class: "heading" }, h("div", {}, h("p", { class: "caption" }, "Prediction"), this.winner));
+    const caption = h("p", { class: "caption" }, "Prediction");
+    this.heading = h("div", { class: "heading" }, h("div", {}, caption, this.winner));
     this.element = h("div", { class: "results" }, this.heading, this.list);
     this.clear();
   }

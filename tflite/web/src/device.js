@@ -18,7 +18,8 @@ export function deviceName() {
 
 /** Whether this is iOS; an iPad calls itself a Mac. */
 export function isIos() {
-  return /iPhone|iPad|iPod/.test(navigator.userAgent) || (/Mac/.test(navigator.platform) && navigator.maxTouchPoints > 1);
+  const isTouchedMac = /Mac/.test(navigator.platform) && navigator.maxTouchPoints > 1;
+  return /iPhone|iPad|iPod/.test(navigator.userAgent) || isTouchedMac;
 }
 
 function platformName(agent, platform) {

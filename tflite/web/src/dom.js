@@ -13,7 +13,9 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-export const button = (label, onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, label);
+export function button(label, onclick, attributes = {}) {
+  return h("button", { type: "button", onclick, ...attributes }, label);
+}
 
 let ids = 0;
 

@@ -15,7 +15,8 @@ export class Drawing {
       "aria-label": "Draw here with a finger, pen or mouse",
       role: "img",
     });
-    this.element = h("div", { class: "easel" }, this.canvas, h("span", { class: "ghost", "aria-hidden": "true" }, "Draw here"));
+    const ghost = h("span", { class: "ghost", "aria-hidden": "true" }, "Draw here");
+    this.element = h("div", { class: "easel" }, this.canvas, ghost);
     // Read back after every stroke: kept in memory rather than on the graphics card.
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.sight = h("canvas", { class: "sight", width, height, role: "img", "aria-label": "What the model sees" });

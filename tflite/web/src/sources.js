@@ -11,7 +11,7 @@ export function fromUrl(url) {
       // Files that are known by their hash never change, so the service worker need not ask for them twice.
       if (sha256) file.searchParams.set("sha256", sha256);
       const response = await fetchOrExplain(file, name);
-      if (!response.ok) throw new CannotRun(`The bundle must have ${name}: there is no such file at ${folder.pathname}.`);
+      if (!response.ok) throw new CannotRun(`The bundle must have ${name}, and has not: see ${folder.pathname}.`);
       return new Uint8Array(await response.arrayBuffer());
     },
   };
