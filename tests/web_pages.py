@@ -38,10 +38,17 @@ def web_module(name: str) -> ModuleType:
 def build_page(dist: Path, bundles: list[Path]) -> str:
     """Builds the page with these bundles; returns what the build says."""
     if not (WEB / "node_modules" / "esbuild").is_dir():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=WEB, check=True, capture_output=True)
-    environment = os.environ | {"BUNDLES": ",".join(map(str, bundles)), "DIST": str(dist)}
-    command = ["npm", "run", "--silent", "build"]
-    return subprocess.run(command, cwd=WEB, env=environment, check=True, capture_output=True, text=True).stdout
+        npm("ci", "--no-audit", "--no-fund")
+    return npm("run", "--silent", "build", BUNDLES=",".join(map(str, bundles)), DIST=str(dist))
+
+
+def npm(*arguments: str, **environment: str) -> str:
+    """Runs npm in tflite/web; returns what it says."""
+    command = ["npm", *arguments]
+    done = subprocess.run(command, cwd=WEB, env=os.environ | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(command)}` must work in {WEB}. Received: {done.stdout}{done.stderr}")
+    return done.stdout
 
 
 @contextmanager
@@ -96,6 +103,27 @@ def outputs(page: Any) -> dict[str, np.ndarray]:
     """The outputs of the last check, by the path of their golden values."""
     found = page.evaluate("() => Array.from(kerasNotes.outputs, ([path, values]) => [path, Array.from(values)])")
     return {path: np.array(values) for path, values in found}
+
+
+def shown(page: Any) -> np.ndarray:
+    """The probabilities that the bars show."""
+    return np.array([float(bar.get_attribute("data-value")) for bar in page.query_selector_all(".bar")])
+
+
+def draw(page: Any) -> None:
+    """A stroke down the middle."""
+    box = page.locator(".drawing").bounding_box()
+    x = box["x"] + 0.45 * box["width"]
+    page.mouse.move(x, box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(x + 9, box["y"] + 0.9 * box["height"], steps=5)
+    page.mouse.up()
+    wait_until(page, "kerasNotes.last !== null")
+    # The last of the strokes is computed after the mouse is up.
+    before = None
+    while not np.array_equal(before, last(page)["input"]):
+        before = last(page)["input"]
+        page.wait_for_timeout(150)
 
 
 def in_node(program: str, given: Any) -> Any:

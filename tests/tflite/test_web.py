@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from tests.bundles import (
     LABELS,
     MODEL_FILE,
     RUNNER,
-    TESTDATA,
     copied,
     edit_manifest,
     interpreter,
@@ -23,12 +21,11 @@ from tests.bundles import (
 from tests.layers.decoders import device_samples
 from tests.tflite.conftest import SOURCE_LENGTH, WORDS
 from tests.web_bundles import ACTIVITIES, AXES, END, PAD, SPACE, START, WINDOW, motion
-from tests.web_pages import PHONE, last, new_page, open_bundle, wait_until, web_module
+from tests.web_pages import PHONE, draw, last, new_page, open_bundle, shown, wait_until
 
 # One product in another order, and what comes of it through a softmax or 25 steps.
 FLOAT32_ROUNDING = 1e-5
 LEAST_TARGET_PX = 44
-MOST_PAGE_BYTES = 1_000_000
 runner = runner_module()
 
 
@@ -37,28 +34,10 @@ def softmax(logits):
     return powers / powers.sum()
 
 
-def shown(page):
-    """The probabilities that the bars show."""
-    return np.array([float(bar.get_attribute("data-value")) for bar in page.query_selector_all(".bar")])
-
-
 def computed(bundle, **inputs):
     """The outputs of LiteRT in Python, on the kernels that it takes by default."""
     made = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO)
     return made.get_signature_runner("serving_default")(**inputs)
-
-
-def draw(page):
-    """A stroke down the middle."""
-    box = page.locator(".drawing").bounding_box()
-    x = box["x"] + 0.45 * box["width"]
-    page.mouse.move(x, box["y"] + 0.1 * box["height"])
-    page.mouse.down()
-    page.mouse.move(x + 9, box["y"] + 0.9 * box["height"], steps=5)
-    page.mouse.up()
-    wait_until(page, "kerasNotes.last !== null")
-    # The last of the strokes is computed after the mouse is up.
-    page.wait_for_timeout(150)
 
 
 @pytest.mark.parametrize("name", ["int8", "uint8_edges", "float32"])
@@ -198,85 +177,6 @@ def test_a_translation_can_be_stopped_and_left(page, address, opened):
     assert page.is_hidden("#alert")
 
 
-def zipped(directory, path):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in directory.rglob("*"):
-            archive.write(file, f"{directory.name}/{file.relative_to(directory)}")
-    return path
-
-
-def test_own_bundles_are_opened_from_a_folder_and_a_zip(page, address, tmp_path):
-    for picker, picked in (
-        ("[webkitdirectory]", TESTDATA),
-        (":not([webkitdirectory])", zipped(TESTDATA, tmp_path / "b.zip")),
-    ):
-        page.goto(address)
-        page.set_input_files(f"input[type=file]{picker}", picked)
-        page.wait_for_selector("html[data-ready=images]", state="attached")
-        page.click("text=Check this bundle")
-        page.wait_for_selector("#line:visible")
-        assert page.text_content(".verdict").startswith("Yes: 16 samples within the tolerance, off by ")
-
-
-def test_wrong_files_are_refused_in_one_sentence(page, address, testdata, tmp_path):
-    text = tmp_path / "notes.txt"
-    text.write_text("no bundle")
-    fake = tmp_path / "fake.zip"
-    fake.write_text("no archive")
-    empty = tmp_path / "empty.zip"
-    with zipfile.ZipFile(empty, "w") as archive:
-        archive.writestr("readme.txt", "nothing here")
-    data = bytearray((testdata / MODEL_FILE).read_bytes())
-    data[100] ^= 1
-    (testdata / MODEL_FILE).write_bytes(data)
-    damaged = zipped(testdata, tmp_path / "damaged.zip")
-    page.goto(address)
-    for file, message in (
-        (text, "A bundle must have a model.json. Received: notes.txt."),
-        (fake, "fake.zip must be a .zip file"),
-        (empty, "A bundle must have a model.json. Received: readme.txt."),
-        (damaged, "model.tflite is damaged"),
-    ):
-        page.set_input_files("input[type=file]:not([webkitdirectory])", file)
-        wait_until(page, f"document.querySelector('#alert').textContent.startsWith({json.dumps(message)})")
-        assert "\n" not in page.text_content("#alert")
-        assert page.is_visible("text=Open your own")
-
-
-def test_it_predicts_offline_after_one_visit(browser, web_dist):
-    with new_page(browser, service_workers="allow") as page:
-        # Not at the root of its server, where a page that names absolute paths works, too.
-        with web_module("serve").serving(web_dist, mounts={"deep": web_dist}) as root:
-            address = f"{root}deep/"
-            open_bundle(page, address, "bundles/bars_static_int8")
-        # The server is gone.
-        page.reload()
-        page.wait_for_selector("html[data-ready]", state="attached")
-        draw(page)
-        assert shown(page).sum() == pytest.approx(1.0)
-        assert int(page.get_attribute("html", "data-first-prediction-ms")) > 0
-        page.click("#back")
-        page.wait_for_selector("text=Open your own")
-        assert page.query_selector_all(".card")
-        page.goto(f"{address}?bundle=elsewhere")
-        page.wait_for_selector("#alert:visible")
-        assert "Open the bundle once while you are online." in page.text_content("#alert")
-
-
-def test_it_can_be_installed(page, address):
-    page.goto(address)
-    found = page.context.new_cdp_session(page).send("Page.getAppManifest")
-    assert found["errors"] == []
-    manifest = json.loads(found["data"])
-    assert (manifest["start_url"], manifest["scope"], manifest["display"]) == ("./", "./", "standalone")
-    assert {icon["purpose"] for icon in manifest["icons"] if "purpose" in icon} == {"any", "maskable"}
-    size = """src => new Promise((done, fail) =>
-        Object.assign(new Image(), {src, onerror: fail, onload() { done(this.width) }}))"""
-    for icon in manifest["icons"]:
-        width = page.evaluate(size, icon["src"])
-        assert icon["sizes"] in ("any", f"{width}x{width}")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_thumb_can_use_it_on_a_small_phone(browser, address, web_bundle, scheme):
     options = {"viewport": PHONE, "is_mobile": True, "has_touch": True, "color_scheme": scheme}
@@ -297,18 +197,3 @@ def fits(page):
         box = element.bounding_box()
         if box is not None:
             assert min(box["width"], box["height"]) >= LEAST_TARGET_PX, element.text_content()
-
-
-def test_the_page_is_small_without_model_and_runtime(web_dist):
-    files = [path for path in web_dist.iterdir() if path.is_file()]
-    assert {"index.html", "app.js", "app.css", "sw.js"} <= {path.name for path in files}
-    assert sum(path.stat().st_size for path in files) < MOST_PAGE_BYTES
-
-
-def test_nothing_of_the_runtime_is_loaded_before_a_bundle_is_opened(page, address):
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(address)
-    page.wait_for_selector(".card")
-    page.wait_for_load_state("networkidle")
-    assert not [url for url in asked if "wasm" in url or "runtime" in url]

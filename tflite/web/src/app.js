@@ -35,6 +35,8 @@ let visits = 0;
 // For tests and scripts: what was computed last, and the outputs of the last check by the path of their golden values.
 const exposed = (globalThis.kerasNotes = { last: null, outputs: null });
 
+const isRun = () => new URLSearchParams(location.search).has("run");
+
 function fail(error) {
   alertBox.textContent = sentence(error);
   alertBox.hidden = false;
@@ -257,11 +259,12 @@ function listenForDrops() {
 
 addEventListener("unhandledrejection", (event) => {
   event.preventDefault();
-  fail(event.reason);
+  (isRun() ? giveUp : fail)(event.reason);
 });
+addEventListener("error", (event) => (isRun() ? giveUp : fail)(event.error ?? event.message));
 addEventListener("popstate", () => route());
 listenForDrops();
 for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", goHome);
 // A script that measures wants neither caches nor a second start.
-if (!new URLSearchParams(location.search).has("run")) registerWorker();
+if (!isRun()) registerWorker();
 route(0);

@@ -94,6 +94,7 @@ export class Drawing {
       picture.data[4 * place + 3] = 255;
     }
     this.sight.getContext("2d").putImageData(picture, 0, 0);
+    return pixels;
   }
 
   #listen() {
@@ -108,16 +109,20 @@ export class Drawing {
       this.#segment(last ?? next, next);
       last = next;
       this.#setEmpty(false);
-      this.#show();
-      this.changed();
+      // A pointer may move several times between two pictures of the screen.
+      this.frame ??= requestAnimationFrame(() => {
+        this.frame = undefined;
+        this.changed(this.#show());
+      });
     };
     this.canvas.addEventListener("pointerdown", (event) => {
+      if (!event.isPrimary || event.button !== 0) return;
       this.canvas.setPointerCapture(event.pointerId);
       last = null;
       stroke(event);
     });
     this.canvas.addEventListener("pointermove", (event) => {
-      if (last) stroke(event);
+      if (last && event.isPrimary) stroke(event);
     });
     for (const name of ["pointerup", "pointercancel"]) this.canvas.addEventListener(name, () => (last = null));
   }

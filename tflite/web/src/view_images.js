@@ -15,11 +15,10 @@ export function imagesView({ bundle, model, kind, report, fail }) {
     bars.show(outputs[output.name]);
     report(ms, { input: pixels, output: outputs[output.name] });
   });
-  const see = () => predict(drawing.pixels()).catch(fail);
-  const drawing = new Drawing(height, width, channels, see);
+  const drawing = new Drawing(height, width, channels, (pixels) => predict(pixels).catch(fail));
   const place = async (file) => {
     drawing.place(await decoded(file));
-    await see();
+    await predict(drawing.pixels());
   };
   let next = 0;
   const sample = () => {

@@ -73,8 +73,9 @@ function samplesOf(bundle, { input }, samples) {
 /** Sources of rows, the chart and the bars; `step` takes a row and gives what is to be shown. */
 function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint }) {
   const width = kind.input.shape.at(-1);
+  const isMotion = [3, 6].includes(width);
   const rate = rateOf(bundle.manifest);
-  const names = Array.from({ length: width }, (_, index) => (width <= 6 ? SIX_AXES[index] : `${index}`));
+  const names = Array.from({ length: width }, (_, index) => (isMotion ? SIX_AXES[index] : `${index}`));
   const bars = new Bars(bundle.manifest.labels, sizeOf(kind.output.shape));
   const chart = new Chart(names, Math.round(CHART_SECONDS * rate));
   // Rows wait for one another: each step needs the states of the one before.
@@ -140,7 +141,8 @@ function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint })
     await playRows(rowsOfCsv(await file.text(), width));
   };
   const guarded = (work) => (value) => Promise.resolve(work(value)).catch(stopAndFail);
-  const live = button("Use sensor", guarded(startLive), { class: "primary", disabled: ![3, 6].includes(width) });
+  const sensorNote = isMotion ? "" : " The sensor would give 3 or 6.";
+  const live = button("Use sensor", guarded(startLive), { class: "primary", disabled: !isMotion });
   const play = button("Play sample", guarded(playSample));
   const element = h(
     "div",
@@ -157,7 +159,7 @@ function seriesView({ bundle, kind, report, fail }, { step, reset, rows, hint })
         filePicker("CSV\u2026", guarded(playFile), { accept: ".csv,text/csv,text/plain" }),
         button("Reset", resetAll),
       ),
-      h("p", { class: "note" }, `${width} numbers a step, ${rate} steps a second.`),
+      h("p", { class: "note" }, `${width} numbers a step, ${rate} steps a second.${sensorNote}`),
     ),
     bars.element,
   );

@@ -1,0 +1,119 @@
+"""The page of tflite/web as an app: bundles of one's own, offline, installed, small."""
+
+import json
+import zipfile
+
+import pytest
+
+from tests.bundles import MODEL_FILE, TESTDATA
+from tests.web_pages import draw, new_page, open_bundle, shown, wait_until, web_module
+
+MOST_PAGE_BYTES = 1_000_000
+
+
+def zipped(directory, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in directory.rglob("*"):
+            archive.write(file, f"{directory.name}/{file.relative_to(directory)}")
+    return path
+
+
+def test_own_bundles_are_opened_from_a_folder_and_a_zip(page, address, tmp_path):
+    for picker, picked in (
+        ("[webkitdirectory]", TESTDATA),
+        (":not([webkitdirectory])", zipped(TESTDATA, tmp_path / "b.zip")),
+    ):
+        page.goto(address)
+        page.set_input_files(f"input[type=file]{picker}", picked)
+        page.wait_for_selector("html[data-ready=images]", state="attached")
+        page.click("text=Check this bundle")
+        page.wait_for_selector("#line:visible")
+        assert page.text_content(".verdict").startswith("Yes: 16 samples within the tolerance, off by ")
+
+
+def test_a_folder_is_dropped(page, address):
+    page.goto(address)
+    page.wait_for_selector("text=Open your own")
+    data = {"items": [], "files": [str(TESTDATA)], "dragOperationsMask": 1}
+    mouse = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 100, "y": 100, "data": data})
+    page.wait_for_selector("html[data-ready=images]", state="attached")
+    assert page.text_content("h1") == "bars"
+
+
+def test_wrong_files_are_refused_in_one_sentence(page, address, testdata, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no bundle")
+    fake = tmp_path / "fake.zip"
+    fake.write_text("no archive")
+    empty = tmp_path / "empty.zip"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("readme.txt", "nothing here")
+    data = bytearray((testdata / MODEL_FILE).read_bytes())
+    data[100] ^= 1
+    (testdata / MODEL_FILE).write_bytes(data)
+    damaged = zipped(testdata, tmp_path / "damaged.zip")
+    page.goto(address)
+    for file, message in (
+        (text, "A bundle must have a model.json. Received: notes.txt."),
+        (fake, "fake.zip must be a .zip file"),
+        (empty, "A bundle must have a model.json. Received: readme.txt."),
+        (damaged, "model.tflite is damaged"),
+    ):
+        page.set_input_files("input[type=file]:not([webkitdirectory])", file)
+        wait_until(page, f"document.querySelector('#alert').textContent.startsWith({json.dumps(message)})")
+        assert "\n" not in page.text_content("#alert")
+        assert page.is_visible("text=Open your own")
+
+
+def test_it_predicts_offline_after_one_visit(browser, web_dist):
+    with new_page(browser, service_workers="allow") as page:
+        # Not at the root of its server, where a page that names absolute paths works, too.
+        with web_module("serve").serving(web_dist, mounts={"deep": web_dist}) as root:
+            address = f"{root}deep/"
+            open_bundle(page, address, "bundles/bars_static_int8")
+        # The server is gone.
+        page.reload()
+        page.wait_for_selector("html[data-ready]", state="attached")
+        draw(page)
+        assert shown(page).sum() == pytest.approx(1.0)
+        assert int(page.get_attribute("html", "data-first-prediction-ms")) > 0
+        page.click("#back")
+        page.wait_for_selector("text=Open your own")
+        assert page.query_selector_all(".card")
+        page.goto(f"{address}?bundle=elsewhere")
+        page.wait_for_selector("#alert:visible")
+        assert "Open the bundle once while you are online." in page.text_content("#alert")
+
+
+def test_it_can_be_installed(page, address):
+    page.goto(address)
+    found = page.context.new_cdp_session(page).send("Page.getAppManifest")
+    assert found["errors"] == []
+    errors = page.context.new_cdp_session(page).send("Page.getInstallabilityErrors")["installabilityErrors"]
+    # Contexts of a test are private windows, from which nothing is installed.
+    assert [error["errorId"] for error in errors] == ["in-incognito"]
+    manifest = json.loads(found["data"])
+    assert (manifest["start_url"], manifest["scope"], manifest["display"]) == ("./", "./", "standalone")
+    assert {icon["purpose"] for icon in manifest["icons"] if "purpose" in icon} == {"any", "maskable"}
+    size = """src => new Promise((done, fail) =>
+        Object.assign(new Image(), {src, onerror: fail, onload() { done(this.width) }}))"""
+    for icon in manifest["icons"]:
+        width = page.evaluate(size, icon["src"])
+        assert icon["sizes"] in ("any", f"{width}x{width}")
+
+
+def test_the_page_is_small_without_model_and_runtime(web_dist):
+    files = [path for path in web_dist.iterdir() if path.is_file()]
+    assert {"index.html", "app.js", "app.css", "sw.js"} <= {path.name for path in files}
+    assert sum(path.stat().st_size for path in files) < MOST_PAGE_BYTES
+
+
+def test_nothing_of_the_runtime_is_loaded_before_a_bundle_is_opened(page, address):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector(".card")
+    page.wait_for_load_state("networkidle")
+    assert not [url for url in asked if "wasm" in url or "runtime" in url]
