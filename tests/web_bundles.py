@@ -55,6 +55,14 @@ def motion_bundle(directory: Path) -> Path:
     return directory
 
 
+def int8_stream_bundle(directory: Path) -> Path:
+    """The step of `motion_bundle` alone, as int8."""
+    steps = motion(40, seed=3)[0].reshape(-1, 1, AXES)
+    step = streaming_model(trained_lstm())
+    kn.convert(step, directory, "static_int8", golden=steps[:WINDOW], calibration=steps)
+    return directory
+
+
 def without_stream(bundle: Path, directory: Path) -> Path:
     """A copy of `motion_bundle` of which the manifest says no more than that it takes windows."""
     copied(bundle, directory)

@@ -10,7 +10,7 @@ import pytest
 from tests.bundles import TESTDATA
 from tests.layers.decoders import device_samples, device_transformer
 from tests.tools import need
-from tests.web_bundles import SPACE, add_tokenizer, motion_bundle, translator_bundle, without_stream
+from tests.web_bundles import SPACE, add_tokenizer, int8_stream_bundle, motion_bundle, translator_bundle, without_stream
 from tests.web_pages import build_page, new_page, open_bundle, web_module
 
 SOURCE_LENGTH, VOCABULARY = 6, 1500
@@ -31,6 +31,7 @@ def web_bundle(mounts, converted, tmp_path_factory) -> Callable[[str], Path]:
         "uint8_edges": lambda _: converted("static_int8", "uint8").directory,
         "float32": lambda _: converted("float32").directory,
         "stream": motion_bundle,
+        "int8_stream": int8_stream_bundle,
         "window": lambda place: without_stream(mounts["stream"], place),
         "translator": words_bundle,
     }

@@ -107,13 +107,16 @@ def test_the_command_names_what_is_missing(testdata, web_dist, tmp_path):
     assert "--repeat must be >= 1" in run_web(TESTDATA, "--repeat", 0).stderr
 
 
-def test_outputs_of_uint8_edges_are_those_of_python_bit_by_bit(page, address, web_bundle):
-    bundle = web_bundle("uint8_edges")
-    code, line = contract(page, address, "uint8_edges")
-    assert code == 0
-    assert json.loads(line)["max_error_lsb"] == python_runner.run(bundle, 1)["max_error_lsb"]
-    ((path, values),) = outputs(page).items()
-    np.testing.assert_array_equal(values.astype("float32"), python_outputs(bundle)[path].ravel())
+@pytest.mark.parametrize("name", ["uint8_edges", "int8_stream"])
+def test_int8_outputs_are_those_of_python_bit_by_bit(page, address, web_bundle, name):
+    bundle = web_bundle(name)
+    code, line = contract(page, address, name)
+    wanted = python_runner.run(bundle, 1)
+    assert code == (0 if wanted["ok"] else 1)
+    assert json.loads(line)["max_error_lsb"] == wanted["max_error_lsb"]
+    found = outputs(page)
+    for path, values in python_outputs(bundle).items():
+        np.testing.assert_array_equal(found[path].astype("float32"), values.ravel())
 
 
 @pytest.mark.parametrize("name", ["float32", "stream", "window", "translator"])
