@@ -23,7 +23,7 @@ _runner = runner_module()
 
 def made(*targets: str) -> None:
     """Calls make on files. One process at a time: tests of several files want the same ones."""
-    need("make", "make")
+    need("make", package="make")
     (ROOT / "build").mkdir(exist_ok=True)
     with (ROOT / "build" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -74,7 +74,7 @@ export async function tokenizerOf(bundle) {
   }
   return {
     special,
-    encode: (text) => Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids, Number),
+    encode: (text) => Array.from(tokenizer.encode(text).ids, Number),
     decode: (ids) => (ids.length ? tokenizer.decode(ids, { skip_special_tokens: true }) : ""),
   };
 }
