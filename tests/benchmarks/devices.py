@@ -46,7 +46,7 @@ RUNNERS = {
 BUNDLES = {
     "digits CNN, static_int8": "digits/bundle",
     "digits CNN, float32": "digits/float32/student-distilled",
-    "activity LSTM, static_int8": "activity/window",
+    "activity LSTM, int8": "activity/window",
     "activity LSTM step by step, int16x8": "activity/stream",
     "translator, dynamic_int8": "translator/bundle",
 }

@@ -73,9 +73,10 @@ def test_it_learns_and_leaves_two_verified_bundles(monkeypatch, tmp_path, capsys
     example.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("student")]
     accuracies = {line[:28].strip(): float(line[28:36]) for line in rows}
-    assert len(accuracies) == 4
+    assert len(accuracies) == 5
     assert min(accuracies.values()) > 0.5, accuracies
     assert abs(accuracies["student on LiteRT, streams"] - accuracies["student in Keras, streams"]) < 0.05
+    assert accuracies["student on LiteRT, windows"] == accuracies["student in int8, windows"]
     for name in ("window", "stream"):
         assert kn.verify(open_bundle(tmp_path / name)).ok
     assert "12.5 Hz" in open_bundle(tmp_path / "stream").manifest.preprocessing
