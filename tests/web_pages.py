@@ -37,9 +37,14 @@ def web_module(name: str) -> ModuleType:
 
 def build_page(dist: Path, bundles: list[Path]) -> str:
     """Builds the page with these bundles; returns what the build says."""
+    install_packages()
+    return npm("run", "--silent", "build", BUNDLES=",".join(map(str, bundles)), DIST=str(dist))
+
+
+def install_packages() -> None:
+    """What the page is made of, once."""
     if not (WEB / "node_modules" / "esbuild").is_dir():
         npm("ci", "--no-audit", "--no-fund")
-    return npm("run", "--silent", "build", BUNDLES=",".join(map(str, bundles)), DIST=str(dist))
 
 
 def npm(*arguments: str, **environment: str) -> str:

@@ -20,8 +20,9 @@ from tests.bundles import (
 )
 from tests.layers.decoders import device_samples
 from tests.tflite.conftest import SOURCE_LENGTH, WORDS
-from tests.web_bundles import ACTIVITIES, AXES, END, PAD, SPACE, START, WINDOW, motion
-from tests.web_pages import PHONE, draw, last, new_page, open_bundle, shown, wait_until
+from tests.tools import need
+from tests.web_bundles import ACTIVITIES, AXES, END, PAD, SPACE, START, UNKNOWN, WINDOW, motion, tokenizer_json
+from tests.web_pages import PHONE, draw, in_node, install_packages, last, new_page, open_bundle, shown, wait_until
 
 # One product in another order, and what comes of it through a softmax or 25 steps.
 FLOAT32_ROUNDING = 1e-5
@@ -145,6 +146,22 @@ def test_a_translation_has_the_ids_of_generate_py(page, opened, monkeypatch):
     page.fill("textarea", " ".join(["word9"] * (SOURCE_LENGTH + 1)))
     page.click("text=Translate")
     assert "A source must have 1 to 6 ids. Received: 7." in page.text_content("#alert:visible")
+
+
+def test_a_tokenizer_is_read_as_it_is():
+    need("node", "npm")
+    install_packages()
+    pieces = [SPACE + piece for piece in ("ein", "Hund", "läuft", ".", ",", "n't", "fi")]
+    program = """import { tokenizerOf } from "./decoding.js";
+        const tokenizer = await tokenizerOf({ json: () => given.tokenizer });
+        const ids = given.texts.map(tokenizer.encode);
+        console.log(JSON.stringify([tokenizer.special, ids, ids.map(tokenizer.decode)]));"""
+    texts = ["ein Hund läuft .", "Hund , ein n't", "\N{LATIN SMALL LIGATURE FI}", "Katze", ""]
+    special, ids, back = in_node(program, {"tokenizer": json.loads(tokenizer_json(pieces)), "texts": texts})
+    assert special == {"pad": PAD, "start": START, "end": END}
+    assert ids[:3] == [[4, 5, 6, 7], [5, 8, 4, 9], [10]]
+    assert set(ids[3]) == {UNKNOWN}
+    assert (ids[4], back) == ([], ["ein Hund läuft .", "Hund , ein n't", "fi", "", ""])
 
 
 def test_without_a_tokenizer_ids_are_translated(page, address, mounts, web_bundle, tmp_path):

@@ -3,6 +3,7 @@
 import { CannotRun } from "./errors.js";
 import { argmax } from "./numbers.js";
 
+const DECODING = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
 const SPECIAL = { pad: "<pad>", start: "<s>", end: "</s>" };
 
 /** The sizes that the signatures have. */
@@ -75,6 +76,7 @@ export async function tokenizerOf(bundle) {
   return {
     special,
     encode: (text) => Array.from(tokenizer.encode(text).ids, Number),
-    decode: (ids) => (ids.length ? tokenizer.decode(ids, { skip_special_tokens: true }) : ""),
+    // As the tokenizer says and no tidier: the library would pull full stops to the word before.
+    decode: (ids) => (ids.length ? tokenizer.decode(ids, DECODING) : ""),
   };
 }
