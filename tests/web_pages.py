@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +44,11 @@ def build_page(dist: Path, bundles: list[Path]) -> str:
 
 
 def install_packages() -> None:
-    """What the page is made of, once."""
-    if not (WEB / "node_modules" / "esbuild").is_dir():
-        npm("ci", "--no-audit", "--no-fund")
+    """What the page is made of, once; several test processes may need it at the same time."""
+    with open(Path(tempfile.gettempdir()) / "keras_notes_npm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (WEB / "node_modules" / "esbuild").is_dir():
+            npm("ci", "--no-audit", "--no-fund")
 
 
 def npm(*arguments: str, **environment: str) -> str:

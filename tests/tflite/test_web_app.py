@@ -1,7 +1,10 @@
 """The page of tflite/web as an app: bundles of one's own, offline, installed, small."""
 
 import json
+import re
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +88,34 @@ def test_it_predicts_offline_after_one_visit(browser, web_dist):
         page.goto(f"{address}?bundle=elsewhere")
         page.wait_for_selector("#alert:visible")
         assert "Open the bundle once while you are online." in page.text_content("#alert")
+
+
+def rebuilt(dist):
+    """What another build leaves: other names of modules, another list for the service worker."""
+    (runtime,) = dist.glob("runtime-*.js")
+    for name in ("app.js", "sw.js", "index.html"):
+        text = (dist / name).read_text().replace(runtime.stem, "runtime-other")
+        (dist / name).write_text(re.sub(r"(?<=page-)[0-9a-f]{16}", lambda m: m[0][::-1], text))
+    runtime.rename(dist / "runtime-other.js")
+    page = (dist / "index.html").read_text()
+    (dist / "index.html").write_text(page.replace("<body>", '<body id="other">'))
+
+
+def test_a_new_build_is_shown_at_the_next_load_and_an_open_page_goes_on(browser, web_dist, tmp_path):
+    dist = Path(shutil.copytree(web_dist, tmp_path / "dist"))
+    with new_page(browser, service_workers="allow") as page, web_module("serve").serving(dist) as address:
+        page.goto(address)
+        wait_until(page, "navigator.serviceWorker.controller !== null")
+        rebuilt(dist)
+        page.evaluate("navigator.serviceWorker.getRegistration().then((found) => found.update())")
+        wait_until(page, "caches.keys().then((names) => names.filter((name) => name.startsWith('page-')).length === 2)")
+        wait_until(page, "navigator.serviceWorker.getRegistration().then((it) => !it.installing && !it.waiting)")
+        page.click(".card")
+        page.wait_for_selector("html[data-ready]", state="attached")
+        assert page.query_selector("#other") is None
+        page.reload()
+        page.wait_for_selector("html[data-ready]", state="attached")
+        assert page.query_selector("#other") is not None
 
 
 def test_it_can_be_installed(page, address):

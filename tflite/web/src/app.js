@@ -3,10 +3,11 @@
 import { openBundle } from "./bundle.js";
 import { checkPanel } from "./check.js";
 import { CANNOT_RUN, EQUAL, NOT_EQUAL } from "./contract.js";
-import { breathe, bytesText, filePicker, h, msText } from "./dom.js";
+import { breathe, bytesText, h, msText } from "./dom.js";
 import { CannotRun, sentence } from "./errors.js";
+import { homeView } from "./home.js";
 import { kindOf } from "./kinds.js";
-import { LIST, registerWorker, whenControlled } from "./offline.js";
+import { registerWorker, whenControlled } from "./offline.js";
 import { percentile } from "./numbers.js";
 import { fromDrop, fromFiles, fromUrl } from "./sources.js";
 import { imagesView } from "./view_images.js";
@@ -14,13 +15,6 @@ import { streamerView, windowView } from "./view_series.js";
 import { translatorView } from "./view_translator.js";
 
 const VIEWS = { images: imagesView, streamer: streamerView, window: windowView, translator: translatorView };
-const KIND_NAMES = {
-  images: "images",
-  streamer: "signals, live",
-  window: "signals",
-  translator: "translation",
-  other: "check only",
-};
 const RECENT = 50;
 const MOST_REPEATS = 100000;
 
@@ -60,56 +54,16 @@ function show(...children) {
 
 async function showHome() {
   const visit = visits;
-  // Before anything is shown, so that nothing moves when the list comes.
-  const list = h("ul", { class: "bundles" }, ...(await listed()).map(card));
+  const elements = await homeView(openPath, (files) => openPicked(() => fromFiles(files)));
   if (visit !== visits) return;
-  show(
-    h("h1", {}, "Run a model here"),
-    h("p", { class: "lead" }, "In this browser, without a server. What you draw, write or record stays here."),
-    list,
-    openPanel(),
-  );
+  show(...elements);
   back.hidden = true;
   document.title = "keras_notes";
 }
 
-async function listed() {
-  try {
-    const response = await fetch(LIST);
-    return response.ok ? await response.json() : [];
-  } catch {
-    // Offline and never listed before: what is on this device can still be opened.
-    return [];
-  }
-}
-
-function card({ path, name, kind, recipe, bytes }) {
-  const go = (event) => {
-    event.preventDefault();
-    history.pushState(null, "", `?bundle=${encodeURIComponent(path)}`);
-    route();
-  };
-  const facts = [KIND_NAMES[kind] ?? kind, recipe, bytesText(bytes)].join(" \u00b7 ");
-  const link = h("a", { class: "card", href: `?bundle=${encodeURIComponent(path)}`, onclick: go });
-  link.append(h("span", { class: `glyph glyph-${kind}`, "aria-hidden": "true" }));
-  link.append(h("span", { class: "card-text" }, h("strong", {}, name), h("span", {}, facts)));
-  return h("li", {}, link);
-}
-
-function openPanel() {
-  const take = (files) => openPicked(() => fromFiles(files));
-  return h(
-    "section",
-    { class: "panel drop", "aria-labelledby": "open-title" },
-    h("h2", { id: "open-title" }, "Open your own"),
-    h("p", { class: "note" }, "A folder with model.json, or a .zip of it. On a computer, drop it anywhere."),
-    h(
-      "div",
-      { class: "actions" },
-      filePicker("Folder\u2026", take, { webkitdirectory: true, multiple: true }),
-      filePicker("Files or .zip\u2026", take, { multiple: true }),
-    ),
-  );
+function openPath(path) {
+  history.pushState(null, "", `?bundle=${encodeURIComponent(path)}`);
+  route();
 }
 
 async function openPicked(sourceOf) {

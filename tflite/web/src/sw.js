@@ -7,17 +7,20 @@ const PATIENCE_MS = 4000;
 
 addEventListener("install", (event) => {
   const requests = PAGE_FILES.map((file) => new Request(file, { cache: "reload" }));
-  event.waitUntil(caches.open(PAGE).then((cache) => cache.addAll(requests)));
+  // At once, so that the next load is the new page; one that is open finds its own files in the cache before.
+  event.waitUntil(caches.open(PAGE).then((cache) => cache.addAll(requests)).then(() => skipWaiting()));
 });
 
 addEventListener("activate", (event) => {
   event.waitUntil(dropOld().then(() => clients.claim()));
 });
 
+/** All caches of builds before the last, and of other runtimes. */
 async function dropOld() {
-  const mine = (name) => name.startsWith("page-") || name.startsWith("runtime-");
-  const old = (await caches.keys()).filter((name) => mine(name) && name !== PAGE && name !== RUNTIME);
-  await Promise.all(old.map((name) => caches.delete(name)));
+  const names = await caches.keys();
+  const pages = names.filter((name) => name.startsWith("page-") && name !== PAGE).slice(0, -1);
+  const runtimes = names.filter((name) => name.startsWith("runtime-") && name !== RUNTIME);
+  await Promise.all([...pages, ...runtimes].map((name) => caches.delete(name)));
 }
 
 addEventListener("fetch", (event) => {
@@ -27,6 +30,7 @@ addEventListener("fetch", (event) => {
   const path = url.href.slice(registration.scope.length).split(/[?#]/)[0];
   if (path.startsWith("wasm/")) event.respondWith(cacheFirst(RUNTIME, request));
   else if (path === "" || PAGE_FILES.includes(path)) event.respondWith(pageFile(request));
+  else if (/^[^/]+\.js$/.test(path)) event.respondWith(fileBefore(request));
   else if (url.searchParams.has("sha256")) event.respondWith(cacheFirst(BUNDLES, request));
   else event.respondWith(networkFirst(BUNDLES, request));
 });
@@ -35,6 +39,11 @@ async function pageFile(request) {
   const cache = await caches.open(PAGE);
   // The address says what to open; the page is the same.
   return (await cache.match(request, { ignoreSearch: true })) ?? fetch(request);
+}
+
+/** A module of the build before, for a page that is still open. */
+async function fileBefore(request) {
+  return (await caches.match(request)) ?? fetch(request);
 }
 
 async function cacheFirst(name, request) {
