@@ -3,7 +3,7 @@
 import { openBundle } from "./bundle.js";
 import { checkPanel } from "./check.js";
 import { CANNOT_RUN, EQUAL, NOT_EQUAL } from "./contract.js";
-import { breathe, bytesText, h, msText } from "./dom.js";
+import { breathe, bytesText, h, isPlainClick, msText } from "./dom.js";
 import { CannotRun, sentence } from "./errors.js";
 import { homeView } from "./home.js";
 import { kindOf } from "./kinds.js";
@@ -156,6 +156,7 @@ function header({ bundle, latency, runtimeVersion }, hint) {
 }
 
 function goHome(event) {
+  if (!isPlainClick(event)) return;
   event.preventDefault();
   history.pushState(null, "", "./");
   route();

@@ -36,6 +36,11 @@ export function filePicker(label, take, attributes = {}) {
   return h("span", { class: "picker" }, input, h("label", { class: "button", for: id }, label));
 }
 
+/** Whether a click on a link is the page's to handle: with a key held, it opens a tab or a window. */
+export function isPlainClick(event) {
+  return !(event.metaKey || event.ctrlKey || event.shiftKey || event.altKey);
+}
+
 /** A field with its label above it. */
 export function field(label, control) {
   control.id ||= `field-${(ids += 1)}`;

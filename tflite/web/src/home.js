@@ -1,6 +1,6 @@
 // The first view: the bundles that the server lists, and ways to open others.
 
-import { bytesText, filePicker, h } from "./dom.js";
+import { bytesText, filePicker, h, isPlainClick } from "./dom.js";
 import { LIST } from "./offline.js";
 
 const KIND_NAMES = {
@@ -34,6 +34,7 @@ async function listed() {
 
 function card({ path, name, kind, recipe, bytes }, openPath) {
   const go = (event) => {
+    if (!isPlainClick(event)) return;
     event.preventDefault();
     openPath(path);
   };
