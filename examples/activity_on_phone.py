@@ -166,7 +166,7 @@ def step_by_step(bundle):
 
 
 def in_integers(student, x, y):
-    """The student for windows, trained on in int8. What sensors give differs by more than int8 could hold: there float."""
+    """The student for windows, trained on in int8, but for the sensors: their units differ by more than int8 holds."""
     aware = kn.compression.quantize_aware(student, calibration=x[:: len(x) // 256], skip=(UNITS,))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     aware.compile(keras.optimizers.Adam(AWARE_RATE), loss=loss)

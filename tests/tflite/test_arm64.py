@@ -50,13 +50,14 @@ def test_the_native_runner_gives_the_same_bits_for_an_int8_net(cpu, tmp_path):
 
 
 @pytest.mark.parametrize("cpu", CPUS)
-def test_the_python_runner_measures_the_same_for_an_int8_net(cpu):
-    result = emulated(TESTDATA, "--cpu", cpu, "--repeat", 2)
+def test_the_python_runner_gives_the_same_bits_for_an_int8_net(cpu, tmp_path):
+    result = emulated(TESTDATA, "--cpu", cpu, "--repeat", 2, "--outputs", tmp_path)
     assert result.returncode == 0, result.stderr
     line, here = line_of(result), line_of(run_device(TESTDATA, "--repeat", 1))
     assert list(line) == list(here)
     assert (line["runner"], line["device"]) == ("python", "Linux aarch64")
     assert {key: line[key] for key in MEASURED} == {key: here[key] for key in MEASURED}
+    assert_same_files(tmp_path, outputs_in_python(TESTDATA))
 
 
 @pytest.mark.usefixtures("_built")
