@@ -9,7 +9,8 @@ at 50 Hz, official split by subject. Found as datasets_sequences.py says. Protoc
   of two stretches of 5.12 s of one subject, often of two activities, and are asked at every step. The first 1.28 s
   after a beginning are left out of training and measuring: before that nobody could know.
 * Teacher: two LSTMs of 64, dropout 0.5. Student: one LSTM of 16, distilled by `kn.Distiller` with its defaults. Noise
-  on the inputs, 15 epochs of 2,048 streams, Adam from 3e-3 down to 0 by a cosine. The last step counts.
+  on the inputs, 15 epochs of 2,048 streams in batches of 16, Adam from 3e-3 down to 0 by a cosine. The last step
+  counts.
 * For windows the student is trained for one more epoch in the integers of the device (`quantize_aware`, 1e-3): by
   calibration alone, int8 rounds its 32 steps further from the float student than `verify` lets pass.
 * Measured on the nine test subjects: the whole of a subject's stretches one after the other, the state never reset; and
@@ -42,7 +43,8 @@ from keras_notes.conversion import streaming_model
 LABELS = ("walking", "upstairs", "downstairs", "sitting", "standing", "lying")
 STEPS_AT_ONCE, WINDOW, FEATURES = 4, 32, 6
 PART, SETTLING, STREAMS = 64, 16, 2048
-TEACHER, STUDENT, BATCH, RATE, AWARE_RATE, CALIBRATION = (64, 64), (16,), 64, 3e-3, 1e-3, 128
+TEACHER, STUDENT, BATCH, RATE, CALIBRATION = (64, 64), (16,), 16, 3e-3, 128
+AWARE_BATCH, AWARE_RATE = 64, 1e-3
 UNITS = "standard_units"
 WORDS = (
     "Acceleration with gravity in g along x, y and z, then rotation in rad/s around x, y and z, at 12.5 Hz: the means "
@@ -170,7 +172,7 @@ def in_integers(student, x, y):
     aware = kn.compression.quantize_aware(student, calibration=x[:: len(x) // 256], skip=(UNITS,))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     aware.compile(keras.optimizers.Adam(AWARE_RATE), loss=loss)
-    aware.fit(x, y, batch_size=BATCH, epochs=1, verbose=2)
+    aware.fit(x, y, batch_size=AWARE_BATCH, epochs=1, verbose=2)
     return aware
 
 
