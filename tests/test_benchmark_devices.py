@@ -10,15 +10,20 @@ from tests.bundles import TESTDATA, copied, edit_manifest
 A = np.array([[0.0, 1.0, 2.0], [4.0, 3.0, 0.0]], "float32")
 
 
+def output(values, scale=0.5):
+    return devices.Output(values, A, scale)
+
+
 def test_equal_values_are_equal():
-    assert devices.compared([(A, 0.5)], [(A.copy(), 0.5)]) == (0, 6, 0.0, 0.0, 1.0)
+    assert devices.compared([output(A)], [output(A.copy())]) == (0, 6, "0.00 LSB", 1.0)
 
 
-def test_a_difference_counts_in_steps_and_in_the_largest_value():
+def test_a_difference_counts_in_steps_or_in_the_largest_value():
     b = A.copy()
     b[1] = (3.0, 3.5, 0.0)
-    assert devices.compared([(A, 0.5)], [(b, 0.5)]) == (2, 6, 1.0, 2.0, 0.5)
-    assert devices.compared([(A, None), (A, 0.5)], [(b, None), (A, 0.5)]) == (2, 12, 1.0, None, 0.75)
+    assert devices.compared([output(A)], [output(b)]) == (2, 6, "2.00 LSB", 0.5)
+    two = devices.compared([output(A, None), output(A)], [output(b, None), output(A)])
+    assert two == (2, 12, "2.5e-01 and 0.00 LSB", 0.75)
 
 
 def test_a_table_has_a_row_for_each_runner(tmp_path):

@@ -38,6 +38,8 @@ class Cpu(NamedTuple):
 
 CPUS = {
     "cortex-a53": Cpu("cortex-a53", 0x41, 0xD03, _V8_0),
+    # That of a Raspberry Pi 4.
+    "cortex-a72": Cpu("cortex-a72", 0x41, 0xD08, _V8_0),
     "cortex-a76": Cpu("cortex-a76", 0x41, 0xD0B, _V8_2),
     "cortex-a710": Cpu("cortex-a710", 0x41, 0xD47, _V9_0),
     # Without SME, with which qemu 7 computes wrongly; under another core's name, as LiteRT crashes on an unknown one.
