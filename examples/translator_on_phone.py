@@ -74,7 +74,14 @@ def pairs_of(tokenizer, english, german):
 def trained_net(source, target_in, target_out, epochs, seed):
     """The Transformer after training on the data."""
     keras.utils.set_random_seed(seed)
-    sizes = {**NET, "max_length": CACHE, "pad_id": PAD, "norm_first": True, "share_embeddings": True}
+    sizes = {
+        **NET,
+        "max_length": CACHE,
+        "pad_id": PAD,
+        "norm_first": True,
+        "share_embeddings": True,
+        "name": "translator",
+    }
     net = Transformer(PIECES, PIECES, **sizes)
     steps = epochs * -(-len(source) // BATCH)
     warm_up = min(WARM_UP, steps // 2)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import MODEL_FILE, TESTDATA
-from tests.web_pages import draw, new_page, open_bundle, shown, wait_until, web_module
+from tests.bundles import MODEL_FILE, TESTDATA, copied, edit_manifest
+from tests.tools import need
+from tests.web_pages import build_page, draw, new_page, open_bundle, shown, wait_until, web_module
 
 MOST_PAGE_BYTES = 1_000_000
 
@@ -148,3 +149,13 @@ def test_nothing_of_the_runtime_is_loaded_before_a_bundle_is_opened(page, addres
     page.wait_for_selector(".card")
     page.wait_for_load_state("networkidle")
     assert not [url for url in asked if "wasm" in url or "runtime" in url]
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_folders(testdata, tmp_path):
+    need("node", "npm")
+    other = copied(testdata, tmp_path / "other")
+    third = copied(testdata, tmp_path / "third")
+    edit_manifest(third, lambda manifest: manifest.update(name="another"))
+    build_page(tmp_path / "dist", [testdata, other, third])
+    listed = json.loads((tmp_path / "dist" / "bundles" / "index.json").read_text())
+    assert [bundle["name"] for bundle in listed] == ["bundle", "other", "another"]

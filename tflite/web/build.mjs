@@ -90,6 +90,11 @@ async function copyBundles() {
     const bytes = manifest.files["model.tflite"].bytes;
     listed.push({ path: `bundles/${name}`, name: manifest.name, kind, recipe: manifest.recipe, bytes });
   }
+  // Models of one name are told apart by their folders.
+  const names = listed.map((bundle) => bundle.name);
+  for (const [place, name] of names.entries()) {
+    if (names.indexOf(name) !== names.lastIndexOf(name)) listed[place].name = path.basename(listed[place].path);
+  }
   await mkdir(path.join(DIST, "bundles"), { recursive: true });
   await writeFile(path.join(DIST, "bundles/index.json"), `${JSON.stringify(listed, null, 2)}\n`);
   return listed;
