@@ -132,6 +132,8 @@ def test_wrong_samples_are_refused(device, stream, converted):
     streamer = device.Streamer(stream[1].directory)
     assert refusal(streamer.step, np.zeros(4)) == "A sample must have 3 features. Received: shape (4,)."
     assert "Give its samples to `step`" in refusal(streamer.classify, X[0])
+    # Not a KeyError about the state that it misses.
+    assert "Give its samples to `step`" in refusal(device.Classifier(stream[1].directory).classify, X[0])
 
 
 def test_wrong_texts_are_refused(device, seq2seq):

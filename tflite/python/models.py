@@ -77,6 +77,8 @@ class Classifier:
 
     def classify(self, sample):
         """(label, probability) of every class, the likeliest first; `sample` has no batch axis."""
+        if self._entry["states"]:
+            raise TypeError("A model with states must see every sample. Give its samples to `step` of a Streamer.")
         return self._ranked(self._model(self._entry["name"], {self._input["name"]: np.asarray(sample)[None]}))
 
     def _ranked(self, results):
@@ -114,10 +116,6 @@ class Streamer(Classifier):
         results = self._model(self._entry["name"], values)
         self._states = {state["input"]: results[state["output"]] for state in self._entry["states"]}
         return self._ranked(results)
-
-    def classify(self, sample):
-        """Not of a streamer, whose answer depends on what came before."""
-        raise TypeError("A Streamer has no `classify`. Give its samples to `step`, one by one.")
 
 
 class Decoder:
