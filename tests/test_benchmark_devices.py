@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pytest
 
 from tests.benchmarks import devices
 from tests.bundles import TESTDATA, copied, edit_manifest
@@ -48,3 +49,10 @@ def test_a_runner_that_is_not_within_the_tolerance_is_no(tmp_path):
     edit_manifest(bundle, lambda manifest: manifest["tolerance"].update(max_error_lsb=0.01))
     (row,) = devices.table_of("bars", bundle, {devices.FIRST: devices.PYTHON}, repeat=1)[4:-1]
     assert row.split("|")[2].strip() == "**no**"
+
+
+def test_a_part_of_the_tables_does_not_replace_them_all(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["devices.py", "--write", "--only", "digits*"])
+    with pytest.raises(SystemExit, match="2"):
+        devices.main()
+    assert "--write must be given without --only" in capsys.readouterr().err

@@ -159,6 +159,8 @@ def main():
     parser.add_argument("--repeat", type=int, default=200)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="bundles by title")
     options = parser.parse_args()
+    if options.write and options.only != "*":
+        parser.error(f"--write must be given without --only: it replaces all tables. Received: --only {options.only}.")
     lines = []
     for title, place in BUNDLES.items():
         if fnmatch.fnmatch(title, options.only):
