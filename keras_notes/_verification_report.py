@@ -17,7 +17,8 @@ class OutputReport:
     `mean_error` is signed: the part of the error that is the same everywhere. `top1_agreement` is the share of golden
     samples with the same largest class, None where an output has no classes. `rms_error_by_quarter` says whether the
     error of a model with states drifts: of each quarter of the golden sequence, None for a model without states or a
-    sequence of fewer than 4 steps.
+    sequence of fewer than 4 steps. `failures` says which limits this output exceeds; it is
+    empty if there are none.
     """
 
     signature: str
@@ -30,6 +31,7 @@ class OutputReport:
     mean_error_lsb: float | None
     top1_agreement: float | None
     rms_error_by_quarter: tuple[float, float, float, float] | None = None
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ file runs in a process of its own, with limits on time and memory, so that a dam
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -65,8 +66,7 @@ def verify(
     file = tflite_process.describe(bundle.model_path, limits)
     _check_described(bundle, file)
     run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
-    results = [_compare(bundle, entry, file, run) for entry in bundle.manifest.signatures]
-    outputs = tuple(output for compared in results for output, _ in compared)
+    outputs = tuple(output for entry in bundle.manifest.signatures for output in _compare(bundle, entry, file, run))
     report = Report(
         name=bundle.manifest.name,
         recipe=bundle.manifest.recipe,
@@ -79,7 +79,7 @@ def verify(
         accuracy_samples=0 if labels is None else len(labels),
         operators=file.operator_counts(),
         float_islands=file.float_islands(),
-        failures=tuple(failure for compared in results for _, failures in compared for failure in failures),
+        failures=tuple(failure for output in outputs for failure in output.failures),
     )
     if not report.ok:
         raise VerificationError(
@@ -115,9 +115,7 @@ def _edges(file: TfliteFile, signature: Signature, kind: str) -> set[tuple]:
     }
 
 
-def _compare(
-    bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: Callable
-) -> list[tuple[OutputReport, list[str]]]:
+def _compare(bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: Callable) -> list[OutputReport]:
     inputs, golden = bundle.golden(signature)
     outputs = run(signature, inputs)
     if bundle.manifest.batch_size is None and signature.golden_samples > 1:
@@ -130,10 +128,10 @@ def _compare(
         failures = _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)
         if failures and (outside := _outside_of_grid(file, signature.name, entry.name, wanted)):
             failures.append(
-                f"{outside} of {wanted.size} golden values of the output {entry.name!r} lie outside of its grid: "
-                f"calibrate with more samples"
+                f"{outside} of {wanted.size} golden values of the output {_path(signature.name, entry.name)!r} "
+                f"lie outside of its grid: calibrate with more samples"
             )
-        compared.append((output, failures))
+        compared.append(dataclasses.replace(output, failures=tuple(failures)))
     return compared
 
 
@@ -158,7 +156,8 @@ def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarra
         if not largest <= step:
             raise BundleError(
                 f"A model of any batch size must give for a batch what it gives for each sample alone. Received: a "
-                f"difference of {largest:.3g} at the output {entry.name!r}. Convert it with batch_size=1."
+                f"difference of {largest:.3g} at the output {_path(signature.name, entry.name)!r}. "
+                f"Convert it with batch_size=1."
             )
 
 
@@ -205,15 +204,20 @@ def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> l
             ("largest error", output.max_error, _times(tolerance.max_error, scale)),
             ("root mean square error", output.rms_error, _times(tolerance.rms_error, scale)),
         )
+    path = _path(output.signature, output.name)
     limited = [(what, value, most) for what, value, most in measures if most is not None]
     if not limited:
-        return [f"the tolerance of the bundle must limit the output {output.name!r}. Received: no limit that applies"]
+        return [f"the tolerance of the bundle must limit the output {path!r}. Received: no limit that applies"]
     return [
-        f"the {what} of the output {output.name!r} must be at most {most:.3g}{unit}. Received: {value}{unit}"
+        f"the {what} of the output {path!r} must be at most {most:.3g}{unit}. Received: {value}{unit}"
         for what, value, most in limited
         # Not `value > most`: a NaN must fail.
         if not (value is not None and abs(value) <= most)
     ]
+
+
+def _path(signature: str, output: str) -> str:
+    return f"{signature}/{output}"
 
 
 def _times(limit: float | None, scale: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import runpy
@@ -17,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes._tflite_file import Operator, Tensor, TfliteFile
 from keras_notes.bundle import Bundle
@@ -111,6 +113,25 @@ def rewrite_golden(directory: Path, change: Callable[[np.ndarray], np.ndarray], 
     """Replaces the values of a golden float32 file by `change(values)`, hash included."""
     values = np.fromfile(directory / name, dtype="<f4")
     rewrite(directory, name, change(values).astype("<f4").tobytes())
+
+
+def add_signature(directory: Path, name: str, shift: float) -> None:
+    """Adds a second signature of the same tensors, whose golden outputs are those of the first plus `shift`."""
+    model = flatbuffer_utils.read_model(str(directory / MODEL_FILE))
+    second = copy.deepcopy(model.signatureDefs[0])
+    second.signatureKey = name
+    model.signatureDefs.append(second)
+    rewrite(directory, MODEL_FILE, bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    shifted = f"golden/{name}.output.output.bin"
+    rewrite(directory, shifted, (directory / GOLDEN_OUTPUT).read_bytes())
+    rewrite_golden(directory, lambda values: values + np.float32(shift), shifted)
+
+    def edit(manifest: dict[str, Any]) -> None:
+        entry = copy.deepcopy(manifest["signatures"][0])
+        entry["name"], entry["outputs"][0]["golden"] = name, shifted
+        manifest["signatures"].append(entry)
+
+    edit_manifest(directory, edit)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

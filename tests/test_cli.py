@@ -140,7 +140,7 @@ def test_a_bundle_that_is_not_equal_is_exit_code_1(capsys, testdata):
     code, out, err = _run(capsys, "verify", testdata)
     assert (code, error_lines(err)) == (1, [])
     assert out.startswith("bars: FAIL\n")
-    assert "FAILED: the mean error of the output 'output' must be at most 1 LSB" in out
+    assert "FAILED: the mean error of the output 'serving_default/output' must be at most 1 LSB" in out
 
 
 def test_a_bundle_that_is_not_equal_is_told_in_json_where_json_is_asked_for(capsys, testdata):

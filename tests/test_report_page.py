@@ -14,7 +14,7 @@ from keras_notes._page import page
 from keras_notes._tflite_reader import read_tflite
 from keras_notes.bundle import open_bundle
 from keras_notes.report_page import write_report
-from tests.bundles import MODEL_FILE, TESTDATA, contents, edit_manifest, output_lsb, rewrite_golden
+from tests.bundles import MODEL_FILE, TESTDATA, add_signature, contents, edit_manifest, output_lsb, rewrite_golden
 from tests.report_pages import (
     BENCH,
     MARKUP,
@@ -98,6 +98,14 @@ def test_a_bundle_that_fails_has_a_page_that_says_why(testdata, tmp_path, is_run
     assert shown.tables["Error over the golden samples"][1][1] == "FAIL"
     assert set(found.failures) <= {text for _, text in shown.all("li")}
     assert f"{found.outputs[0].mean_error_lsb:.2f}" in shown.tables["Error over the golden samples"][1]
+
+
+def test_of_two_outputs_of_one_name_only_the_failing_one_fails(testdata, tmp_path):
+    add_signature(testdata, "step", shift=3 * output_lsb(open_bundle(testdata)))
+    row = dataclasses.replace(ROW, model_bytes=open_bundle(testdata).model_bytes)
+    shown = page_of(testdata, tmp_path, bench=dataclasses.replace(BENCH, rows=(row,)))
+    rows = shown.tables["Error over the golden samples"][1:]
+    assert [row[:2] for row in rows] == [["serving_default/output", "pass"], ["step/output", "FAIL"]]
 
 
 def test_a_bundle_that_passes_says_nothing_of_failure(sound):

@@ -79,8 +79,9 @@ def test_an_output_in_floating_point_is_measured_in_its_own_units(report, tmp_pa
 
 
 def test_a_value_that_is_no_number_is_shown_as_such(report, tmp_path):
-    worse = dataclasses.replace(report.outputs[0], name="other", max_error_lsb=math.nan)
-    made = dataclasses.replace(report, outputs=(*report.outputs, worse), failures=("the output 'other' is NaN",))
+    failures = ("the output 'serving_default/other' is NaN",)
+    worse = dataclasses.replace(report.outputs[0], name="other", max_error_lsb=math.nan, failures=failures)
+    made = dataclasses.replace(report, outputs=(*report.outputs, worse), failures=failures)
     shown = page_of(TESTDATA, tmp_path, verification=made)
     assert terms_of(shown)["Largest error"].startswith("nan")
     first, second = shown.tables["Error over the golden samples"][1:]

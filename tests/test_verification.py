@@ -15,6 +15,7 @@ from tests.bundles import (
     GOLDEN_INPUT,
     MODEL_FILE,
     TESTDATA,
+    add_signature,
     bars,
     contents,
     copied,
@@ -108,6 +109,15 @@ def test_a_golden_output_shifted_by_2_lsb_fails(testdata, shift_lsb):
     assert "the mean error" in report.failures[-1]
     assert report.outputs[0].mean_error_lsb == pytest.approx(-shift_lsb, abs=1.0)
     assert "bars: FAIL" in str(report)
+
+
+def test_failures_belong_to_the_output_and_name_its_signature(testdata):
+    add_signature(testdata, "step", shift=3 * output_lsb(open_bundle(testdata)))
+    report = _failed(testdata)
+    sound, failing = report.outputs
+    assert (sound.failures, failing.failures) == ((), report.failures)
+    assert all("'step/output'" in failure for failure in report.failures)
+    assert report.to_dict()["outputs"][1]["failures"] == report.failures
 
 
 def test_classes_shifted_against_each_other_fail(testdata):

@@ -267,5 +267,7 @@ def test_pixels_lead_into_integers_without_an_island(tmp_path, edges):
 def test_values_that_calibration_never_saw_are_named_as_the_cause(tmp_path):
     net = keras.Sequential([keras.Input((6, 4), name="x"), layers.Flatten(), layers.Dense(3)])
     bundle = kn.convert(net, tmp_path / "bundle", "static_int8", calibration=0.3 * X, golden=X[:16])
-    with pytest.raises(errors.VerificationError, match=r"\d+ of 48 golden values of the output 'output' lie outside"):
+    with pytest.raises(
+        errors.VerificationError, match=r"\d+ of 48 golden values of the output 'serving_default/output' lie outside"
+    ):
         kn.verify(bundle)
