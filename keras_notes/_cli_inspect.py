@@ -46,7 +46,7 @@ def _inspect_file(path: Path, as_json: bool) -> None:
     embedded = file.metadata.get(DESCRIPTION)
     try:
         description = None if embedded is None else json.loads(embedded)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"The description in {str(path)!r} must be JSON. Received: {error}.") from error
     if as_json:
         print(json.dumps({"description": description, "operators": file.operator_counts()}))

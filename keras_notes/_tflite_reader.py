@@ -27,8 +27,8 @@ _OPERATOR_NAMES = _names_of(schema.BuiltinOperator)
 _DTYPE_NAMES = {value: name.lower() for value, name in _names_of(schema.TensorType).items()}
 # In the place of an input that is left out, such as a bias.
 _NO_TENSOR = -1
-# What `TfliteFile` looks through, to the grid behind a float edge.
-_ONE_TO_ONE = ("QUANTIZE", "DEQUANTIZE")
+# The operators of a float edge, which `TfliteFile` looks through: each must have one input and one output.
+_ONE_TO_ONE = ("QUANTIZE", "DEQUANTIZE", "CAST")
 
 
 def read_tflite(path: Path) -> TfliteFile:
@@ -53,19 +53,21 @@ def _check_indices(graphs: Sequence[TfliteFile], signatures: Sequence[Signature]
     """Raises IndexError unless every tensor that an operator or a signature names is there."""
     for graph in graphs:
         for operator in graph.operators:
-            _check_tensors(graph, (*operator.inputs, *operator.outputs), least=_NO_TENSOR, what=operator.name)
-            if operator.name in _ONE_TO_ONE and (len(operator.inputs), len(operator.outputs)) != (1, 1):
+            is_one_to_one = operator.name in _ONE_TO_ONE
+            minimum = 0 if is_one_to_one else _NO_TENSOR
+            _check_tensors(graph, (*operator.inputs, *operator.outputs), minimum, what=operator.name)
+            if is_one_to_one and (len(operator.inputs), len(operator.outputs)) != (1, 1):
                 raise IndexError(f"{operator.name} of {len(operator.inputs)} inputs, {len(operator.outputs)} outputs")
     for signature in signatures:
         if signature.graph >= len(graphs):
             raise IndexError(f"signature {signature.name!r} of the graph {signature.graph} of {len(graphs)}")
         indices = (*signature.inputs.values(), *signature.outputs.values())
-        _check_tensors(graphs[signature.graph], indices, least=0, what=f"signature {signature.name!r}")
+        _check_tensors(graphs[signature.graph], indices, minimum=0, what=f"signature {signature.name!r}")
 
 
-def _check_tensors(graph: TfliteFile, indices: Sequence[int], least: int, what: str) -> None:
+def _check_tensors(graph: TfliteFile, indices: Sequence[int], minimum: int, what: str) -> None:
     for index in indices:
-        if not least <= index < len(graph.tensors):
+        if not minimum <= index < len(graph.tensors):
             raise IndexError(f"{what} of the tensor {index} of {len(graph.tensors)}")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -113,6 +114,17 @@ def rewrite_golden(directory: Path, change: Callable[[np.ndarray], np.ndarray], 
     """Replaces the values of a golden float32 file by `change(values)`, hash included."""
     values = np.fromfile(directory / name, dtype="<f4")
     rewrite(directory, name, change(values).astype("<f4").tobytes())
+
+
+def append_operator(model: Any, name: str, inputs: list[int], outputs: list[int]) -> None:
+    """Appends a builtin operator to the main graph of a model, as `flatbuffer_utils.read_model` gives it."""
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+    code.version = 1
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), inputs, outputs
+    model.operatorCodes.append(code)
+    model.subgraphs[0].operators.append(operator)
 
 
 def add_signature(directory: Path, name: str, shift: float) -> None:

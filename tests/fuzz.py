@@ -3,9 +3,9 @@
 python -m tests.fuzz --count 10000 --seed 0 --processes 2
 python -m tests.fuzz --only SEED
 
-Every case goes through `verify` and through what `keras-notes inspect` does; anything else that happens (another
-exception, a warning, ten seconds, hundreds of MiB here, the death of this process) is a finding, and the exit code is
-1. The seed of a case repeats it.
+Every case goes through `verify` and through what `keras-notes inspect` does, with the bundle and with its .tflite file
+alone, whatever its hashes; anything else that happens (another exception, a warning, ten seconds, hundreds of MiB here,
+the death of this process) is a finding, and the exit code is 1. The seed of a case repeats it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from keras_notes import _cli_inspect
 from keras_notes import _tflite_process as tflite_process
 from keras_notes.bundle import MODEL_FILE, open_bundle
 from keras_notes.cli import main as command_line
@@ -53,7 +54,7 @@ _UNREAD_EVERY = 3
 
 @dataclass
 class Case:
-    """What became of one damaged bundle: by "verify", "inspect" and "program" an outcome, and what must not be."""
+    """What became of one damaged bundle: an outcome by "verify", "inspect", "file" and "program"; what must not be."""
 
     seed: int
     what: str
@@ -80,8 +81,10 @@ def _looked_at(source: Path, directory: Path, seed: int, what: str, limits: Limi
     kernels = list(KERNELS)[seed // 3 % len(KERNELS)]
     steps = {
         "verify": lambda: verify(directory, kernels=kernels, limits=limits),
-        "inspect": lambda: _inspect(directory, limits),
+        "inspect": lambda: _inspect(directory),
     }
+    if (directory / MODEL_FILE).is_file():
+        steps["file"] = lambda: _inspect(directory / MODEL_FILE)
     if seed % _PROGRAM_EVERY == 0:
         steps["program"] = lambda: _program(directory)
     if what.startswith("model") and seed % _UNREAD_EVERY == 0:
@@ -142,9 +145,10 @@ def _kind(message: str) -> str:
     return next((kind for kind, parts in _KINDS.items() if any(part in message for part in parts)), "other")
 
 
-def _inspect(directory: Path, limits: Limits) -> None:
-    file = tflite_process.describe(open_bundle(directory).model_path, limits)
-    file.operator_counts(), file.float_islands()
+def _inspect(path: Path) -> None:
+    """What `keras-notes inspect` does with a bundle or a file, without the command line, which words the errors."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        _cli_inspect.inspect(argparse.Namespace(directory=path, json=False, debug=False))
 
 
 def _run_unread(source: Path, directory: Path, kernels: str, limits: Limits) -> None:

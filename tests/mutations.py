@@ -16,7 +16,7 @@ from typing import Any
 
 from ai_edge_litert.tools import flatbuffer_utils
 
-from tests.bundles import MODEL_FILE, contents
+from tests.bundles import MODEL_FILE, append_operator, contents
 
 __all__ = ["damage"]
 
@@ -47,6 +47,9 @@ _VALUES = (
 )
 
 _SMALL_BUFFER = 64
+# Operators that a reader looks through, and tensors that leave nothing to look at: too few, too many, or none.
+_EDGES = ("QUANTIZE", "DEQUANTIZE", "CAST")
+_BROKEN_EDGES = (([], []), ([0], []), ([], [0]), ([0, 0], [0]), ([0], [0, 0]), ([-1], [0]), ([0], [-1]), ([0], None))
 
 Draw = random.Random
 
@@ -192,6 +195,15 @@ def _change_fields(draw: Draw, files: dict[str, bytes]) -> str:
     return "/".join(changed)
 
 
+def _add_edge(draw: Draw, files: dict[str, bytes]) -> str:
+    """An operator between floats and integers that lacks a tensor, or has one too many."""
+    model = copy.deepcopy(_model(files[MODEL_FILE]))
+    name, (inputs, outputs) = draw.choice(_EDGES), draw.choice(_BROKEN_EDGES)
+    append_operator(model, name, inputs, outputs)
+    files[MODEL_FILE] = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return f"{name} from {inputs} to {outputs}"
+
+
 def _plain(node: Any) -> Any:
     """Turns arrays into lists, which can hold any number."""
     for name, value in vars(node).items():
@@ -276,7 +288,9 @@ _IN_ITS_PLACE: dict[str, Callable[[Path, bytes], Any]] = {
 
 _KINDS: dict[str, tuple[int, Callable[[Draw, dict[str, bytes]], str]]] = {
     "model bytes": (35, functools.partial(_change_bytes, MODEL_FILE)),
-    "model fields": (22, _change_fields),
+    "model fields": (20, _change_fields),
+    # Not a "model ..." that goes to LiteRT unread: only the reader has to refuse it.
+    "edge operator": (2, _add_edge),
     "manifest": (25, _change_manifest),
     "manifest bytes": (10, functools.partial(_change_bytes, _MANIFEST)),
     "golden": (3, _change_golden),

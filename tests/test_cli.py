@@ -7,7 +7,9 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
+from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_notes._tflite_metadata import DESCRIPTION
 from keras_notes.bundle import open_bundle
 from keras_notes.cli import main
 from tests.bundles import (
@@ -15,6 +17,7 @@ from tests.bundles import (
     LABELS,
     MODEL_FILE,
     TESTDATA,
+    append_operator,
     bars,
     contents,
     edit_manifest,
@@ -257,6 +260,25 @@ def test_a_tflite_file_tells_what_it_carries(capsys, files):
     code, out, _ = _run(capsys, "inspect", TESTDATA / MODEL_FILE, "--json")
     assert json.loads(out)["description"]["recipe"] == "static_int8"
     assert "must be a .tflite file" in _cannot(capsys, "inspect", files / "text.npy")
+
+
+@pytest.mark.parametrize("name", ["QUANTIZE", "DEQUANTIZE", "CAST"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [([], []), ([0], []), ([], [0]), ([0, 0], [0]), ([-1], [0]), ([0], [-1])]
+)
+def test_inspect_refuses_a_file_with_a_damaged_edge_operator(capsys, tmp_path, name, inputs, outputs):
+    model = flatbuffer_utils.read_model(str(TESTDATA / MODEL_FILE))
+    append_operator(model, name, inputs, outputs)
+    flatbuffer_utils.write_model(model, str(tmp_path / "damaged.tflite"))
+    assert "must be a .tflite file. Received: IndexError" in _cannot(capsys, "inspect", tmp_path / "damaged.tflite")
+
+
+def test_inspect_refuses_a_description_nested_too_deeply(capsys, tmp_path):
+    model = flatbuffer_utils.read_model(str(TESTDATA / MODEL_FILE))
+    (entry,) = (entry for entry in model.metadata if entry.name.decode() == DESCRIPTION)
+    model.buffers[entry.buffer].data = np.frombuffer(b"[" * 100_000, "uint8")
+    flatbuffer_utils.write_model(model, str(tmp_path / "damaged.tflite"))
+    assert "must be JSON. Received: " in _cannot(capsys, "inspect", tmp_path / "damaged.tflite")
 
 
 def test_inspect_debug_shows_the_error_of_each_tensor(capsys):

@@ -7,6 +7,9 @@ import warnings
 
 import pytest
 
+from keras_notes import _tflite_process as tflite_process
+from keras_notes import _tflite_reader
+from keras_notes._tflite_file import TfliteFile
 from keras_notes.errors import BundleError
 from tests import fuzz
 from tests.bundles import ROOT, TESTDATA, contents
@@ -51,6 +54,25 @@ def test_what_must_not_be_is_a_finding(monkeypatch, step, finding):
     monkeypatch.setattr(fuzz, "verify", step)
     (case,) = fuzz.run_cases([1])
     assert case.findings == [finding]
+
+
+def test_what_inspect_does_with_a_file_alone_is_looked_at(monkeypatch):
+    monkeypatch.setattr(TfliteFile, "float_islands", _raising(IndexError("tuple index out of range")))
+    (case,) = fuzz.run_cases([0])
+    assert case.what.startswith("manifest")
+    assert case.outcomes["inspect"] == "no manifest"
+    assert case.findings == ["file: IndexError: tuple index out of range"]
+
+
+def test_a_reader_that_lets_a_damaged_cast_pass_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(_tflite_reader, "_ONE_TO_ONE", ("QUANTIZE", "DEQUANTIZE"))
+    monkeypatch.setattr(tflite_process, "describe", lambda path: _tflite_reader.read_tflite(path))
+    monkeypatch.setattr(fuzz, "verify", lambda *arguments, **options: None)
+    damages = {seed: damage(TESTDATA, tmp_path / f"{seed}", seed) for seed in SEEDS}
+    seeds = [seed for seed, what in damages.items() if what.startswith("edge operator: CAST from []")]
+    findings = [case.findings for case in fuzz.run_cases(seeds)]
+    assert seeds
+    assert all("file: IndexError: tuple index out of range" in finding for finding in findings)
 
 
 @pytest.mark.parametrize(("limit", "finding"), [("SLOWEST_SECONDS", r"verify: .* s"), ("MOST_MIB", r"verify: .* MiB")])
