@@ -102,7 +102,7 @@ def chosen(prepared: PreparedModel, plans: Sequence[Plan], edges: str, wish: Wis
         _time([one for one in tries if one.report is not None])
     fitting = [index for index, one in enumerate(tries) if not one.reason]
     best = _best(tries, fitting, wish.prefer) if fitting else -1
-    samples = tries[0].report.golden_samples if tries[0].report is not None else 0
+    samples = next((one.report.golden_samples for one in tries if one.report is not None), 0)
     choice = Choice(
         accuracy_budget=wish.accuracy_budget,
         prefer=wish.prefer,

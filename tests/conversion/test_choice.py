@@ -9,9 +9,9 @@ import pytest
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes.bundle import open_bundle
-from keras_notes.conversion import _choice, read_choice
+from keras_notes.conversion import _choice, _recipes, read_choice
 from keras_notes.conversion._recipes import RECIPES
-from tests.bundles import bars, copied, rewrite
+from tests.bundles import TESTDATA, bars, copied, rewrite
 
 CALIBRATION, TEST = bars(200, seed=1)[0], bars(300, seed=2)
 
@@ -86,6 +86,25 @@ def test_a_recipe_that_refuses_the_model_is_in_the_table_with_the_reason(tmp_pat
     assert "must compute in integers throughout" in refused.reason
     assert refused.bytes is refused.p50_ms is refused.loss is None
     assert "must compute in integers" in str(read_choice(bundle))
+
+
+def test_the_samples_are_counted_where_the_first_recipe_is_refused():
+    bundle = open_bundle(TESTDATA)
+    files = {name: (TESTDATA / name).read_bytes() for name in bundle.manifest.files}
+
+    class Prepared:
+        name = "bars"
+
+        def contents(self, plan, edges):
+            if plan.default.name == "float16":
+                raise errors.ConversionError("The model must not be converted by the first recipe.")
+            return bundle.manifest, files
+
+    plans = [_recipes.plan_of(recipe) for recipe in ("float16", "static_int8")]
+    _, contents = _choice.chosen(Prepared(), plans, "float32", _choice.Wish(None, 1.0, "bytes"))
+    choice = json.loads(contents["candidates.json"])
+    assert [candidate["bytes"] is None for candidate in choice["candidates"]] == [True, True, False, False]
+    assert choice["samples"] == bundle.manifest.signatures[0].golden_samples
 
 
 def test_no_file_within_the_budget_is_an_error_with_the_table(net, tmp_path):
