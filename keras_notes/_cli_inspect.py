@@ -87,7 +87,7 @@ def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
 def _print_file(file: TfliteFile) -> None:
     print("operators: " + ", ".join(f"{count} {name}" for name, count in file.operator_counts().items()))
     islands = file.float_islands()
-    if len(islands) < sum(file.operator_counts().values()):
+    if file.is_mixed or not islands:
         print(f"in floating point: {', '.join(islands) or 'none'}")
 
 

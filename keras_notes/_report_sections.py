@@ -19,7 +19,6 @@ Section = tuple[Any, ...]
 
 _MOST_WEIGHTS = 10
 _MOST_LABELS = 20
-_EDGE_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
 
 
 def training(bundle: Bundle, report: Report) -> Section:
@@ -81,12 +80,10 @@ def operators(report: Report) -> Section:
     """What the graph is made of, and what of it computes in floating point."""
     islands = report.float_islands
     total = sum(report.operators.values())
-    # In a file that is all floating point it is no finding.
-    is_mixed = 0 < len(islands) < total - sum(report.operators.get(name, 0) for name in _EDGE_OPERATORS)
 
     def row(name: str, number: int) -> tuple[Any, ...]:
         floats = sum(island.partition(" ")[0] == name for island in islands)
-        return (name, number, element("span", floats, class_="fail") if floats and is_mixed else floats)
+        return (name, number, element("span", floats, class_="fail") if floats and report.is_mixed else floats)
 
     listed = element("ul", *(element("li", element("code", island)) for island in islands))
     return (
@@ -100,7 +97,7 @@ def operators(report: Report) -> Section:
             ("Operator", "Count", "In floating point"),
             [row(name, number) for name, number in report.operators.items()],
         ),
-        details("Which operators compute in floating point", listed) if is_mixed else "",
+        details("Which operators compute in floating point", listed) if report.is_mixed else "",
     )
 
 

@@ -95,6 +95,12 @@ class TfliteFile:
                     found.append((result, f"{operator.name} {result}".rstrip()))
         return tuple(found)
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some operators compute in floating point and others do not; those of the float edge do neither."""
+        edges = sum(graph._is_edge(operator) for graph in self.graphs() for operator in graph.operators)
+        return 0 < len(self.float_operators()) < len(self._all_operators()) - edges
+
     def graphs(self) -> tuple[TfliteFile, ...]:
         """All graphs of the file, the main one first."""
         return (self, *self.bodies)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,10 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. `str(report)` is a page to read."""
+    """What `verify` found. `str(report)` is a page to read.
+
+    `is_mixed` says whether some operators of the file compute in floating point, `float_islands`, and others do not.
+    """
 
     name: str
     recipe: str
@@ -49,6 +51,7 @@ class Report:
     accuracy_samples: int
     operators: dict[str, int]
     float_islands: tuple[str, ...]
+    is_mixed: bool
     failures: tuple[str, ...]
 
     @property
@@ -70,13 +73,9 @@ class Report:
         ]
         if self.accuracy is not None:
             lines.append(f"  accuracy {self.accuracy:.4f} on {self.accuracy_samples} samples")
-        if 0 < len(self.float_islands) < sum(self.operators.values()) - _edge_operators(self.operators):
+        if self.is_mixed:
             lines.append(f"  in floating point: {', '.join(self.float_islands)}")
         return "\n".join([*lines, *(f"  FAILED: {failure}" for failure in self.failures)])
-
-
-def _edge_operators(operators: Mapping[str, int]) -> int:
-    return operators.get("QUANTIZE", 0) + operators.get("DEQUANTIZE", 0)
 
 
 def _output_line(output: OutputReport) -> str:

@@ -79,6 +79,7 @@ def verify(
         accuracy_samples=0 if labels is None else len(labels),
         operators=file.operator_counts(),
         float_islands=file.float_islands(),
+        is_mixed=file.is_mixed,
         failures=tuple(failure for output in outputs for failure in output.failures),
     )
     if not report.ok:

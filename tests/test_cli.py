@@ -9,23 +9,29 @@ import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_notes import _tflite_process as tflite_process
 from keras_notes._tflite_metadata import DESCRIPTION
 from keras_notes.bundle import open_bundle
 from keras_notes.cli import main
 from tests.bundles import (
+    DEQUANTIZE,
     GOLDEN_OUTPUT,
     LABELS,
     MODEL_FILE,
+    QUANTIZE,
     TESTDATA,
     append_operator,
     bars,
     contents,
+    drawn_file,
     edit_manifest,
     error_lines,
     output_lsb,
     rewrite,
     rewrite_golden,
 )
+
+FLOAT, INTEGER = ("ADD", False, (0,), (0,)), ("ADD", False, (1,), (1,))
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +229,24 @@ def test_inspect_says_what_a_bundle_holds(capsys):
         "accuracy_reference: 0.996",
     ):
         assert line in out.splitlines()
+
+
+def test_inspect_lists_no_operator_of_a_file_that_is_all_floating_point(capsys, converted):
+    bundle = converted("float16")
+    for path in (bundle.directory, bundle.model_path):
+        code, out, _ = _run(capsys, "inspect", path)
+        assert (code, "DEQUANTIZE" in out) == (0, True)
+        assert "in floating point" not in out
+
+
+@pytest.mark.parametrize(
+    ("operators", "expected"), [((FLOAT, INTEGER), ["in floating point: ADD block/a float32"]), ((FLOAT,), [])]
+)
+def test_inspect_lists_the_operators_in_floating_point_of_a_mixed_file(capsys, monkeypatch, operators, expected):
+    monkeypatch.setattr(tflite_process, "describe", lambda path: drawn_file(QUANTIZE, *operators, DEQUANTIZE))
+    code, out, _ = _run(capsys, "inspect", TESTDATA / MODEL_FILE)
+    lines = [line for line in out.splitlines() if line.startswith("in floating point")]
+    assert (code, lines) == (0, expected)
 
 
 def test_inspect_prints_the_manifest(capsys):

@@ -140,6 +140,7 @@ def test_no_text_of_a_bundle_is_markup(testdata, tmp_path, report):
         failures=(MARKUP,),
         operators={MARKUP: 2, "ADD": 1},
         float_islands=(MARKUP,),
+        is_mixed=True,
         outputs=(dataclasses.replace(report.outputs[0], name=MARKUP, signature=MARKUP),),
     )
     bench = dataclasses.replace(BENCH, machine=MARKUP, rows=(dataclasses.replace(ROW, name=MARKUP),))

@@ -147,7 +147,8 @@ def test_no_more_than_ten_weights_are_listed_and_a_shared_buffer_counts_once():
 
 def test_operators_in_floating_point_are_marked(report, tmp_path):
     operators = {"CONV_2D": 3, "RELU": 2, "QUANTIZE": 1}
-    made = dataclasses.replace(report, operators=operators, float_islands=("CONV_2D a", "CONV_2D b", "RELU c"))
+    islands = ("CONV_2D a", "CONV_2D b", "RELU c")
+    made = dataclasses.replace(report, operators=operators, float_islands=islands, is_mixed=True)
     shown = page_of(TESTDATA, tmp_path, verification=made)
     assert shown.tables["Operators of the file"][1:] == [
         ["CONV_2D", "3", "2"],
@@ -161,7 +162,7 @@ def test_operators_in_floating_point_are_marked(report, tmp_path):
 
 def test_a_file_that_is_all_floating_point_has_no_operators_to_mark(report, tmp_path):
     made = dataclasses.replace(
-        report, operators={"CONV_2D": 2, "QUANTIZE": 1}, float_islands=("CONV_2D a", "CONV_2D b")
+        report, operators={"CONV_2D": 2, "QUANTIZE": 1}, float_islands=("CONV_2D a", "CONV_2D b"), is_mixed=False
     )
     shown = page_of(TESTDATA, tmp_path, verification=made)
     assert not [attributes for attributes, _ in shown.all("span") if attributes.get("class") == "fail"]

@@ -1,5 +1,7 @@
 """The reader of .tflite files, against LiteRT's interpreter and against files drawn by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,27 @@ def test_an_integer_graph_between_float_edges_has_no_float_islands():
 def test_an_operator_that_touches_floats_is_a_float_island(inputs, outputs):
     (island,) = drawn_file(QUANTIZE, ("ADD", False, inputs, outputs), DEQUANTIZE).float_islands()
     assert island.startswith("ADD ")
+
+
+FLOAT, INTEGER = ("ADD", False, (0,), (0,)), ("ADD", False, (1,), (1,))
+# Weights in float16, which a DEQUANTIZE reads for the operators in float32.
+WEIGHTS = ("DEQUANTIZE", False, (2,), (3,))
+
+
+@pytest.mark.parametrize(
+    ("operators", "is_mixed"),
+    [
+        ((WEIGHTS, FLOAT, FLOAT), False),
+        ((QUANTIZE, INTEGER, DEQUANTIZE), False),
+        ((QUANTIZE, INTEGER, DEQUANTIZE, FLOAT), True),
+        ((), False),
+    ],
+)
+def test_a_file_is_mixed_if_it_computes_in_both(operators, is_mixed):
+    file = drawn_file(*operators)
+    assert file.is_mixed == is_mixed
+    bodies = dataclasses.replace(drawn_file(), bodies=(file,))
+    assert bodies.is_mixed == is_mixed
 
 
 def test_custom_operators_are_named_once():
