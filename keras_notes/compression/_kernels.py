@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import layers
 
+from keras_notes._layer_patterns import Path, layers_by_path
 from keras_notes.compression._skip import check_skip, is_skipped, skip_patterns
 
 __all__ = ["Kernel", "kernels_of"]
@@ -16,8 +17,6 @@ __all__ = ["Kernel", "kernels_of"]
 _NAMES = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-
-Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,21 +71,13 @@ def kernels_of(network: keras.Model, skip: Any, *, only_trainable: bool = False)
 def _all_kernels(network: keras.Model) -> list[Kernel]:
     numbers = {id(variable): number for number, variable in enumerate(network.variables)}
     found: dict[int, Kernel] = {}
-    for path, layer in _layers_in(network, (), ()):
+    for path, layer in layers_by_path(network):
         for variable in layer._trainable_variables:
             number = numbers.get(id(variable))
             if variable.name in _NAMES and len(variable.shape) > 1 and number is not None:
                 paths = (*found[number].paths, path) if number in found else (path,)
                 found[number] = Kernel(number, variable, _input_axis(layer, variable), paths)
     return list(found.values())
-
-
-def _layers_in(layer: Any, path: Path, around: tuple[Any, ...]) -> Iterator[tuple[Path, Any]]:
-    if path:
-        yield path, layer
-    for inner in layer._layers:
-        if inner is not layer and inner not in around:
-            yield from _layers_in(inner, (*path, inner.name), (*around, layer))
 
 
 def _input_axis(layer: Any, variable: keras.Variable) -> int | None:

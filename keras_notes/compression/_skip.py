@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from keras_notes._checks import received
+from keras_notes._layer_patterns import matches
 
 __all__ = ["check_skip", "is_skipped", "skip_patterns"]
 
@@ -29,14 +29,13 @@ def is_skipped(path: tuple[str, ...], patterns: Sequence[str]) -> bool:
         path: The names of the layers down to it, from the outermost.
         patterns: "conv_*", or "block/*" for what is in a layer.
     """
-    parts = ["/".join(path[start:end]) for end in range(1, len(path) + 1) for start in range(end)]
-    return any(fnmatchcase(part, pattern) for pattern in patterns for part in parts)
+    return any(matches(pattern, path) for pattern in patterns)
 
 
 def check_skip(patterns: Sequence[str], paths: Iterable[tuple[str, ...]], kinds: str = "layers of the model") -> None:
     """Raises ValueError if a pattern fits none of the layers: a mistake that would else show on the device only."""
     known = list(paths)
     for pattern in patterns:
-        if not any(is_skipped(path, [pattern]) for path in known):
+        if not any(matches(pattern, path) for path in known):
             names = ", ".join(dict.fromkeys("/".join(path) for path in known))
             raise ValueError(f"`skip` must name {kinds}: {names}. {received(skip=pattern)}")

@@ -80,9 +80,9 @@ def convert(
             "serving_default". Shared weights are in the file once.
         batch_size: 1, or None for a file that takes any number of samples at once.
         lowering: What recurrent layers become on the device, Keras's own too: "loop", "unrolled", "fused", or "auto",
-            as `keras_notes.layers.LSTM` tells; or a dict of these by layer name, `{"lstm*": "fused"}`, the last one
-            that matches counting. A fused LSTM needs a runtime that resets its state, and takes "float32" and
-            "static_int8".
+            as `keras_notes.layers.LSTM` tells; or a dict of these by layer name or path, as for `recipe`,
+            `{"encoder/lstm*": "fused"}`, the last one that matches counting. A fused LSTM needs a runtime that resets
+            its state, and takes "float32" and "static_int8".
         validation_data: For "auto": test inputs and their class ids (x, y), on which accuracy is measured; of a model
             with one output. Without them the error on the golden samples counts.
         accuracy_budget: For "auto": how much a file may lose, >= 0. Of accuracy, as a fraction (0.01 is one point); or

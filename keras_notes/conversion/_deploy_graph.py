@@ -19,6 +19,7 @@ from keras_notes._samples import checked_samples
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion._lowerings import in_full_precision, lowered
 from keras_notes.conversion._marks import mark
+from keras_notes.conversion._recurrent_lowerings import recurrent_layers
 from keras_notes.errors import ConversionError
 
 __all__ = ["SIGNATURE", "DeployGraph", "State", "deploy_graph", "save_graphs"]
@@ -117,16 +118,29 @@ def save_graphs(
     *,
     batch_size: int | None,
     integers: bool,
-    recurrent: Mapping[str, str],
+    recurrent: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Writes a SavedModel with one signature a graph. On the TensorFlow backend only.
 
     By `ExportArchive`, because `tf.saved_model.save` leaves the variables of a Keras 3 model uninitialised, which
     converts to a model that returns NaN, without an error.
+
+    Args:
+        graphs: The deploy graphs.
+        directory: The directory of the SavedModel.
+        batch_size: 1, or None for any.
+        integers: Whether the graphs are to compute in integers.
+        recurrent: The forms of the recurrent layers, by signature and the path "outer/inner" of the layer.
     """
     archive = keras.export.ExportArchive()
     layers = {id(layer): layer for graph in graphs for layer in graph.model._flatten_layers()}.values()
-    with in_full_precision(layers), lowered(layers, integers=integers, recurrent=recurrent), _deployed(layers):
+    forms = {
+        id(layer): recurrent[graph.signature]["/".join(path)]
+        for graph in graphs
+        for path, layer in recurrent_layers(graph.model).items()
+        if "/".join(path) in recurrent[graph.signature]
+    }
+    with in_full_precision(layers), lowered(layers, integers=integers, recurrent=forms), _deployed(layers):
         for graph in graphs:
             archive.track(graph.model)
             specs = [

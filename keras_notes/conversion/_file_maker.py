@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_notes._layer_patterns import Path as LayerPath
 from keras_notes._tflite_file import TfliteFile
 from keras_notes._tflite_reader import read_tflite
 from keras_notes.compression import CompressedModel
@@ -22,9 +24,9 @@ from keras_notes.conversion._edges import with_edges
 from keras_notes.conversion._lowerings import differs_for_integers
 from keras_notes.conversion._marks import take_marks
 from keras_notes.conversion._masks import lower_masks
-from keras_notes.conversion._names import name_by_layer
+from keras_notes.conversion._names import name_by_layer, path_in_file
 from keras_notes.conversion._recipes import Plan
-from keras_notes.conversion._recurrent_lowerings import check_lowering, recurrent_layers, wanted_lowering
+from keras_notes.conversion._recurrent_lowerings import check_lowering, lowering_of, recurrent_layers
 from keras_notes.conversion._reversals import gather_reversals
 from keras_notes.conversion._shared_buffers import share_buffers
 from keras_notes.conversion._trained_integers import TrainedWeights, with_trained_integers
@@ -66,7 +68,8 @@ class FileMaker:
         self._batch_size = batch_size
         self._calibration = calibration
         self._integers_differ = any(map(differs_for_integers, self._layers()))
-        self._lowering = check_lowering(lowering, [layer.name for layer in recurrent_layers(self._layers())])
+        self._recurrent_paths = self._paths_of_recurrent_layers()
+        self._lowering = check_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
         self._float_files: dict[str, bytes] = {}
         self._ranges: dict[bytes, dict[str, list]] = {}
 
@@ -84,7 +87,7 @@ class FileMaker:
         float_tflite = self._float_file(plan)
         if plan.default.name == "float32" and not plan.layers:
             return Converted(float_tflite, float_tflite)
-        if "fused" in self._recurrent(plan).values():
+        if _is_fused(self._recurrent(plan)):
             return Converted(with_edges(self._fused_int8(plan), edges), float_tflite)
         ranges: dict[str, list] = {}
         if self.is_trained:
@@ -124,15 +127,31 @@ class FileMaker:
     def _forms(self, plan: Plan) -> dict[str, Any]:
         """What layers shall compute in the deploy graph."""
         recurrent = self._recurrent(plan)
-        if "fused" in recurrent.values():
+        if _is_fused(recurrent):
             _check_fused(plan, self._batch_size)
         return {"integers": plan.needs_calibration and self._integers_differ, "recurrent": recurrent}
 
-    def _recurrent(self, plan: Plan) -> dict[str, str]:
+    def _recurrent(self, plan: Plan) -> dict[str, dict[str, str]]:
+        """The forms of the recurrent layers, by signature and path."""
         return {
-            layer.name: wanted_lowering(layer, self._lowering, plan.recipe_of(f"{layer.name}/step").is_integer)
-            for layer in recurrent_layers(self._layers())
+            graph.signature: {
+                "/".join(path): self._form_of(layer, plan) for path, layer in recurrent_layers(graph.model).items()
+            }
+            for graph in self._graphs
         }
+
+    def _form_of(self, layer: keras.layers.RNN, plan: Plan) -> str:
+        """The form of a recurrent layer, which is the same wherever the layer is used."""
+        paths = self._recurrent_paths[id(layer)]
+        return lowering_of(layer, paths, self._lowering, any(plan.recipe_at(path).is_integer for path in paths))
+
+    def _paths_of_recurrent_layers(self) -> dict[int, list[LayerPath]]:
+        """The paths of each recurrent layer, by its `id`, as its tensors name them in the file."""
+        paths: dict[int, list[LayerPath]] = defaultdict(list)
+        for graph in self._graphs:
+            for path, layer in recurrent_layers(graph.model).items():
+                paths[id(layer)].append(path_in_file(path, self._model_names()))
+        return paths
 
     def _fused_int8(self, plan: Plan) -> bytes:
         """By the converter's own quantization: ai-edge-quantizer does not know the operator."""
@@ -144,8 +163,10 @@ class FileMaker:
             return self._named((job.directory / "quantized.tflite").read_bytes())
 
     def _named(self, tflite: bytes) -> bytes:
-        models = {graph.model.name for graph in self._graphs}
-        return name_by_layer(tflite, models, {layer.name for layer in self._layers()})
+        return name_by_layer(tflite, self._model_names(), {layer.name for layer in self._layers()})
+
+    def _model_names(self) -> set[str]:
+        return {graph.model.name for graph in self._graphs}
 
     def _ranges_of(self, float_tflite: bytes, plan: Plan) -> dict[str, list]:
         if float_tflite not in self._ranges:
@@ -202,6 +223,11 @@ class FileMaker:
         subject = f"The model {self._graphs[0].model.name!r}"
         with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
             yield Job(Path(directory), f"{subject} could not be converted with the recipe {plan.default.name!r}")
+
+
+def _is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether a recurrent layer becomes a fused operator, of the forms by signature and path."""
+    return any("fused" in forms.values() for forms in recurrent.values())
 
 
 def _check_fused(plan: Plan, batch_size: int | None) -> None:

@@ -20,13 +20,13 @@ __all__ = ["differs_for_integers", "in_full_precision", "lowered"]
 
 
 @contextlib.contextmanager
-def lowered(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping[str, str]) -> Iterator[None]:
+def lowered(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping[int, str]) -> Iterator[None]:
     """Lets each layer compute what is to be converted, while the block runs.
 
     Args:
         layers: Every layer of a model, nested ones too.
         integers: Whether the graph is to compute in integers.
-        recurrent: What recurrent layers become, by name: see _recurrent_lowerings.py.
+        recurrent: What recurrent layers become, by the `id` of the layer: see _recurrent_lowerings.py.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
@@ -34,7 +34,7 @@ def lowered(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping
                 if type(layer) is kind:
                     stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
             if isinstance(layer, keras.layers.RNN):
-                stack.enter_context(recurrent_lowering(layer, recurrent.get(layer.name)))
+                stack.enter_context(recurrent_lowering(layer, recurrent.get(id(layer))))
         yield
 
 

@@ -11,7 +11,9 @@ from collections.abc import Collection
 
 from ai_edge_litert.tools import flatbuffer_utils
 
-__all__ = ["name_by_layer"]
+from keras_notes._layer_patterns import Path
+
+__all__ = ["name_by_layer", "path_in_file"]
 
 _COUNTED = re.compile(r"(.+)_\d+")
 
@@ -32,6 +34,17 @@ def name_by_layer(tflite: bytes, model_names: Collection[str], layer_names: Coll
         for tensor, (layers, operation) in zip(graph.tensors, paths, strict=True):
             tensor.name = _unique("/".join((*layers, operation)), taken).encode()
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def path_in_file(path: Path, model_names: Collection[str]) -> Path:
+    """The path of a layer as its tensors name it: without the outermost models.
+
+    Args:
+        path: The path of the layer in the model.
+        model_names: The names of the outermost models.
+    """
+    start = next((index for index, name in enumerate(path) if name not in model_names), len(path) - 1)
+    return path[start:]
 
 
 def _text(name: bytes | str | None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from keras_notes._checks import check_choice, received
+from keras_notes._layer_patterns import Path, last_match, matching_patterns
 from keras_notes.bundle import Tolerance
 
 __all__ = ["AUTO", "EDGES", "RECIPES", "Plan", "Recipe", "is_auto", "plan_of", "plans_of", "trained_plan"]
@@ -100,16 +100,16 @@ class Plan:
 
     def recipe_of(self, tensor_name: str) -> Recipe:
         """The recipe of the operator that gives a tensor named "layer/.../operation"."""
-        patterns = self.patterns_of(tensor_name)
-        return self.layers[patterns[-1]] if patterns else self.default
+        return self.recipe_at(_layers_of(tensor_name))
+
+    def recipe_at(self, path: Path) -> Recipe:
+        """The recipe of the layer with these names, from the outermost."""
+        pattern = last_match(self.layers, path)
+        return self.default if pattern is None else self.layers[pattern]
 
     def patterns_of(self, tensor_name: str) -> list[str]:
         """The patterns that match a layer of it, the path of several, or an operation that belongs to no layer."""
-        layers = tensor_name.split("/")[:-1] or [tensor_name]
-        paths = {
-            "/".join(layers[start:end]) for start in range(len(layers)) for end in range(start + 1, len(layers) + 1)
-        }
-        return [pattern for pattern in self.layers if any(fnmatchcase(path, pattern) for path in paths)]
+        return matching_patterns(self.layers, _layers_of(tensor_name))
 
     def _all(self) -> tuple[Recipe, ...]:
         return (self.default, *self.layers.values())
@@ -178,6 +178,10 @@ def plan_of(recipe: str | Mapping[str, Any]) -> Plan:
         _named("recipe['default']", recipe["default"], (*RECIPES, AUTO)),
         {pattern: _named(f"recipe['layers'][{pattern!r}]", name) for pattern, name in layers.items()},
     )
+
+
+def _layers_of(tensor_name: str) -> Path:
+    return tuple(tensor_name.split("/")[:-1]) or (tensor_name,)
 
 
 def _named(argument: str, name: Any, choices: tuple[str, ...] = RECIPES) -> Recipe:

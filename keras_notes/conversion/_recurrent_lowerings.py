@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -12,23 +11,24 @@ import keras
 from keras_notes import layers
 from keras_notes._checks import check_choice, received
 from keras_notes._layer_calls import replaced, replaced_call
+from keras_notes._layer_patterns import Path, last_match, layers_by_path, matches
 from keras_notes.conversion._fused_lstm import check_fusible, fused_call
 from keras_notes.conversion._recurrent_cells import cell_of
 from keras_notes.conversion._recurrent_loops import inner_loop
 
-__all__ = ["check_lowering", "recurrent_layers", "recurrent_lowering", "wanted_lowering"]
+__all__ = ["check_lowering", "lowering_of", "recurrent_layers", "recurrent_lowering"]
 
 # Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop.
 LONGEST_UNROLLED = 32
 _UNROLLED_IF_SHORT = "unrolled if short"
 
 
-def check_lowering(lowering: Any, names: Collection[str]) -> dict[str, str]:
-    """`convert`'s argument as lowerings by pattern of layer names, the last one that matches counting.
+def check_lowering(lowering: Any, paths: Collection[Path]) -> dict[str, str]:
+    """`convert`'s argument as lowerings by pattern of layers, the last one that matches counting.
 
     Args:
         lowering: A lowering for all recurrent layers, or a dict of lowerings by pattern.
-        names: The names of the recurrent layers that the model has.
+        paths: The paths of the recurrent layers that the model has.
 
     Raises:
         ValueError: If there is no such lowering, or a pattern matches no recurrent layer.
@@ -40,33 +40,36 @@ def check_lowering(lowering: Any, names: Collection[str]) -> dict[str, str]:
         raise TypeError(f"`lowering` must be a name or a dict of names by layer. {received(lowering=lowering)}")
     for pattern, name in lowering.items():
         check_choice(f"lowering[{pattern!r}]", name, layers.LSTM.LOWERINGS)
-        if not any(fnmatchcase(layer, pattern) for layer in names):
+        if not any(matches(pattern, path) for path in paths):
+            names = sorted({"/".join(path) for path in paths})
             raise ValueError(
-                f"`lowering` must name recurrent layers of the model: {sorted(names)}. {received(pattern=pattern)}"
+                f"`lowering` must name recurrent layers of the model: {names}. {received(pattern=pattern)}"
             )
     return dict(lowering)
 
 
-def wanted_lowering(layer: keras.Layer, wishes: Mapping[str, str], integers: bool) -> str:
-    """The form that a layer shall take.
+def lowering_of(layer: keras.layers.RNN, paths: Collection[Path], lowerings: Mapping[str, str], integers: bool) -> str:
+    """The form that a layer takes on the device.
 
     Args:
         layer: A recurrent layer.
-        wishes: Lowerings by pattern; where none matches or it is "auto", the layer's own counts.
+        paths: Its paths in the model, several if it is shared.
+        lowerings: Lowerings by pattern; where none matches or it is "auto", the layer's own counts.
         integers: Whether it is to compute in integers. Calibration cannot look into a loop, and TensorFlow's ends its
             process over one (tensorflow/tensorflow#101050): short sequences are written out then.
 
     Raises:
-        ConversionError: If it shall be fused and cannot be.
+        ConversionError: If it must be fused and cannot be.
     """
-    wish = next((wishes[pattern] for pattern in reversed(list(wishes)) if fnmatchcase(layer.name, pattern)), "auto")
-    if wish == "auto":
-        wish = layer.lowering if type(layer) is layers.LSTM else "auto"
-    if wish == "auto":
-        wish = "unrolled" if layer.unroll else _UNROLLED_IF_SHORT if integers else "loop"
-    if wish == "fused":
+    pattern = last_match(lowerings, *paths)
+    lowering = "auto" if pattern is None else lowerings[pattern]
+    if lowering == "auto" and type(layer) is layers.LSTM:
+        lowering = layer.lowering
+    if lowering == "auto":
+        lowering = "unrolled" if layer.unroll else _UNROLLED_IF_SHORT if integers else "loop"
+    if lowering == "fused":
         check_fusible(layer)
-    return wish
+    return lowering
 
 
 def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractContextManager[None]:
@@ -89,9 +92,9 @@ def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractCon
     return replaced(layer, "inner_loop", chosen)
 
 
-def recurrent_layers(all_layers: Iterable[keras.Layer]) -> list[keras.layers.RNN]:
-    """The recurrent ones of a model's layers."""
-    return [layer for layer in all_layers if isinstance(layer, keras.layers.RNN)]
+def recurrent_layers(model: keras.Model) -> dict[Path, keras.layers.RNN]:
+    """The recurrent layers of a model by path; one that is shared stands under each of its paths."""
+    return {path: layer for path, layer in layers_by_path(model) if isinstance(layer, keras.layers.RNN)}
 
 
 def _is_unrolled(wanted: str, sequences: Any) -> bool:

@@ -1,0 +1,49 @@
+"""Patterns that name layers of a model: by name, or by a path of names from an outer layer to an inner one.
+
+A pattern has the wildcards of file names: "conv_*". It matches a layer if it matches the layer's name, the name of a
+layer around it, or any part of the path "outer/.../inner" to it: "block" and "block/*" both name what is in a layer
+"block".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+import keras
+
+__all__ = ["Path", "last_match", "layers_by_path", "matches", "matching_patterns"]
+
+# The names of the layers from the outermost to the innermost.
+Path: TypeAlias = tuple[str, ...]
+
+
+def matches(pattern: str, path: Path) -> bool:
+    """Whether a pattern matches the layer at a path."""
+    return bool(matching_patterns([pattern], path))
+
+
+def matching_patterns(patterns: Iterable[str], path: Path) -> list[str]:
+    """The patterns that match the layer at a path, in their order."""
+    parts = {"/".join(path[start:end]) for end in range(1, len(path) + 1) for start in range(end)}
+    return [pattern for pattern in patterns if any(fnmatchcase(part, pattern) for part in parts)]
+
+
+def last_match(patterns: Iterable[str], *paths: Path) -> str | None:
+    """The last pattern that matches a layer, or None; a layer that is shared has several paths."""
+    matching = [pattern for pattern in patterns if any(matches(pattern, path) for path in paths)]
+    return matching[-1] if matching else None
+
+
+def layers_by_path(model: keras.Layer) -> Iterator[tuple[Path, keras.Layer]]:
+    """Yields each layer of a model with its path, nested ones too; a layer that is shared with each of its paths."""
+    return _layers_in(model, (), ())
+
+
+def _layers_in(layer: keras.Layer, path: Path, around: tuple[keras.Layer, ...]) -> Iterator[tuple[Path, keras.Layer]]:
+    if path:
+        yield path, layer
+    for inner in layer._layers:
+        if inner is not layer and inner not in around:
+            yield from _layers_in(inner, (*path, inner.name), (*around, layer))
