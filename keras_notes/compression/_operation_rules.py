@@ -28,13 +28,13 @@ _LAYERS = keras.layers
 
 
 def _sum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
-    """A sum; the bias of a product, if one vector is added to it."""
+    """A sum; the bias of a product, if a vector with a number for each channel is added to it."""
     given = several(values)
     if len(given) == 2:
         for one, other in (given, given[::-1]):
             if isinstance(one, Product) and one.bias is None and not is_result(other):
                 bias = ops.convert_to_tensor(other, "float32")
-                if len(bias.shape) == 1:
+                if one.is_per_channel(bias.shape):
                     return one.scaled(step.name, ops.ones_like(bias), bias)
     return _chain(arithmetic, step, given, added)
 
