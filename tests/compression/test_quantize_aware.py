@@ -298,6 +298,41 @@ def test_normalization_of_another_axis_than_the_last_is_an_error():
         quantize_aware(keras.Model(inputs, outputs))
 
 
+MATRIX = RNG.normal(size=(6, 4)).astype("float32")
+EINSUMS = {
+    "bij->bji": lambda x, y: ops.einsum("bij->bji", x),
+    "bij,jk": lambda x, y: ops.einsum("bij,jk", x, MATRIX),
+    "...j,jk": lambda x, y: ops.einsum("...j,jk", x, MATRIX),
+    "bij,bkj->bik": lambda x, y: ops.einsum("bij,bkj->bik", x, y),
+}
+
+
+@pytest.mark.parametrize("subscripts", EINSUMS)
+def test_einsum_computes_near_its_float_self(subscripts):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, 6))
+    x = layers.Dense(6)(inputs)
+    check_net(keras.Model(inputs, EINSUMS[subscripts](x, inputs)))
+
+
+@pytest.mark.parametrize(
+    "einsum",
+    [
+        lambda x: ops.einsum("bij->bi", x),
+        lambda x: ops.einsum("bii->bi", x[:, :, :3]),
+        lambda x: ops.einsum("bij,bij->bij", x, x),
+        lambda x: ops.einsum("...ij,...kj->...ik", x, x),
+        lambda x: ops.einsum("bij,jk,kl->bil", x, MATRIX, MATRIX.T),
+        lambda x: ops.einsum("kj,bj->kb", MATRIX.T, x[:, 0]),
+    ],
+)
+def test_einsum_that_is_no_matrix_product_is_an_error_that_names_it(einsum):
+    inputs = keras.Input((3, 6))
+    model = keras.Model(inputs, einsum(layers.Dense(6)(inputs)))
+    with pytest.raises(ValueError, match=r"An einsum must be a matrix product .* Received: 'einsum.*' with '.*`skip`"):
+        quantize_aware(model)
+
+
 def test_device_without_the_operator_is_an_error_that_names_the_layer():
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, layers.Conv2D(2, 3, activation="softplus", name="odd")(inputs))
