@@ -7,6 +7,7 @@ activation in one operator, and rounds once.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,6 +120,7 @@ class Product:
         apply: Computes the product.
         arithmetic: Who computes it.
         after: Moves the values when they are rounded.
+        channels_last: Whether the last axis of the result, after that, is the axis of the channels.
     """
 
     name: str
@@ -130,6 +132,11 @@ class Product:
     after: Callable[[Any], Any] | None = None
     fixed: None = None
     fuses: bool = True
+    channels_last: bool = True
+
+    def is_per_channel(self, shape: Sequence[int]) -> bool:
+        """Whether a constant of this shape, broadcast along the result, holds one number for each channel."""
+        return self.channels_last and tuple(shape) == (math.prod(self.weights.channels),)
 
     def compute(self) -> Any:
         """The values."""

@@ -28,13 +28,13 @@ _LAYERS = keras.layers
 
 
 def _sum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
-    """A sum; the bias of a product, if one vector is added to it."""
+    """A sum; the bias of a product, if a vector with a number for each channel is added to it."""
     given = several(values)
     if len(given) == 2:
         for one, other in (given, given[::-1]):
             if isinstance(one, Product) and one.bias is None and not is_result(other):
                 bias = ops.convert_to_tensor(other, "float32")
-                if len(bias.shape) == 1:
+                if one.is_per_channel(bias.shape):
                     return one.scaled(step.name, ops.ones_like(bias), bias)
     return _chain(arithmetic, step, given, added)
 
@@ -114,9 +114,13 @@ def _permuted(arithmetic: Arithmetic, value: Any, axes: tuple[int, ...]) -> Valu
 
 
 def _einsum(arithmetic: Arithmetic, step: Any, *operands: Any) -> Any:
-    """Those that project by a matrix of weights, or are a matrix product of two tensors with some axes in common."""
-    letters, result = step.operation.subscripts.replace(" ", "").split("->")
-    a, b = letters.split(",")
+    """A transposition, a projection by a matrix of weights, or a matrix product of two tensors."""
+    letters, result = _subscripts(step.operation.subscripts)
+    terms = letters.split(",")
+    is_named = all(len(set(term)) == len(term) for term in (*terms, result))  # no "..." and no diagonal
+    if len(terms) == 1 and is_named and sorted(letters) == sorted(result):
+        return _permuted(arithmetic, operands[0], tuple(letters.index(letter) for letter in result))
+    a, b = terms if len(terms) == 2 else ("", "")
     common = [letter for letter in a if letter in b and letter in result]
     summed = [letter for letter in a if letter in b and letter not in result]
     rows = [letter for letter in a if letter not in b]
@@ -125,16 +129,26 @@ def _einsum(arithmetic: Arithmetic, step: Any, *operands: Any) -> Any:
     if is_projection and len(columns) == 1 and not is_result(operands[1]):
         kernel = ops.transpose(operands[1], [b.index(letter) for letter in (*summed, *columns)])
         return matrix(arithmetic, step.name, operands[0], kernel, None)
-    if len(operands) != 2 or len(summed) != 1 or len(rows) != 1 or len(columns) != 1:
+    product = (*common, *rows, *columns)
+    is_product = is_named and len(summed) == len(rows) == len(columns) == 1 and sorted(product) == sorted(result)
+    if not is_product or not all(map(is_result, operands)):
         raise ValueError(
-            f"An einsum must be a matrix product. Received: {step.name!r} with {step.operation.subscripts!r}. Give the "
-            f"layer around it in `skip`."
+            f"An einsum must be a matrix product of two results or of a result and a matrix, or a transposition. "
+            f"Received: {step.name!r} with {step.operation.subscripts!r}. Give the layer around it in `skip`."
         )
     x = _permuted(arithmetic, operands[0], tuple(a.index(letter) for letter in (*common, *rows, *summed)))
     y = _permuted(arithmetic, operands[1], tuple(b.index(letter) for letter in (*common, *summed, *columns)))
-    got = (*common, *rows, *columns)
-    made = _matrix_product(arithmetic, step.name, x, y)
-    return _permuted(arithmetic, made, tuple(got.index(letter) for letter in result))
+    pending = _matrix_product(arithmetic, step.name, x, y)
+    return _permuted(arithmetic, pending, tuple(product.index(letter) for letter in result))
+
+
+def _subscripts(subscripts: str) -> tuple[str, str]:
+    """Both sides of an einsum; without "->" the result has the letters that occur once, in alphabetical order."""
+    letters, arrow, result = subscripts.replace(" ", "").partition("->")
+    if not arrow:
+        names = letters.replace(",", "").replace(".", "")
+        result = "..." * ("..." in letters) + "".join(sorted(name for name in names if names.count(name) == 1))
+    return letters, result
 
 
 def _mean(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:

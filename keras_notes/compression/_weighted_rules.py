@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_notes.compression._activation_rules import activated
-from keras_notes.compression._arithmetic import Arithmetic, Product, Value, Weights
+from keras_notes.compression._arithmetic import Arithmetic, Product, Weights
 from keras_notes.compression._shape_rules import check_channels_last
 
 __all__ = ["WEIGHTED_LAYERS", "affine", "matrix"]
@@ -73,7 +73,8 @@ def matrix(arithmetic: Arithmetic, name: str, value: Any, kernel: Any, bias: Any
         after = lambda tensor: ops.reshape(tensor, result)  # noqa: E731
     weights = Weights(name, ops.cast(kernel, "float32"), (1, columns), low_bits=True)
     bias = None if bias is None else ops.cast(bias, "float32")
-    return Product(name, x, weights, bias, ops.matmul, arithmetic, after)
+    channels_last = not shape or shape[-1] == columns
+    return Product(name, x, weights, bias, ops.matmul, arithmetic, after, channels_last=channels_last)
 
 
 def _dense(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
@@ -180,7 +181,9 @@ def _transposed(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 
 def _batch_normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
-    foldable = isinstance(value, Product)
+    foldable = isinstance(value, Product) and value.is_per_channel(layer.moving_mean.shape)
+    if foldable:
+        _check_last_axis(step, layer.input_spec.ndim)
     if foldable and (live := arithmetic.batch_statistics(step.name, layer, value)) is not None:
         return live
     multiplier = ops.rsqrt(ops.cast(layer.moving_variance, "float32") + layer.epsilon)
@@ -189,7 +192,7 @@ def _batch_normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     shift = shift if layer.beta is None else shift + layer.beta
     if foldable:
         return value.scaled(step.name, multiplier, shift)
-    _check_last_axis(step, arithmetic.quantized(value))
+    _check_last_axis(step, len(arithmetic.quantized(value).shape))
     return affine(arithmetic, step.name, value, multiplier, shift)
 
 
@@ -202,16 +205,16 @@ def _rescaling(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
 def _normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     layer = step.operation
     x = arithmetic.quantized(arithmetic.floating(value))
-    _check_last_axis(step, x, (layer.axis or (-1,))[-1])
+    _check_last_axis(step, len(x.shape), (layer.axis or (-1,))[-1])
     deviation = ops.maximum(ops.sqrt(ops.reshape(layer.variance, (-1,))), keras.backend.epsilon())
     multiplier = deviation if layer.invert else 1.0 / deviation
     mean = ops.reshape(layer.mean, (-1,))
     return affine(arithmetic, step.name, x, multiplier, mean if layer.invert else -mean * multiplier)
 
 
-def _check_last_axis(step: Any, x: Value, axis: int | None = None) -> None:
+def _check_last_axis(step: Any, rank: int, axis: int | None = None) -> None:
     axis = step.operation.axis if axis is None else axis
-    if axis not in (-1, len(x.shape) - 1):
+    if axis not in (-1, rank - 1):
         raise ValueError(
             f"A normalization must be of the last axis. Received: {step.name!r} with axis={axis}. Give it in `skip`."
         )

@@ -20,6 +20,7 @@ from keras_notes.distillation._arguments import (
 from keras_notes.distillation._batches import inputs_and_record
 from keras_notes.distillation._connectors import StudentFeatures
 from keras_notes.distillation._features import FeatureMatch
+from keras_notes.distillation._fingerprints import weight_sums
 from keras_notes.distillation._first_batch import TeacherProbe
 from keras_notes.distillation._forms import check_label_losses, final_activations, outputs_of
 from keras_notes.distillation._objective import Objective
@@ -137,6 +138,7 @@ class Distiller(TwoTermModel):
         frozen = [*models, *([preprocess] if isinstance(preprocess, keras.Layer) else [])]
         for model in frozen:
             model.trainable = False
+        self._checked_teacher: tuple | None = None
         self._step = self._make_step()
         if getattr(student, "inputs", None) and student.built and all(model.built for model in models):
             self.connectors = self._student_features.make_connectors(None, self._teachers)
@@ -177,6 +179,7 @@ class Distiller(TwoTermModel):
 
     def _check_data(self, x, validation_data) -> None:
         """Looks at joined batches, and at the teacher's answer to the first samples of arrays and `SeededBatches`."""
+        self._checked_teacher = None
         self._check_cache(x)
         self._check_cache(validation_data)
         if self._probe is not None and not self._is_weight(1.0):
@@ -194,7 +197,22 @@ class Distiller(TwoTermModel):
         if isinstance(cache, TeacherCache):
             cache.check_losses(self._objective.output_losses)
             if self._probe is not None:
-                cache.check_teacher(self._teachers.models, preprocess=self.preprocess)
+                self._check_teacher(cache)
+
+    def _check_teacher(self, cache: TeacherCache) -> None:
+        """Compares fingerprints; within one `fit` once, unless a callback changed the frozen teacher's weights.
+
+        Keras evaluates after each epoch, and a fingerprint copies all weights to the host.
+        """
+        checked = None
+        if self._is_fitting:
+            frozen = [model for model in (*self._teachers.models, self.preprocess) if isinstance(model, keras.Layer)]
+            names = (*cache.settings["teachers"], str(cache.settings["preprocess"]))
+            checked = (names, tuple(weight_sums(model) for model in frozen))
+            if checked == self._checked_teacher:
+                return
+        cache.check_teacher(self._teachers.models, preprocess=self.preprocess)
+        self._checked_teacher = checked
 
     def call(self, inputs, training=None, **kwargs):
         inputs, _ = inputs_and_record(inputs)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import xxhash
 
-__all__ = ["as_arrays", "file_fingerprint", "model_fingerprint", "sample_fingerprints"]
+__all__ = ["as_arrays", "file_fingerprint", "model_fingerprint", "sample_fingerprints", "weight_sums"]
 
 _CHUNK_BYTES = 1 << 22
 
@@ -54,6 +54,11 @@ def model_fingerprint(model: keras.Layer) -> str:
         hasher.update(f"{value.shape}{value.dtype}".encode())
         hasher.update(value.tobytes())
     return hasher.hexdigest()
+
+
+def weight_sums(model: keras.Layer) -> tuple[float, ...]:
+    """The sum of each weight, computed where the weights are: a cheap sign that some of them changed."""
+    return tuple(float(keras.ops.sum(keras.ops.cast(weight, "float32"))) for weight in model.weights)
 
 
 def _settings(layer: keras.Layer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ class TwoTermModel(keras.Model):
     """A model with the loss w * student_loss + (1 - w) * distillation_loss + regularization."""
 
     student_loss_weight: Any
+    _is_fitting = False
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -71,24 +73,23 @@ class TwoTermModel(keras.Model):
 
         What is not finite in the teacher's first answers, or in the losses after the first batch, is an error.
         """
-        self._check_data(x, validation_data)
-        # Keras would draw the order of the batches from the global random state.
-        shuffle = not getattr(x, "keeps_order", False) if shuffle is None else shuffle
-        if getattr(x, "workers", 1) > 1:
-            # Keras would look at the first batch in an epoch that it breaks off, and its workers go on with the rest.
-            self._symbolic_build(data_batch=(*x[0], None, None)[:3])
-        start = StartOfTraining(x)
-        given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
-        if given is not None:
-            given.callbacks.insert(0, start)
-        else:
-            callbacks = [start, *([] if callbacks is None else keras.tree.flatten(callbacks))]
-        arguments = x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle
-        try:
+        with contextlib.ExitStack() as at_the_end:
+            self._is_fitting = True
+            at_the_end.callback(setattr, self, "_is_fitting", False)
+            self._check_data(x, validation_data)
+            # Keras would draw the order of the batches from the global random state.
+            shuffle = not getattr(x, "keeps_order", False) if shuffle is None else shuffle
+            if getattr(x, "workers", 1) > 1:
+                # Keras would look at the first batch in an epoch that it breaks off; its workers go on with the rest.
+                self._symbolic_build(data_batch=(*x[0], None, None)[:3])
+            start = StartOfTraining(x)
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.callbacks.insert(0, start)
+                at_the_end.callback(callbacks.callbacks.remove, start)
+            else:
+                callbacks = [start, *([] if callbacks is None else keras.tree.flatten(callbacks))]
+            arguments = x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle
             return super().fit(*arguments, *args, **kwargs)
-        finally:
-            if given is not None:
-                given.callbacks.remove(start)
 
     def _check_data(self, x, validation_data) -> None:
         """Raises an error if data cannot be trained on, as far as a look before the first step tells."""

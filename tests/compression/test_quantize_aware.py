@@ -14,6 +14,9 @@ pytestmark = pytest.mark.any_backend
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 8, 8, 1)).astype("float32")
 Y = RNG.integers(0, 3, 64)
+# A step is 1 / 255 of a tensor's extent: half a step for a product, for its sum with a constant, and for the constant,
+# where the extent of the product can be about twice that of the sum.
+TWO_ROUNDINGS = 0.02
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -215,6 +218,119 @@ def test_layer_that_is_used_twice_has_a_point_for_each_use():
     model = keras.Model(inputs, shared(shared(inputs)))
     quantized = quantize_aware(model, calibration=X[:, 0, :4, 0])
     assert quantized.quantization.ranges.points == ("input/0", "shared", "shared#2")
+
+
+VECTOR_OF_4 = np.array([0.53, -1.02, 0.21, 1.97], "float32")
+# A layer without a bias, the inputs it takes, the constant that is added, and whether it becomes the layer's bias.
+SUMS = {
+    "dense": (lambda: layers.Dense(4, use_bias=False), (6,), VECTOR_OF_4, True),
+    "dense, short": (lambda: layers.Dense(4, use_bias=False), (6,), VECTOR_OF_4[:1], False),
+    "dense, scalar": (lambda: layers.Dense(4, use_bias=False), (6,), np.float32(0.5), False),
+    "dense of one, short": (lambda: layers.Dense(1, use_bias=False), (6,), VECTOR_OF_4[:1], True),
+    "dense of one, long": (lambda: layers.Dense(1, use_bias=False), (6,), VECTOR_OF_4, False),
+    "dense over rows": (lambda: layers.Dense(4, use_bias=False), (3, 6), VECTOR_OF_4, True),
+    "dense over rows, by row": (lambda: layers.Dense(4, use_bias=False), (3, 6), VECTOR_OF_4[:3, None], False),
+    "convolution": (lambda: layers.Conv2D(4, 3, use_bias=False), (6, 6, 2), VECTOR_OF_4, True),
+    "convolution, short": (lambda: layers.Conv2D(4, 3, use_bias=False), (6, 6, 2), VECTOR_OF_4[:1], False),
+    "convolution, rank 3": (lambda: layers.Conv2D(4, 3, use_bias=False), (6, 6, 2), VECTOR_OF_4[None, None], False),
+    "depthwise": (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False), (6, 6, 2), VECTOR_OF_4, True),
+    "transposed": (lambda: layers.Conv2DTranspose(4, 3, use_bias=False), (4, 4, 2), VECTOR_OF_4, True),
+    "volume": (lambda: layers.Conv3D(4, 2, use_bias=False), (3, 4, 4, 2), VECTOR_OF_4, True),
+    "volume, short": (lambda: layers.Conv3D(4, 2, use_bias=False), (3, 4, 4, 2), VECTOR_OF_4[:1], False),
+    "einsum, last axis": (lambda: layers.EinsumDense("abc,cd->abd", (3, 4)), (3, 6), VECTOR_OF_4, True),
+    "einsum, two axes": (lambda: layers.EinsumDense("ab,bcd->acd", (2, 4)), (6,), VECTOR_OF_4, False),
+    "einsum, last of one": (lambda: layers.EinsumDense("ab,bcd->acd", (4, 1)), (6,), VECTOR_OF_4, False),
+    "einsum, first of one": (lambda: layers.EinsumDense("ab,bcd->acd", (1, 4)), (6,), VECTOR_OF_4, True),
+}
+
+
+def sum_net(name: str, combine=ops.add) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    layer, shape, constant, _ = SUMS[name]
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, combine(layer()(inputs), constant))
+
+
+def skip_if_keras_adds_along_another_axis(name: str) -> None:
+    """On TensorFlow Keras takes a vector for a bias of the first axis if it has that size, and does not broadcast."""
+    if name == "einsum, last of one" and keras.backend.backend() == "tensorflow":
+        pytest.skip("Keras's `add` does not broadcast this vector on TensorFlow")
+
+
+def check_net(net: keras.Model) -> CompressedModel:
+    """Checks that the model computes near its float self and trains."""
+    x = RNG.normal(size=(32, *net.input_shape[1:])).astype("float32")
+    quantized = quantize_aware(net, calibration=x)
+    expected, actual = (model.predict(x, verbose=0) for model in (net, quantized))
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= TWO_ROUNDINGS * np.ptp(expected)
+    quantized.compile(keras.optimizers.SGD(1e-3), "mse")
+    assert np.isfinite(quantized.fit(x, expected, verbose=0).history["loss"]).all()
+    return quantized
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_only_a_number_for_each_channel_becomes_a_bias(name):
+    skip_if_keras_adds_along_another_axis(name)
+    quantized = check_net(sum_net(name))
+    # A bias is added before the result is rounded: one point beside that of the input, and not two.
+    assert (len(quantized.quantization.ranges.points) == 2) == SUMS[name][-1]
+
+
+@pytest.mark.parametrize("name", ["dense, short", "dense of one, long", "convolution, rank 3", "einsum, two axes"])
+def test_constant_is_subtracted_whatever_its_shape(name):
+    check_net(sum_net(name, ops.subtract))
+    check_net(sum_net(name, lambda product, constant: ops.subtract(constant, product)))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4, 1), (1, 4)])
+def test_normalization_is_folded_only_into_channels_of_the_last_axis(shape):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    norm = layers.BatchNormalization(beta_initializer="random_normal", gamma_initializer="random_uniform")
+    check_net(keras.Model(inputs, norm(layers.EinsumDense("ab,bcd->acd", shape)(inputs))))
+
+
+def test_normalization_of_another_axis_than_the_last_is_an_error():
+    inputs = keras.Input((6, 6, 2))
+    outputs = layers.BatchNormalization(axis=1, name="norm")(layers.Conv2D(4, 3)(inputs))
+    with pytest.raises(ValueError, match=r"must be of the last axis\. Received: 'norm' with axis=1"):
+        quantize_aware(keras.Model(inputs, outputs))
+
+
+MATRIX = RNG.normal(size=(6, 4)).astype("float32")
+EINSUMS = {
+    "bij->bji": lambda x, y: ops.einsum("bij->bji", x),
+    "bij,jk": lambda x, y: ops.einsum("bij,jk", x, MATRIX),
+    "...j,jk": lambda x, y: ops.einsum("...j,jk", x, MATRIX),
+    "bij,bkj->bik": lambda x, y: ops.einsum("bij,bkj->bik", x, y),
+}
+
+
+@pytest.mark.parametrize("subscripts", EINSUMS)
+def test_einsum_computes_near_its_float_self(subscripts):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, 6))
+    x = layers.Dense(6)(inputs)
+    check_net(keras.Model(inputs, EINSUMS[subscripts](x, inputs)))
+
+
+@pytest.mark.parametrize(
+    "einsum",
+    [
+        lambda x: ops.einsum("bij->bi", x),
+        lambda x: ops.einsum("bii->bi", x[:, :, :3]),
+        lambda x: ops.einsum("bij,bij->bij", x, x),
+        lambda x: ops.einsum("...ij,...kj->...ik", x, x),
+        lambda x: ops.einsum("bij,jk,kl->bil", x, MATRIX, MATRIX.T),
+        lambda x: ops.einsum("kj,bj->kb", MATRIX.T, x[:, 0]),
+    ],
+)
+def test_einsum_that_is_no_matrix_product_is_an_error_that_names_it(einsum):
+    inputs = keras.Input((3, 6))
+    model = keras.Model(inputs, einsum(layers.Dense(6)(inputs)))
+    with pytest.raises(ValueError, match=r"An einsum must be a matrix product .* Received: 'einsum.*' with '.*`skip`"):
+        quantize_aware(model)
 
 
 def test_device_without_the_operator_is_an_error_that_names_the_layer():

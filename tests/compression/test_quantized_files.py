@@ -185,6 +185,34 @@ def test_no_output_of_volumes_differs_on_xnnpack(tmp_path):
     assert report.float_islands == ()
 
 
+def sums_net() -> keras.Model:
+    """Constants that become biases, and constants that stay sums, of products and of convolutions."""
+    keras.utils.set_random_seed(0)
+    vector = np.array([0.53, -1.02, 0.21, 1.97], "float32")  # none in the middle between two steps of its grid
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(4, 3, use_bias=False)(inputs) + vector
+    x = layers.Conv2D(4, 3, use_bias=False)(x) + vector[:1]
+    x = layers.Conv2D(4, 3, use_bias=False)(x) - vector.reshape(1, 1, 4)
+    x = layers.Flatten()(layers.Conv2D(4, 1, use_bias=False)(x) + vector.reshape(1, 1, 4))
+    x = layers.Dense(4, use_bias=False)(x) + np.array([0.5], "float32")
+    x = layers.EinsumDense("ab,bcd->acd", (2, 4))(x) + vector
+    return keras.Model(inputs, layers.EinsumDense("abc,cd->abd", (2, 4))(x) + vector)
+
+
+def test_no_output_of_sums_with_constants_differs_on_xnnpack(tmp_path):
+    aware = quantize_aware(sums_net(), calibration=X)
+    aware.compile("sgd", "mse")
+    aware.fit(X, np.zeros((len(X), 2, 4), "float32"), verbose=0)
+    bundle = kn.convert(aware, tmp_path / "bundle", golden=X)
+    report = kn.verify(bundle)
+    assert report.float_islands == ()
+    # A hundredth of a step: float32 beside the integers.
+    assert report.outputs[0].max_error_lsb < 0.01
+    operators = [operator.name for operator in read_tflite(bundle.model_path).operators]
+    # Of seven constants, two are biases.
+    assert operators.count("ADD") + operators.count("SUB") == 5
+
+
 def test_recurrent_layer_of_many_steps_is_a_loop_in_floating_point_if_it_is_skipped(tmp_path):
     x = RNG.normal(size=(64, 100, 3)).astype("float32")
     recurrent = layers.GRU(8, name="recurrent")

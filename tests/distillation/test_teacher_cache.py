@@ -9,7 +9,8 @@ import pytest
 
 import keras_notes as kn
 from keras_notes import TeacherCache
-from keras_notes.distillation import SeededBatches
+from keras_notes.distillation import SeededBatches, _cache_records, _teacher_cache
+from keras_notes.distillation._fingerprints import model_fingerprint
 from keras_notes.losses import DistillationLoss, HintLoss
 from tests.distillation.training import (
     crossentropy,
@@ -637,6 +638,79 @@ def test_another_teacher_is_an_error(data, tmp_path):
         evaluated(compiled(kn.Distiller(teacher, linear())), cache.join(data))
     with pytest.raises(ValueError, match="whose teacher is another"):
         build(teacher, data, tmp_path)
+
+
+@pytest.fixture
+def fingerprinted(monkeypatch):
+    """The models whose weights were hashed since."""
+    models = []
+
+    def recorded(model):
+        models.append(model)
+        return model_fingerprint(model)
+
+    for module in (_teacher_cache, _cache_records):
+        monkeypatch.setattr(module, "model_fingerprint", recorded)
+    return models
+
+
+def test_a_fit_with_validation_hashes_a_live_teacher_once(data, tmp_path, fingerprinted):
+    teacher = linear()
+    cache = build(teacher, data, tmp_path)
+    distiller = compiled(kn.Distiller(teacher, linear()))
+    fingerprinted.clear()
+    fitted(distiller, cache.join(data), validation_data=cache.join(data), epochs=5)
+    assert fingerprinted == [teacher]
+    evaluated(distiller, cache.join(data))
+    assert fingerprinted == [teacher, teacher]
+
+
+def test_a_fit_hashes_a_layer_that_preprocesses_once(data, tmp_path, fingerprinted):
+    teacher, halve = linear(), keras.layers.Rescaling(0.5)
+    cache = build(teacher, data, tmp_path, preprocess=halve)
+    distiller = compiled(kn.Distiller(teacher, linear(), preprocess=halve))
+    fingerprinted.clear()
+    fitted(distiller, cache.join(data), validation_data=cache.join(data), epochs=3)
+    assert len(fingerprinted) == 2
+
+
+def moved_by_one_rounding(weights):
+    return [np.nextafter(value, 9, dtype="float32") for value in weights]
+
+
+def test_a_teacher_that_changes_between_two_calls_is_noticed(data, tmp_path):
+    teacher = linear()
+    joined = build(teacher, data, tmp_path).join(data)
+    distiller = compiled(kn.Distiller(teacher, linear()))
+    fitted(distiller, joined, validation_data=joined)
+    evaluated(distiller, joined)
+    original = teacher.get_weights()
+    teacher.set_weights(moved_by_one_rounding(original))
+    with pytest.raises(ValueError, match="teacher must be the one that"):
+        evaluated(distiller, joined)
+    with pytest.raises(ValueError, match="teacher must be the one that"):
+        fitted(distiller, joined, validation_data=joined)
+    teacher.set_weights(original)
+    fitted(distiller, joined, validation_data=joined)
+
+
+def test_a_teacher_that_a_callback_changes_is_noticed_after_that_epoch(data, tmp_path):
+    teacher, epochs = linear(), []
+    joined = build(teacher, data, tmp_path).join(data)
+
+    def change(epoch, logs):
+        epochs.append(epoch)
+        if epoch == 1:
+            kernel, bias = teacher.get_weights()
+            kernel[0, 0] += 0.01
+            teacher.set_weights([kernel, bias])
+
+    # Before the evaluation: `on_epoch_end` comes after it.
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=change)
+    distiller = compiled(kn.Distiller(teacher, linear()))
+    with pytest.raises(ValueError, match="teacher must be the one that"):
+        fitted(distiller, joined, validation_data=joined, epochs=4, callbacks=[callback])
+    assert epochs == [0, 1]
 
 
 def functional(outputs_of):
