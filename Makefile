@@ -128,31 +128,31 @@ build/translator/bundle/model.json: | $(VENV)/.demo-installed
 
 devices: $(VENV)/.dev-installed build/digits/bundle/model.json build/activity/stream/model.json \
 		build/translator/bundle/model.json web build/native/run build/native-arm64/run
-	$(BIN)/python tests/benchmarks/devices.py --write
+	$(BIN)/python benchmarks/devices/devices.py --write
 
 bench: $(VENV)/.dev-installed
-	$(BIN)/python tests/benchmarks/losses.py
-	$(BIN)/python tests/benchmarks/imbalance.py
-	$(BIN)/python tests/benchmarks/conversion.py
-	$(BIN)/python tests/benchmarks/tolerance.py
-	$(BIN)/python tests/benchmarks/engines.py
-	$(BIN)/python tests/benchmarks/conversion_matrix.py
-	$(BIN)/python tests/benchmarks/compression.py coverage
-	$(BIN)/python tests/benchmarks/compression.py parity
-	$(BIN)/python tests/benchmarks/compression.py accuracy
-	$(BIN)/python tests/benchmarks/compression.py students
-	$(BIN)/python tests/benchmarks/compression.py cost
-	$(BIN)/python tests/benchmarks/compression.py size
-	$(BIN)/python tests/benchmarks/sequence.py lowerings
-	$(BIN)/python tests/benchmarks/sequence.py streaming
-	$(BIN)/python tests/benchmarks/decoding.py
-	$(BIN)/python -m tests.benchmarks.translation all
-	$(BIN)/python tests/benchmarks/distillation.py cost
-	$(BIN)/python tests/benchmarks/distillation.py help
-	$(BIN)/python tests/benchmarks/web.py
+	$(BIN)/python benchmarks/losses/accuracy.py
+	$(BIN)/python benchmarks/losses/imbalance.py
+	$(BIN)/python benchmarks/conversion/after_training.py
+	$(BIN)/python benchmarks/conversion/tolerance.py
+	$(BIN)/python benchmarks/conversion/engines.py
+	$(BIN)/python benchmarks/conversion/matrix.py
+	$(BIN)/python benchmarks/compression/compression.py coverage
+	$(BIN)/python benchmarks/compression/compression.py parity
+	$(BIN)/python benchmarks/compression/compression.py accuracy
+	$(BIN)/python benchmarks/compression/compression.py students
+	$(BIN)/python benchmarks/compression/compression.py cost
+	$(BIN)/python benchmarks/compression/compression.py size
+	$(BIN)/python benchmarks/sequence/sequence.py lowerings
+	$(BIN)/python benchmarks/sequence/sequence.py streaming
+	$(BIN)/python benchmarks/sequence/decoding.py
+	$(BIN)/python -m benchmarks.translation.translation all
+	$(BIN)/python benchmarks/distillation/distillation.py cost
+	$(BIN)/python benchmarks/distillation/distillation.py help
+	$(BIN)/python benchmarks/devices/web.py
 
 fuzz: $(VENV)/.dev-installed
-	$(BIN)/python -m tests.fuzz --count 10000 --processes 2
+	$(BIN)/python -m tests.fuzz.fuzz --count 10000 --processes 2
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from keras_notes.benchmarking import bench
 from keras_notes.bundle import Bundle
 from keras_notes.conversion import convert
 from keras_notes.distillation import Distiller, FeatureMatch, TeacherCache
-from keras_notes.report_page import write_report
+from keras_notes.report import write_report
 from keras_notes.verification import Report, verify
 
 __all__ = [

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_notes import _tflite_process as tflite_process
-from keras_notes._checks import check_at_least, check_choice, received
-from keras_notes._litert import KERNELS
-from keras_notes._sandbox import DEFAULT_LIMITS, Limits
-from keras_notes._tables import aligned
+from keras_notes._litert import client as tflite_process
+from keras_notes._litert.runtime import KERNELS
+from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
+from keras_notes._shared.checks import check_at_least, check_choice, received
+from keras_notes._shared.text_table import aligned
 from keras_notes.bundle import MANIFEST_FILE, Bundle, open_bundle
 
 __all__ = ["BenchReport", "BenchRow", "Limits", "Ratio", "bench", "bundle_bytes"]

@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 
-pytest_plugins = ["tests.fixtures_bundles", "tests.fixtures_report_pages"]
+pytest_plugins = ["tests.support.fixtures_bundles", "tests.support.fixtures_report_pages"]
 
 
 @pytest.fixture(autouse=True)

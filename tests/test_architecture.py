@@ -42,7 +42,7 @@ def test_the_import_contract_can_fail(tmp_path):
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(source.read_text())
     (tmp_path / "setup.cfg").write_text((ROOT / "setup.cfg").read_text())
-    (package / "bundle.py").write_text("import keras_notes.conversion\nimport keras\n")
+    (package / "bundle" / "__init__.py").write_text("import keras_notes.conversion\nimport keras\n")
     command = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; "
     result = subprocess.run(
         [sys.executable, "-c", command + "lint_imports_command()"],
@@ -140,7 +140,7 @@ def test_the_wheel_holds_the_package_only_and_works_in_a_clean_environment(tmp_p
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"keras_notes"}
-    data = ("py.typed", "CHANGELOG.md", "bundle.schema.json")
+    data = ("py.typed", "CHANGELOG.md", "bundle/bundle.schema.json")
     assert {f"keras_notes/{name}" for name in data} <= set(names)
     assert run("-m", "venv", tmp_path / "clean").returncode == 0
     python = tmp_path / "clean" / "bin" / "python"

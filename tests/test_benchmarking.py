@@ -6,11 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from keras_notes import _litert_tasks, benchmarking, errors
-from keras_notes import _tflite_process as tflite_process
+from keras_notes import benchmarking, errors
+from keras_notes._litert import client as tflite_process
+from keras_notes._litert import tasks
 from keras_notes.benchmarking import bench, bundle_bytes
 from keras_notes.bundle import open_bundle
-from tests.bundles import MODEL_FILE, TESTDATA, contents, copied, edit_manifest, rewrite
+from tests.support.bundles import MODEL_FILE, TESTDATA, contents, copied, edit_manifest, rewrite
 
 MIB = 2**20
 
@@ -139,9 +140,9 @@ def test_memory_that_the_system_does_not_tell_is_none(testdata, monkeypatch):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's peak memory")
 def test_the_peak_is_that_of_the_task_and_not_that_of_an_earlier_one():
     np.ones(128 * MIB, np.uint8)
-    before = _litert_tasks._forget_peak()
+    before = tasks._forget_peak()
     np.ones(32 * MIB, np.uint8)
-    added = _litert_tasks._added_bytes(before)
+    added = tasks._added_bytes(before)
     assert 31 * MIB < added < 48 * MIB
 
 

@@ -17,21 +17,21 @@ import pytest
 from keras_notes import TeacherCache
 from keras_notes.bundle import open_bundle
 from keras_notes.verification import verify
-from tests import killable_jobs
-from tests.bundles import ROOT, TESTDATA, contents, copied
+from tests.support import killable_jobs
+from tests.support.bundles import ROOT, TESTDATA, contents, copied
 
 KILLED = -signal.SIGKILL
 _LONGEST_SECONDS = 60
 
 
 class Jobs:
-    """The program of tests/killable_jobs.py, running."""
+    """The program of tests/support/killable_jobs.py, running."""
 
     def __init__(self, directory):
         environment = {**os.environ, "TMPDIR": str(directory), "CUDA_VISIBLE_DEVICES": "-1"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._log = (directory / "log").open("w+")
-        command = [sys.executable, "-m", "tests.killable_jobs"]
+        command = [sys.executable, "-m", "tests.support.killable_jobs"]
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=self._log, **pipes)
 
     def run(self, *job, kill_after=None, kill_when=None):

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_at_least
+from keras_notes._shared.checks import check_at_least
 from keras_notes.compression._compressed_model import CompressedModel, without_integers
-from keras_notes.compression._kernels import kernels_of
+from keras_notes.compression._prunable_kernels import kernels_of
 from keras_notes.compression._pruning import Pruning
 from keras_notes.compression._weight_transform import WeightTransform
 

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_notes.compression._affine import Grid
 from keras_notes.compression._copies import copied, names_of, with_names
 from keras_notes.compression._inputs import inputs_of
-from keras_notes.compression._quantized_program import QuantizedProgram
-from keras_notes.compression._scheme import Scheme
 from keras_notes.compression._substitution import substituted
 from keras_notes.compression._weight_transform import WeightTransform
+from keras_notes.compression.quantization._affine import Grid
+from keras_notes.compression.quantization._config import Scheme
+from keras_notes.compression.quantization._quantized_network import QuantizedProgram
 
 __all__ = ["CompressedModel", "strip", "without_integers"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_notes._checks import one_line
+from keras_notes._shared.checks import one_line
 
 __all__ = ["check_built", "copied", "finalize", "names_of", "with_names"]
 

@@ -13,15 +13,21 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_notes._checks import received
+from keras_notes._shared.checks import received
 from keras_notes.compression._compressed_model import CompressedModel
 from keras_notes.compression._copies import copied
-from keras_notes.compression._equalization_rules import ChannelWeights, is_activation, is_homogeneous, made_by, taken_by
 from keras_notes.compression._inputs import input_arrays, inputs_of, spec_like
-from keras_notes.compression._program import run
-from keras_notes.compression._simulation import Calibration
-from keras_notes.compression._skip import check_skip, is_skipped, skip_patterns
-from keras_notes.compression._trace import Program, Ref, Step, trace
+from keras_notes.compression._layer_patterns import check_skip, is_skipped, skip_patterns
+from keras_notes.compression.channels._scaling_rules import (
+    ChannelWeights,
+    is_activation,
+    is_homogeneous,
+    made_by,
+    taken_by,
+)
+from keras_notes.compression.quantization._interpreter import run
+from keras_notes.compression.quantization._simulator import Calibration
+from keras_notes.compression.quantization._tracer import Program, Ref, Step, trace
 
 __all__ = ["equalize"]
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_notes._samples import checked_samples
+from keras_notes._shared.samples import checked_samples
 
 __all__ = ["input_arrays", "inputs_of", "spec_like"]
 

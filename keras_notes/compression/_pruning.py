@@ -10,12 +10,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_choice, received
-from keras_notes.compression._channels import prune_channels
+from keras_notes._shared.checks import check_choice, received
 from keras_notes.compression._compressed_model import CompressedModel, without_integers
-from keras_notes.compression._kernels import Kernel, kernels_of
+from keras_notes.compression._prunable_kernels import Kernel, kernels_of
 from keras_notes.compression._sparsity_schedules import ConstantSparsity, SparsitySchedule, checked_sparsity
 from keras_notes.compression._weight_transform import WeightTransform
+from keras_notes.compression.channels._prune_channels import prune_channels
 
 __all__ = ["Pruning", "prune"]
 

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_notes._checks import check_at_least, check_between, check_choice, received
+from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
 from keras_notes.compression._compressed_model import CompressedModel, without_integers
 from keras_notes.compression._inputs import input_arrays, inputs_of, spec_like
-from keras_notes.compression._scheme import RECIPES, Scheme
-from keras_notes.compression._skip import check_skip, skip_patterns
+from keras_notes.compression._layer_patterns import check_skip, skip_patterns
+from keras_notes.compression.quantization._config import RECIPES, Scheme
 
 __all__ = ["quantize_aware"]
 
@@ -53,7 +53,7 @@ def quantize_aware(
         batch_norm: What a batch normalization behind a layer with weights uses in training: "frozen" (the moving
             statistics, folded into the weights: what is trained is what runs) or "live" (those of the batch, as in
             Keras, until the ranges freeze). Inference, as the device, always has them folded. Frozen statistics are as
-            accurate on the networks of tests/benchmarks/compression_accuracy.py, and a step costs less; take "live" for
+            accurate on the networks of benchmarks/compression/accuracy.py, and a step costs less; take "live" for
             a network that is still to learn.
         momentum: Of the moving averages, in [0, 1): how much of the old range stays at each step.
         freeze_after: The number of training steps after which ranges and batch statistics stay. A good choice is some

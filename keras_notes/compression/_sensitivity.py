@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_notes._checks import check_at_least
+from keras_notes._shared.checks import check_at_least
 from keras_notes.compression._quantize_aware import quantize_aware
 
 __all__ = ["LayerSensitivity", "sensitivity"]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_positive, received
+from keras_notes._shared.checks import check_at_least, check_positive, received
 
 __all__ = ["ConstantSparsity", "PolynomialSparsity", "SparsitySchedule", "checked_sparsity"]
 

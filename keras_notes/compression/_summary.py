@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._tables import aligned
+from keras_notes._shared.text_table import aligned
 from keras_notes.compression._compressed_model import CompressedModel
-from keras_notes.compression._kernels import Kernel, kernels_of
+from keras_notes.compression._prunable_kernels import Kernel, kernels_of
 
 __all__ = ["KernelSummary", "Summary", "summary"]
 

@@ -1,6 +1,6 @@
 """Conversion: from a trained Keras model to a bundle."""
 
-from keras_notes._candidates import Candidate, Choice, read_choice
+from keras_notes.bundle import Candidate, Choice, read_choice
 from keras_notes.conversion._convert import convert
 from keras_notes.conversion._streaming import streaming_model
 

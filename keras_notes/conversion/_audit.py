@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras_notes._tflite_file import FLOAT_DTYPES, Operator, TfliteFile
+from keras_notes._litert.model import FLOAT_DTYPES, Operator, TfliteFile
 from keras_notes.conversion._recipes import Plan
 from keras_notes.errors import ConversionError
 

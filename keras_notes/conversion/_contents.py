@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_notes import _tflite_process as tflite_process
-from keras_notes._tflite_file import Tensor, TfliteFile
+from keras_notes._litert import client as tflite_process
+from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes.bundle import MODEL_FILE, SignatureEntry, StateEntry, TensorEntry
-from keras_notes.conversion._deploy_graph import DeployGraph
-from keras_notes.conversion._file_maker import Converted
+from keras_notes.conversion._pipeline import Converted
+from keras_notes.conversion.graph._deploy_graph import DeployGraph
 
 __all__ = ["described", "signature_entry", "tensor_errors"]
 

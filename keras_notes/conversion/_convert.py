@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 
-from keras_notes._checks import check_choice, received
+from keras_notes._shared.checks import check_choice, received
 from keras_notes.bundle import Bundle, check_target, write_bundle
 from keras_notes.compression import CompressedModel, strip
-from keras_notes.conversion._choice import Wish, chosen
-from keras_notes.conversion._prepared_model import PreparedModel
+from keras_notes.conversion._auto_recipe import Wish, chosen
+from keras_notes.conversion._bundle_builder import PreparedModel
 from keras_notes.conversion._recipes import EDGES, Plan, is_auto, plan_of, plans_of, trained_plan
 
 __all__ = ["convert"]

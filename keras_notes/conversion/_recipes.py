@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras_notes._checks import check_choice, received
-from keras_notes._layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.checks import check_choice, received
+from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
 from keras_notes.bundle import Tolerance
 
 __all__ = ["AUTO", "EDGES", "RECIPES", "Plan", "Recipe", "is_auto", "plan_of", "plans_of", "trained_plan"]
@@ -51,13 +51,13 @@ def _relative(max_error: float, rms_error: float) -> Tolerance:
 # float32: the same operations in another order. Deep nets lose a few units in the last place per layer.
 # static_int8: quantization after training moves single outputs by several steps. Over eleven small networks the largest
 # error was 16 LSB (a softmax; 9 for logits), the largest root mean square 1.5, the largest mean 0.16; of a MobileNetV2
-# with its 52 convolutions 38, 1.85 and 0.05, at an agreement of 0.98 (tests/benchmarks/tolerance.py). The largest error
-# is that of the rarest sample, so its limit leaves half as much again; that of the mean is what catches an output that
-# is off by a constant: by 2 LSB it always fails. Where a layer that is declared to be float gives the output, the
+# with its 52 convolutions 38, 1.85 and 0.05, at an agreement of 0.98 (benchmarks/conversion/tolerance.py). The largest
+# error is that of the rarest sample, so its limit leaves half as much again; that of the mean is what catches an output
+# that is off by a constant: by 2 LSB it always fails. Where a layer that is declared to be float gives the output, the
 # relative limits hold.
-# The others, as a share of the largest golden output: what the nets of tests/benchmarks/engines.py and that MobileNetV2
-# show (largest error and root mean square: float16 0.002 and 0.0003, dynamic_int8 0.051 and 0.005, int16x8 0.15 and
-# 0.009, weight_int4 0.44 and 0.06), and half as much again or more, but for the largest error of weight_int4.
+# The others, as a share of the largest golden output: what the nets of benchmarks/conversion/engines.py and that
+# MobileNetV2 show (largest error and root mean square: float16 0.002 and 0.0003, dynamic_int8 0.051 and 0.005, int16x8
+# 0.15 and 0.009, weight_int4 0.44 and 0.06), and half as much again or more, but for the largest error of weight_int4.
 _RECIPES = {
     recipe.name: recipe
     for recipe in (

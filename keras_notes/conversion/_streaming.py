@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_notes._checks import received
+from keras_notes._shared.checks import received
 
 __all__ = ["streaming_model"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import keras
 
-from keras_notes._checks import check_non_negative, differ, received
-from keras_notes.distillation._features import FeatureMatch, feature_match_from
-from keras_notes.distillation._forms import check_forms, final_activations, forms_of, outputs_of
-from keras_notes.distillation._schedules import constant_or_schedule
-from keras_notes.distillation._teacher_cache import TeacherCache
-from keras_notes.distillation._teachers import check_model, models_of
-from keras_notes.distillation._terms import OutputTerm
+from keras_notes._shared.checks import check_non_negative, differ, received
+from keras_notes.distillation.cache._teacher_cache import TeacherCache
+from keras_notes.distillation.objective._feature_match import FeatureMatch, feature_match_from
+from keras_notes.distillation.objective._output_forms import check_forms, final_activations, forms_of, outputs_of
+from keras_notes.distillation.objective._output_term import OutputTerm
+from keras_notes.distillation.objective._schedules import constant_or_schedule
+from keras_notes.distillation.recording._teachers import check_model, models_of
 from keras_notes.losses import DistillationLoss
 
 __all__ = ["as_features", "as_losses", "as_teachers", "as_weights", "check_models", "terms_of"]

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._checks import check_at_least, received
+from keras_notes._shared.atomic_files import written_whole
+from keras_notes._shared.checks import check_at_least, received
 from keras_notes.distillation._fingerprints import model_fingerprint
-from keras_notes.distillation._whole_files import written_whole
 
 __all__ = ["Checkpoint"]
 

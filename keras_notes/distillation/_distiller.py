@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_between, check_positive
+from keras_notes._shared.checks import check_between, check_positive
 from keras_notes.distillation._arguments import (
     as_features,
     as_losses,
@@ -17,17 +17,23 @@ from keras_notes.distillation._arguments import (
     check_models,
     terms_of,
 )
-from keras_notes.distillation._batches import inputs_and_record
-from keras_notes.distillation._connectors import StudentFeatures
-from keras_notes.distillation._features import FeatureMatch
+from keras_notes.distillation._distillation_model import TwoTermModel
 from keras_notes.distillation._fingerprints import weight_sums
-from keras_notes.distillation._first_batch import TeacherProbe
-from keras_notes.distillation._forms import check_label_losses, final_activations, outputs_of
-from keras_notes.distillation._objective import Objective
-from keras_notes.distillation._schedules import constant_or_schedule, is_schedule, restored, serialized, value_at
-from keras_notes.distillation._teacher_cache import TeacherCache
-from keras_notes.distillation._teachers import Teachers, teacher_shares
-from keras_notes.distillation._two_terms import TwoTermModel
+from keras_notes.distillation._seeded_batches import inputs_and_record
+from keras_notes.distillation._start_checks import TeacherProbe
+from keras_notes.distillation.cache._teacher_cache import TeacherCache
+from keras_notes.distillation.objective._feature_match import FeatureMatch
+from keras_notes.distillation.objective._objective import Objective
+from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations, outputs_of
+from keras_notes.distillation.objective._schedules import (
+    constant_or_schedule,
+    is_schedule,
+    restored,
+    serialized,
+    value_at,
+)
+from keras_notes.distillation.recording._student_features import StudentFeatures
+from keras_notes.distillation.recording._teachers import Teachers, teacher_shares
 
 __all__ = ["Distiller"]
 

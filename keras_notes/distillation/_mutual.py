@@ -8,11 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_between, check_same_shape, received
-from keras_notes.distillation._forms import check_label_losses, final_activations
-from keras_notes.distillation._schedules import restored
-from keras_notes.distillation._terms import weighted_loss
-from keras_notes.distillation._two_terms import TwoTermModel
+from keras_notes._shared.checks import check_between, check_same_shape, received
+from keras_notes.distillation._distillation_model import TwoTermModel
+from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations
+from keras_notes.distillation.objective._output_term import weighted_loss
+from keras_notes.distillation.objective._schedules import restored
 from keras_notes.losses import DistillationLoss
 
 __all__ = ["MutualDistiller"]

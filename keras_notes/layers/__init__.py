@@ -9,15 +9,15 @@ decoding      generate; decoding_models, decoding_samples for the device
 
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._decoder import TransformerDecoder
-from keras_notes.layers._decoding_models import decoding_models, decoding_samples
 from keras_notes.layers._encoder import TransformerEncoder
-from keras_notes.layers._generate import generate
 from keras_notes.layers._lstm import LSTM, count_lstm_params, lstm_step
 from keras_notes.layers._multi_head_attention import MultiHeadAttention
 from keras_notes.layers._one_hot import OneHot, one_hot
 from keras_notes.layers._positional_encoding import PositionalEncoding, sinusoidal
 from keras_notes.layers._rotary import apply_rotary, rotary_angles
 from keras_notes.layers._transformer import Transformer
+from keras_notes.layers.decoding._decoding_models import decoding_models, decoding_samples
+from keras_notes.layers.decoding._generate import generate
 
 __all__ = [
     "LSTM",

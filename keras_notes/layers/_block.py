@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_notes._checks import check_at_least, check_between, check_choice, check_positive, received
+from keras_notes._shared.checks import check_at_least, check_between, check_choice, check_positive, received
 from keras_notes.layers._feed_forward import FeedForward, checked_activation
 from keras_notes.layers._initializers import another
 from keras_notes.layers._multi_head_attention import MultiHeadAttention, checked_groups

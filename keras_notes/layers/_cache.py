@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_notes._checks import differ
+from keras_notes._shared.checks import differ
 from keras_notes.layers._inputs import check_within
 
 __all__ = ["Cache", "check_memory", "empty_cache", "written"]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras.src import backend as keras_backend
 
-from keras_notes._checks import differ
+from keras_notes._shared.checks import differ
 from keras_notes.layers._block import Block
 from keras_notes.layers._cache import Cache
 from keras_notes.layers._initializers import seeds_from

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_notes._checks import check_at_least, received
+from keras_notes._shared.checks import check_at_least, received
 from keras_notes.layers._initializers import another
 
 __all__ = ["FeedForward", "checked_activation"]

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._checks import check_at_least, received
+from keras_notes._shared.checks import check_at_least, received
 
 __all__ = ["check_ids", "check_integer_dtype", "check_within", "known_index", "known_values"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_choice, received
+from keras_notes._shared.checks import check_at_least, check_choice, received
 
 __all__ = ["LSTM", "count_lstm_params", "lstm_step"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import differ
+from keras_notes._shared.checks import differ
 from keras_notes.layers._inputs import known_index
 
 __all__ = ["causal_mask", "combined_mask"]

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_between, check_positive, differ, received
+from keras_notes._shared.checks import check_at_least, check_between, check_positive, differ, received
 from keras_notes.layers._attention import scaled_dot_product_attention
 from keras_notes.layers._cache import Cache, check_memory, empty_cache, written
 from keras_notes.layers._initializers import another

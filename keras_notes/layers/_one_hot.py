@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_choice, received
+from keras_notes._shared.checks import check_at_least, check_choice, received
 from keras_notes.layers._inputs import check_ids, check_integer_dtype
 
 __all__ = ["OneHot", "one_hot"]

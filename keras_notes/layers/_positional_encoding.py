@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_positive
+from keras_notes._shared.checks import check_at_least, check_positive
 from keras_notes.layers._inputs import check_within, known_index
 
 __all__ = ["PositionalEncoding", "frequencies", "rows_from", "sinusoidal"]

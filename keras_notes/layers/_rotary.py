@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_integer, check_positive, received
+from keras_notes._shared.checks import check_integer, check_positive, received
 from keras_notes.layers._inputs import known_index, known_values
 from keras_notes.layers._positional_encoding import frequencies, rows_from
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_integer, received
+from keras_notes._shared.checks import check_at_least, check_integer, received
 from keras_notes.layers._block import normalization_layer
 from keras_notes.layers._cache import Cache
 from keras_notes.layers._decoder import TransformerDecoder

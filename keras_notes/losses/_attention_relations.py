@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_notes._checks import check_at_least, check_positive, differ, received
+from keras_notes._shared.checks import check_at_least, check_positive, differ, received
 from keras_notes.losses._base import TeacherLoss
 from keras_notes.losses._divergences import RULED_OUT, kl_divergence
 from keras_notes.losses._labels import mask_of

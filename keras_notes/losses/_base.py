@@ -7,7 +7,7 @@ import inspect
 import keras
 from keras import ops
 
-from keras_notes._checks import differ
+from keras_notes._shared.checks import differ
 from keras_notes.losses._labels import loss_dtype, mask_of
 
 __all__ = ["Loss", "TeacherLoss", "WholeSampleLoss"]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_non_negative, check_positive, differ
+from keras_notes._shared.checks import check_non_negative, check_positive, differ
 from keras_notes.losses._base import TeacherLoss
 from keras_notes.losses._divergences import (
     RULED_OUT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_notes._checks import (
+from keras_notes._shared.checks import (
     check_between,
     check_choice,
     check_integer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_notes._checks import check_integer, check_positive, differ, received
+from keras_notes._shared.checks import check_integer, check_positive, differ, received
 from keras_notes.losses._base import TeacherLoss, WholeSampleLoss
 from keras_notes.losses._geometry import check_same_batch, unit_vectors
 from keras_notes.losses._labels import check_feature_axis

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._checks import check_integer, check_non_negative, received
+from keras_notes._shared.checks import check_integer, check_non_negative, received
 from keras_notes.losses._base import Loss
 from keras_notes.losses._labels import aligned_labels, raise_if_labels_out_of_range, to_logits
 from keras_notes.losses._log_odds import focal_of_independent, power

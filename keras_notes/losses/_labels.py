@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from keras.src import backend as keras_backend
 
-from keras_notes._checks import check_same_shape, differ, received
+from keras_notes._shared.checks import check_same_shape, differ, received
 
 __all__ = [
     "aligned_labels",

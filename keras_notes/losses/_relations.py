@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_notes._checks import check_integer, check_non_negative, received
+from keras_notes._shared.checks import check_integer, check_non_negative, received
 from keras_notes.losses._base import WholeSampleLoss
 from keras_notes.losses._divergences import kl_terms
 from keras_notes.losses._geometry import check_same_batch, flattened, unit_vectors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
-from keras_notes._checks import check_integer, check_positive, received
+from keras_notes._shared.checks import check_integer, check_positive, received
 from keras_notes.losses._divergences import RULED_OUT
 from keras_notes.losses._labels import raise_if_labels_out_of_range
 

@@ -10,7 +10,7 @@ from keras_notes.compression import cluster, prune, quantize_aware, strip
 from keras_notes.compression._clustering import _clustered, means_of
 from tests.compression.test_pruning import LOSS, X, Y, fitted, kernels, net
 from tests.compression.zoo import NETS
-from tests.gradients import value_and_gradient
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

@@ -5,7 +5,7 @@ import pytest
 from keras_notes import errors
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._recipes import plan_of
-from tests.bundles import DEQUANTIZE, QUANTIZE, drawn_file
+from tests.support.bundles import DEQUANTIZE, QUANTIZE, drawn_file
 
 FLOAT32, STATIC_INT8 = plan_of("float32"), plan_of("static_int8")
 FLOAT_ADD, INTEGER_ADD = ("ADD", False, (0, 0), (0,)), ("ADD", False, (1, 1), (1,))

@@ -7,9 +7,9 @@ from ai_edge_litert.interpreter import OpResolverType
 
 import keras_notes as kn
 from keras_notes import errors
-from keras_notes._litert import KERNELS, quantize
-from keras_notes._tflite_reader import read_tflite
-from tests.bundles import GOLDEN_INPUT, LABELS, MODEL_FILE, bars, interpreter
+from keras_notes._litert.reader import read_tflite
+from keras_notes._litert.runtime import KERNELS, quantize
+from tests.support.bundles import GOLDEN_INPUT, LABELS, MODEL_FILE, bars, interpreter
 
 EDGES = ("float32", "uint8", "int8")
 CONVERSIONS = [("float32", "float32"), *(("static_int8", edges) for edges in EDGES)]

@@ -9,8 +9,8 @@ import pytest
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes.bundle import open_bundle
-from keras_notes.conversion._file_maker import Converted, FileMaker
-from tests.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
+from keras_notes.conversion._pipeline import Converted, FileMaker
+from tests.support.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
 
 X = bars(100, seed=1)[0]
 

@@ -3,8 +3,8 @@
 import pytest
 
 import keras_notes as kn
+from benchmarks.conversion.zoo import ZOO, samples
 from keras_notes.bundle import open_bundle
-from tests.benchmarks.conversion_zoo import ZOO, samples
 
 MODELS = ("multi_input", "nested", "unet_transpose")
 

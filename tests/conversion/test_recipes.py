@@ -8,9 +8,9 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 import keras_notes as kn
 from keras_notes import errors
-from keras_notes._tflite_reader import read_tflite
+from keras_notes._litert.reader import read_tflite
 from keras_notes.conversion._recipes import RECIPES, plan_of
-from tests.bundles import bars, run_device
+from tests.support.bundles import bars, run_device
 
 INTEGER = ("static_int8", "int16x8")
 # As a share of the largest output; each recipe's own limit is wider (see _recipes.py).

@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_notes as kn
 from keras_notes.conversion import streaming_model
-from tests.bundles import run_device
+from tests.support.bundles import run_device
 
 STEPS, INPUTS = 10, 4
 X = np.random.default_rng(0).normal(size=(1, STEPS, INPUTS)).astype("float32")

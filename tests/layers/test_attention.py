@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from keras_notes.layers import scaled_dot_product_attention
-from tests.gradients import value_and_gradient
 from tests.layers.contract import FLOAT32_ROUNDING
 from tests.layers.references import attention
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

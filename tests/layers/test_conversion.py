@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_notes as kn
-from keras_notes._tflite_reader import read_tflite
+from keras_notes._litert.reader import read_tflite
 from keras_notes.layers import OneHot, PositionalEncoding, Transformer, TransformerEncoder
 
 RECIPES = ("float32", "dynamic_int8", "static_int8", "int16x8")

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 
-from tests.gradients import value_and_gradient
+from tests.support.gradients import value_and_gradient
 
 FLOAT32_ROUNDING = 1e-6
 # Compilers sum in another order, and a sum of a few hundred terms rounds in proportion to its root.

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from tests.gradients import value_and_gradient
 from tests.losses.contract import copy_of
+from tests.support.gradients import value_and_gradient
 
 # Features pass through a square, a sum, a root and a division: some roundings of 6e-8 on sums of a few hundred terms.
 FLOAT32_TOLERANCE = 1e-5

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tests.gradients import value_and_gradient
 from tests.losses.contract import copy_of
+from tests.support.gradients import value_and_gradient
 
 
 def logits_pair(scale=3.0, shape=(16, 10), seed=0):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from keras_notes.losses import AttentionRelationLoss
-from tests.gradients import value_and_gradient
 from tests.losses.contract import check_loss, check_no_gradient_reaches_the_teacher, check_trains, copy_of
 from tests.losses.feature_checks import (
     FLOAT32_TOLERANCE,
@@ -16,6 +15,7 @@ from tests.losses.feature_checks import (
     half_precision_extremes,
     rotation,
 )
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

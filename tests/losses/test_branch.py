@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_notes.losses._branch import branch
-from tests.gradients import value_and_gradient
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

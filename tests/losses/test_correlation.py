@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from keras_notes.losses import CorrelationDistillationLoss
-from tests.gradients import value_and_gradient
 from tests.losses.contract import (
     check_loss,
     check_no_gradient_reaches_the_teacher,
@@ -12,6 +11,7 @@ from tests.losses.contract import (
 )
 from tests.losses.logit_checks import values_of
 from tests.losses.references import softmax
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

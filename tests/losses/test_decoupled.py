@@ -5,7 +5,6 @@ import pytest
 from keras import ops
 
 from keras_notes.losses import DecoupledDistillationLoss, DistillationLoss, with_labels
-from tests.gradients import value_and_gradient
 from tests.losses.contract import (
     check_loss,
     check_no_gradient_reaches_the_teacher,
@@ -14,6 +13,7 @@ from tests.losses.contract import (
 )
 from tests.losses.logit_checks import values_of
 from tests.losses.references import softmax
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

@@ -6,10 +6,10 @@ import pytest
 from keras import ops
 
 from keras_notes.losses import DistillationLoss
-from tests.gradients import value_and_gradient
 from tests.losses.contract import check_loss
 from tests.losses.logit_checks import gradient_of, logits_pair
 from tests.losses.references import distillation, softmax
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

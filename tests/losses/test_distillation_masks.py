@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from keras_notes.losses import DistillationLoss
-from tests.gradients import value_and_gradient
 from tests.losses.logit_checks import gradient_of, logits_pair, values_of
 from tests.losses.references import distillation, sigmoid
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from keras_notes.losses import AttentionTransferLoss, HintLoss
-from tests.gradients import value_and_gradient
 from tests.losses.contract import check_loss, check_no_gradient_reaches_the_teacher, check_trains
 from tests.losses.feature_checks import (
     FLOAT32_TOLERANCE,
@@ -15,6 +14,7 @@ from tests.losses.feature_checks import (
     features,
     half_precision_extremes,
 )
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

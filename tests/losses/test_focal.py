@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from keras_notes.losses import FocalLoss
-from tests.gradients import value_and_gradient
 from tests.losses.contract import check_loss, check_trains_in_a_plain_model
 from tests.losses.references import exclusive_focal, independent_focal, sigmoid, softmax
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 
@@ -134,7 +134,7 @@ def test_probabilities_and_their_logits_agree(batch):
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_value_and_gradient_match_float64_at_every_margin(gamma, labels, compiled):
     # For comparison: keras.losses.CategoricalFocalCrossentropy(from_logits=True) has the gradient 0 from a margin of
-    # -16 on, where it should be -0.25 (tests/benchmarks/losses.py prints both).
+    # -16 on, where it should be -0.25 (benchmarks/losses/accuracy.py prints both).
     logits, ids = logits_of_margins(MARGINS), np.full(len(MARGINS), 2)
     y_true = ids if labels == "ids" else np.eye(5, dtype="float32")[ids]
     got = values_and_gradients(FocalLoss(gamma, from_logits=True), y_true, logits, compiled)

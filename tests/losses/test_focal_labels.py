@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 from keras_notes.losses import FocalLoss, _focal
-from tests.gradients import value_and_gradient, values_and_gradients
 from tests.losses.references import exclusive_focal, independent_focal, softmax
+from tests.support.gradients import value_and_gradient, values_and_gradients
 
 pytestmark = pytest.mark.any_backend
 

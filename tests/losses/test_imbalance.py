@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from keras_notes.losses import AsymmetricLoss, FocalLoss, class_balanced_alpha
-from tests.gradients import values_and_gradients
 from tests.losses.contract import check_loss, check_trains_in_a_plain_model
 from tests.losses.references import asymmetric, sigmoid
+from tests.support.gradients import values_and_gradients
 
 pytestmark = pytest.mark.any_backend
 

@@ -10,9 +10,9 @@ from keras_notes.losses import (
     RelationalLoss,
     SimilarityPreservingLoss,
 )
-from tests.gradients import value_and_gradient
 from tests.losses.contract import FLOAT32_ROUNDING
 from tests.losses.feature_checks import KeepsMask, features
+from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
 

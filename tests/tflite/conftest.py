@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import TESTDATA
 from tests.layers.decoders import device_samples, device_transformer
-from tests.tools import need
-from tests.web_bundles import SPACE, add_tokenizer, int8_stream_bundle, motion_bundle, translator_bundle, without_stream
-from tests.web_pages import build_page, new_page, open_bundle, web_module
+from tests.support.bundles import TESTDATA
+from tests.support.tools import need
+from tests.support.web_bundles import (
+    SPACE,
+    add_tokenizer,
+    int8_stream_bundle,
+    motion_bundle,
+    translator_bundle,
+    without_stream,
+)
+from tests.support.web_pages import build_page, new_page, open_bundle, web_module
 
 SOURCE_LENGTH, VOCABULARY = 6, 1500
 WORDS = [f"{SPACE}word{place}" for place in range(VOCABULARY - 4)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from keras_notes.bundle import open_bundle
-from tests.bundles import MODEL_FILE, TESTDATA, output_lsb, rewrite_golden, run_device
-from tests.native_runners import (
+from tests.support.bundles import MODEL_FILE, TESTDATA, output_lsb, rewrite_golden, run_device
+from tests.support.native_runners import (
     EMULATE,
     assert_same_files,
     emulated,
@@ -18,7 +18,7 @@ from tests.native_runners import (
     outputs_in_python,
     reason_of,
 )
-from tests.tools import need
+from tests.support.tools import need
 
 PREPARE = EMULATE.with_name("prepare.py")
 CPUS = ("cortex-a76", "cortex-a53", "max")

@@ -7,8 +7,8 @@ import pytest
 
 import keras_notes as kn
 from keras_notes.layers import decoding_models, decoding_samples, generate
-from tests.bundles import RUNNER, TESTDATA, copied, error_lines, run_device
 from tests.layers.decoders import END, START, device_samples, device_transformer
+from tests.support.bundles import RUNNER, TESTDATA, copied, error_lines, run_device
 
 SCRIPT = RUNNER.with_name("generate.py")
 KEYS = ["runner", "runtime_version", "device", "ids", "text", "ended", "tokens_per_second", "model_sha256"]

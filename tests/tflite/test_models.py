@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import keras_notes as kn
 from keras_notes.conversion import streaming_model
 from keras_notes.layers import decoding_models, decoding_samples, generate
-from tests.bundles import LABELS, RUNNER, TESTDATA, bars, copied, edit_manifest, run_device
 from tests.layers.decoders import END, PAD, START, device_samples, device_transformer
+from tests.support.bundles import LABELS, RUNNER, TESTDATA, bars, copied, edit_manifest, run_device
 
 # Each output is a step of int8 or less from the trained model's; a probability moves by less than that of its logits.
 INT8_PROBABILITY = 0.15

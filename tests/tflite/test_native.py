@@ -12,7 +12,7 @@ from keras import layers
 
 import keras_notes as kn
 from keras_notes.bundle import open_bundle
-from tests.bundles import (
+from tests.support.bundles import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT,
     TESTDATA,
@@ -24,7 +24,7 @@ from tests.bundles import (
     rewrite_golden,
     run_device,
 )
-from tests.native_runners import (
+from tests.support.native_runners import (
     NATIVE_SHA256,
     assert_same_files,
     build_native,

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.bundles import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL_FILE, TESTDATA, edit_manifest, rewrite
-from tests.native_runners import NATIVE_SHA256, build_native, native, reason_of
+from tests.support.bundles import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL_FILE, TESTDATA, edit_manifest, rewrite
+from tests.support.native_runners import NATIVE_SHA256, build_native, native, reason_of
 
 
 @pytest.fixture(scope="session", autouse=True)

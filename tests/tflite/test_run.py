@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import OpResolverType
 
 import keras_notes as kn
 from keras_notes.bundle import open_bundle
-from tests.bundles import (
+from tests.support.bundles import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT,
     MODEL_FILE,

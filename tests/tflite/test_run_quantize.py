@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import OpResolverType
 
-from keras_notes._litert import quantize
-from keras_notes._tflite_reader import read_tflite
+from keras_notes._litert.reader import read_tflite
+from keras_notes._litert.runtime import quantize
 from keras_notes.bundle import open_bundle
-from tests.bundles import MODEL_FILE, TESTDATA, interpreter, runner_module
+from tests.support.bundles import MODEL_FILE, TESTDATA, interpreter, runner_module
 
 runner = runner_module()
 

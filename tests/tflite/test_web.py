@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import OpResolverType
 
-from tests.bundles import (
+from tests.layers.decoders import device_samples
+from tests.support.bundles import (
     GOLDEN_INPUT,
     LABELS,
     MODEL_FILE,
@@ -18,11 +19,20 @@ from tests.bundles import (
     run_device,
     runner_module,
 )
-from tests.layers.decoders import device_samples
+from tests.support.tools import need
+from tests.support.web_bundles import ACTIVITIES, AXES, END, PAD, SPACE, START, UNKNOWN, WINDOW, motion, tokenizer_json
+from tests.support.web_pages import (
+    PHONE,
+    draw,
+    in_node,
+    install_packages,
+    last,
+    new_page,
+    open_bundle,
+    shown,
+    wait_until,
+)
 from tests.tflite.conftest import SOURCE_LENGTH, WORDS
-from tests.tools import need
-from tests.web_bundles import ACTIVITIES, AXES, END, PAD, SPACE, START, UNKNOWN, WINDOW, motion, tokenizer_json
-from tests.web_pages import PHONE, draw, in_node, install_packages, last, new_page, open_bundle, shown, wait_until
 
 # One product in another order, and what comes of it through a softmax or 25 steps.
 FLOAT32_ROUNDING = 1e-5

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import MODEL_FILE, TESTDATA, copied, edit_manifest
-from tests.tools import need
-from tests.web_pages import build_page, draw, new_page, open_bundle, shown, wait_until, web_module
+from tests.support.bundles import MODEL_FILE, TESTDATA, copied, edit_manifest
+from tests.support.tools import need
+from tests.support.web_pages import build_page, draw, new_page, open_bundle, shown, wait_until, web_module
 
 MOST_PAGE_BYTES = 1_000_000
 

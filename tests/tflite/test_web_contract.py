@@ -11,7 +11,7 @@ import pytest
 from ai_edge_litert.interpreter import OpResolverType
 
 from keras_notes.bundle import open_bundle
-from tests.bundles import (
+from tests.support.bundles import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT,
     MODEL_FILE,
@@ -24,8 +24,8 @@ from tests.bundles import (
     rewrite_golden,
     runner_module,
 )
-from tests.tools import need
-from tests.web_pages import WEB, contract, in_node, outputs, web_module
+from tests.support.tools import need
+from tests.support.web_pages import WEB, contract, in_node, outputs, web_module
 
 # One product in another order, and what comes of it in 75 steps or a softmax.
 FLOAT32_ROUNDING = 1e-5

@@ -1,0 +1,193 @@
+"""Which models convert, by which recipe, and how near each file is to its model; beside Keras's own export.
+
+    python benchmarks/conversion/matrix.py [--only NAME ...] [--processes 2] [--write]
+
+Every model of `conversion_zoo.py` (random weights that look trained), 256 calibration samples, 16 others as golden
+samples, each recipe; a row a model, made in a process of its own. A cell holds the size of the file in KiB and the
+largest error: of integer files in steps of the output's grid, of others as a share of the largest output; or why there
+is no file ("refused"), or what the verification found ("strays"), with how far rounding alone moves such a model: one
+with random weights has no reason to be robust to it. The last column is `model.export(format="litert")`.
+--write renews conversion_matrix.md beside this file, with every reason in full.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+TABLE = Path(__file__).with_suffix(".md")
+RECIPES = ("float32", "float16", "dynamic_int8", "static_int8", "int16x8", "weight_int4")
+CALIBRATION, GOLDEN = 256, 16
+SECONDS = 1800
+BAD_DB = 10
+
+
+def row(name):
+    """The cells of one model, by recipe, as {"text", "reason"}."""
+    import keras
+
+    import keras_notes as kn
+    from benchmarks.conversion.zoo import ZOO, samples
+    from keras_notes.bundle import write_bundle
+    from keras_notes.conversion._bundle_builder import PreparedModel
+    from keras_notes.conversion._recipes import plan_of
+
+    model = ZOO[name]()
+    calibration, golden = samples(name, CALIBRATION, seed=1), samples(name, GOLDEN, seed=2)
+    cells = {"parameters": {"text": f"{model.count_params():,}", "reason": ""}}
+    with tempfile.TemporaryDirectory() as directory:
+        # What `convert` does, with the steps that recipes share made once.
+        prepared = PreparedModel(model, calibration=calibration, golden=golden)
+        for recipe in RECIPES:
+            try:
+                contents = prepared.contents(plan_of(recipe), "float32")
+                bundle = write_bundle(Path(directory) / recipe, *contents)
+                cells[recipe] = proven(bundle)
+                if cells[recipe]["reason"]:
+                    cells[recipe]["reason"] += f". {evidence(prepared.graphs[0], bundle)}"
+            except kn.errors.ConversionError as error:
+                cells[recipe] = {"text": "refused", "reason": str(error)}
+        reference = bundle if (bundle := _float_bundle(directory)) else None
+        cells["keras export"] = exported(keras, model, Path(directory), reference)
+    return cells
+
+
+def proven(bundle):
+    """The cell of a bundle."""
+    import keras_notes as kn
+
+    try:
+        report, reason, state = kn.verify(bundle), "", ""
+    except kn.errors.VerificationError as error:
+        report, reason, state = error.report, str(error), "strays "
+    output = max(report.outputs, key=lambda output: output.max_error_lsb or 0.0)
+    if output.max_error_lsb is not None and bundle.manifest.tolerance.max_error_lsb is not None:
+        error = f"{output.max_error_lsb:.1f} LSB"
+    else:
+        signature = bundle.manifest.signatures[0]
+        largest = {name: abs(values).max() or 1.0 for name, values in bundle.golden(signature)[1].items()}
+        error = f"{max(output.max_error / largest[output.name] for output in report.outputs):.1e}"
+    return {"text": f"{state}{bundle.model_bytes / 1024:.0f} K, {error}", "reason": reason}
+
+
+def evidence(graph, bundle):
+    """Whose error it is that a file strays: what rounding does without any converter, and where in the file it begins.
+
+    The weights of the Keras model are rounded to the recipe's format, a scale for each output channel, and nothing
+    else: not the activations.
+    """
+    from keras_notes.bundle import read_tensor_errors
+
+    inputs, exact = bundle.golden(bundle.manifest.signatures[0])
+    samples = {name: inputs[name] for name in graph.input_specs}
+    before = graph.model.get_weights()
+    graph.model.set_weights([_rounded(weight, bundle.manifest.recipe) for weight in before])
+    rounded = graph.run(samples)[1]
+    graph.model.set_weights(before)
+    moved = max(abs(exact[name] - rounded[name]).max() / (abs(exact[name]).max() or 1.0) for name in exact)
+    below = [error.name for error in read_tensor_errors(bundle) or () if error.sqnr_db < BAD_DB]
+    first = f"the first tensor below {BAD_DB} dB is {below[0]}" if below else f"no tensor is below {BAD_DB} dB"
+    return f"Rounding its weights alone, in Keras, moves its outputs by up to {moved:.1e} of the largest; {first}"
+
+
+def _rounded(weight, recipe):
+    import numpy as np
+
+    if weight.ndim < 2 or weight.dtype != np.float32:
+        return weight
+    if recipe == "float16":
+        return weight.astype("float16").astype("float32")
+    most = 7 if recipe == "weight_int4" else 127
+    # A depthwise kernel, (height, width, channels, 1), has its channels before the last axis.
+    axes = tuple(range(weight.ndim - 1 - (weight.ndim == 4 and weight.shape[-1] == 1)))
+    scale = np.maximum(abs(weight).max(axis=axes, keepdims=True), 1e-30) / most
+    return np.round(weight / scale) * scale
+
+
+def _float_bundle(directory):
+    from keras_notes.bundle import open_bundle
+
+    path = Path(directory) / "float32"
+    return open_bundle(path) if path.exists() else None
+
+
+def exported(keras, model, directory, bundle):
+    """The cell of Keras's own export: whether LiteRT runs it, and gives what the model gives."""
+    import numpy as np
+
+    path = directory / "keras.tflite"
+    try:
+        model.export(str(path), format="litert", verbose=False)
+    except Exception as error:
+        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        return {"text": "no file", "reason": f"{type(error).__name__}: {text[:300]}"}
+    if bundle is None:
+        return {"text": f"{path.stat().st_size / 1024:.0f} K", "reason": "not run: there is nothing to compare with"}
+    inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
+    np.savez(directory / "golden.npz", *inputs.values(), *outputs.values())
+    program = [sys.executable, str(Path(__file__).with_name("run_tflite.py")), str(path), str(directory / "golden.npz")]
+    found = subprocess.run([*program, str(len(inputs))], capture_output=True, text=True, check=False, timeout=300)
+    size = f"{path.stat().st_size / 1024:.0f} K"
+    if found.returncode != 0:
+        reason = (found.stderr.strip().splitlines() or [f"exit code {found.returncode}"])[-1]
+        return {"text": f"{size}, does not run", "reason": reason[:300]}
+    return {"text": f"{size}, {float(found.stdout):.1e}", "reason": ""}
+
+
+def rows(names, processes):
+    """Yields (name, cells) as they come, each made in a process of its own."""
+
+    def made(name):
+        command = [sys.executable, __file__, "--row", name]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return name, None, f"longer than {SECONDS} s"
+        lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
+        return name, json.loads(lines[-1]) if lines else None, found.stderr[-2000:]
+
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        yield from pool.map(made, names)
+
+
+def main():
+    """Prints the table, and writes it."""
+    from benchmarks.conversion.zoo import ZOO
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(ZOO), default=list(ZOO), metavar="NAME")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.name}")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(row(options.row)))
+        return 0
+    columns = ("parameters", *RECIPES, "keras export")
+    lines = ["| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    reasons, died = [], []
+    for name, cells, log in rows(options.only, options.processes):
+        if cells is None:
+            died.append(name)
+            print(f"{name}: no row\n{log}", flush=True)
+            continue
+        lines.append(f"| {name} | " + " | ".join(cells[column]["text"] for column in columns) + " |")
+        reasons += [f"- {name}, {c}: {cells[c]['reason']}" for c in columns if cells[c]["reason"]]
+        print(lines[-1], flush=True)
+    if options.write:
+        head = f"Made by `python tests/benchmarks/{Path(__file__).name} --write`; what a cell means stands there.\n"
+        TABLE.write_text("\n".join([head, *lines, "", "Reasons:", "", *reasons]) + "\n")
+    else:
+        print("\n".join(["", *reasons]))
+    return 1 if died else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The bundle: the border between training and device."""
+
+from keras_notes.bundle._bundle import Bundle, check_target, open_bundle, write_bundle
+from keras_notes.bundle._candidates import CANDIDATES_FILE, Candidate, Choice, read_choice
+from keras_notes.bundle._manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    FileEntry,
+    Manifest,
+    SignatureEntry,
+    StateEntry,
+    TensorEntry,
+    Tolerance,
+)
+from keras_notes.bundle._manifest import signature_from_dict as signature_from_dict
+from keras_notes.bundle._tensor_errors import TENSORS_FILE, TensorError, read_tensor_errors
+
+__all__ = [
+    "CANDIDATES_FILE",
+    "FORMAT_VERSION",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "TENSORS_FILE",
+    "Bundle",
+    "Candidate",
+    "Choice",
+    "FileEntry",
+    "Manifest",
+    "SignatureEntry",
+    "StateEntry",
+    "TensorEntry",
+    "TensorError",
+    "Tolerance",
+    "check_target",
+    "open_bundle",
+    "read_choice",
+    "read_tensor_errors",
+    "write_bundle",
+]

@@ -1,0 +1,120 @@
+"""`keras-notes inspect`: what a bundle or a .tflite file holds, in words or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from keras_notes._litert import client as tflite_process
+from keras_notes._litert.metadata import DESCRIPTION
+from keras_notes._litert.model import TfliteFile
+from keras_notes.bundle import (
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    Bundle,
+    TensorEntry,
+    open_bundle,
+    read_choice,
+    read_tensor_errors,
+)
+from keras_notes.errors import BundleError
+
+__all__ = ["inspect"]
+
+# Below this the noise of quantization is a tenth of the signal's power.
+_BAD_DB = 10.0
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Prints what `options.directory`, a bundle or a .tflite file, holds.
+
+    Raises:
+        BundleError: If it is neither.
+    """
+    path: Path = options.directory
+    if path.is_file():
+        _inspect_file(path, options.json)
+        return
+    bundle = open_bundle(path)
+    if options.debug:
+        _print_errors(bundle, options.json)
+    elif options.json:
+        print((bundle.directory / MANIFEST_FILE).read_text(), end="")
+    else:
+        _print_bundle(bundle, tflite_process.describe(bundle.model_path))
+
+
+def _inspect_file(path: Path, as_json: bool) -> None:
+    file = tflite_process.describe(path)
+    embedded = file.metadata.get(DESCRIPTION)
+    try:
+        description = None if embedded is None else json.loads(embedded)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"The description in {str(path)!r} must be JSON. Received: {error}.") from error
+    if as_json:
+        print(json.dumps({"description": description, "operators": file.operator_counts()}))
+        return
+    print(f"{path.name}: {path.stat().st_size} bytes")
+    if isinstance(description, dict):
+        made = ", ".join(f"{key} {description.get(key)}" for key in ("name", "recipe", "edges"))
+        print(f"made by keras_notes: {made}; labels: {description.get('labels')}")
+    for signature in file.signatures:
+        print(f"signature {signature.name}: {', '.join(signature.inputs)} -> {', '.join(signature.outputs)}")
+    _print_file(file)
+
+
+def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
+    manifest = bundle.manifest
+    print(f"{manifest.name}: recipe {manifest.recipe}, edges {manifest.edges}, {bundle.model_bytes} bytes")
+    if manifest.exceptions:
+        print("layers: " + ", ".join(f"{pattern} {recipe}" for pattern, recipe in manifest.exceptions.items()))
+    for signature in manifest.signatures:
+        print(f"signature {signature.name}, {signature.golden_samples} golden samples")
+        for kind, entries in (("input", signature.inputs), ("output", signature.outputs)):
+            for entry in entries:
+                print(f"  {kind} {_described(entry)}")
+        for state in signature.states:
+            print(f"  state {state.output} -> {state.input}")
+    _print_file(file)
+    if manifest.preprocessing is not None:
+        print(f"preprocessing: {manifest.preprocessing}")
+    if manifest.labels is not None:
+        print(f"labels: {', '.join(manifest.labels)}")
+    for name, value in manifest.metrics.items():
+        print(f"{name}: {value:g}")
+    if (choice := read_choice(bundle)) is not None:
+        print(choice)
+    print("made by " + ", ".join(f"{package} {number}" for package, number in manifest.versions.items()))
+
+
+def _print_file(file: TfliteFile) -> None:
+    print("operators: " + ", ".join(f"{count} {name}" for name, count in file.operator_counts().items()))
+    islands = file.float_islands()
+    if file.is_mixed or not islands:
+        print(f"in floating point: {', '.join(islands) or 'none'}")
+
+
+def _described(entry: TensorEntry) -> str:
+    grid = "" if entry.scale is None else f", 1 LSB = {entry.scale:.6g}, zero point {entry.zero_point}"
+    return f"{entry.name}: {entry.dtype} {list(entry.shape)}{grid}"
+
+
+def _print_errors(bundle: Bundle, as_json: bool) -> None:
+    errors = read_tensor_errors(bundle)
+    if errors is None:
+        raise BundleError(
+            f"The bundle {str(bundle.directory)!r} must hold {TENSORS_FILE} to be debugged. Received: recipe "
+            f"{bundle.manifest.recipe!r}; a float32 file has no error of quantization."
+        )
+    if as_json:
+        print(json.dumps([dataclasses.asdict(error) for error in errors]))
+        return
+    width = max((len(error.name) for error in errors), default=6)
+    print(f"{'tensor':<{width}}  {'SQNR':>8}  {'largest error':>13}  {'largest value':>13}")
+    for error in errors:
+        print(f"{error.name:<{width}}  {error.sqnr_db:5.1f} dB  {error.max_error:13.4g}  {error.max_value:13.4g}")
+    bad = [error.name for error in errors if not math.isnan(error.sqnr_db) and error.sqnr_db < _BAD_DB]
+    print(f"first tensor below {_BAD_DB:g} dB: {bad[0] if bad else 'none'}")

@@ -1,0 +1,1 @@
+"""Training in integers: a traced network, evaluated on grids."""

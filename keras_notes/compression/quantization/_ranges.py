@@ -1,0 +1,119 @@
+"""The ranges of activations: where they start, how they follow training, when they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_notes.compression.quantization._affine import Format, Grid, grid_of_range
+
+__all__ = ["NEVER", "Ranges"]
+
+# A step that no training reaches.
+NEVER = 2**31 - 1
+
+
+@keras.saving.register_keras_serializable(package="keras_notes")
+class Ranges(keras.Layer):
+    """The least and the largest value at each point where a model rounds.
+
+    Args:
+        points: The names of the points.
+        learned: Whether ranges are trained by gradient; else they are moving averages.
+        momentum: Of the moving averages: how much of the old range stays at each step.
+        freeze_after: The number of training steps after which the ranges stay.
+        calibrated: Whether they start from calibration data; else from the first batch of training.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[str],
+        *,
+        learned: bool,
+        momentum: float,
+        freeze_after: int | None,
+        calibrated: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.points = tuple(points)
+        self.calibrated = calibrated
+        self.learned = learned
+        self.momentum = momentum
+        self.freeze_after = freeze_after
+        self.build()
+
+    def build(self, input_shape=None) -> None:
+        """Creates the variables."""
+        size = len(self.points)
+        self.limits = self.add_weight(
+            shape=(size, 2), initializer="zeros", trainable=self.learned, name="limits", autocast=False
+        )
+        self.seen = self.add_weight(shape=(size,), initializer="zeros", trainable=False, name="seen")
+        self.step = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="step")
+        self.last_step = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(NEVER if self.freeze_after is None else self.freeze_after),
+            dtype="int32",
+            trainable=False,
+            name="last_step",
+        )
+        self.built = True
+
+    @property
+    def is_frozen(self):
+        """Whether ranges and statistics stay, as a tensor."""
+        return self.step >= self.last_step
+
+    def start(self, limits) -> None:
+        """Sets all ranges, from calibration data."""
+        self.limits.assign(limits)
+
+    def grids(self, format: Format | None) -> dict[str, Grid]:
+        """The grid at each point, in numbers."""
+        if format is None:
+            return {}
+        limits = ops.convert_to_numpy(self.limits)
+        grids = {}
+        for number, name in enumerate(self.points):
+            grid = grid_of_range(limits[number, 0], limits[number, 1], format)
+            scale, zero_point = (float(ops.convert_to_numpy(one)) for one in (grid.scale, grid.zero_point))
+            grids[name] = Grid(scale, zero_point, format)
+        return grids
+
+    def follow(self, visited: dict[int, tuple]) -> None:
+        """Moves the ranges towards those of a batch, and counts a step.
+
+        Args:
+            visited: The least and the largest value at each point that the batch passed.
+        """
+        numbers = sorted(visited)
+        moving = ops.logical_not(self.is_frozen)
+        if numbers and not self.learned:
+            batch = ops.stop_gradient(ops.stack([ops.stack(visited[number]) for number in numbers]))
+            old = ops.take(self.limits, numbers, axis=0)
+            followed = self.momentum * old + (1.0 - self.momentum) * batch
+            if not self.calibrated:
+                followed = ops.where(ops.take(self.seen, numbers)[:, None] > 0, followed, batch)
+            new = ops.where(moving, followed, old)
+            if len(numbers) < len(self.points):
+                new = ops.scatter_update(ops.convert_to_tensor(self.limits), [[n] for n in numbers], new)
+            self.limits.assign(new)
+        if numbers and not self.calibrated:
+            ones = ops.ones((len(numbers),))
+            self.seen.assign(ops.scatter_update(ops.convert_to_tensor(self.seen), [[n] for n in numbers], ones))
+        self.step.assign(self.step + ops.cast(moving, "int32"))
+
+    def get_config(self) -> dict:
+        """The arguments."""
+        return {
+            **super().get_config(),
+            "points": list(self.points),
+            "learned": self.learned,
+            "momentum": self.momentum,
+            "freeze_after": self.freeze_after,
+            "calibrated": self.calibrated,
+        }

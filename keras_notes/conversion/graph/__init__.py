@@ -1,0 +1,1 @@
+"""The Keras side of conversion: the graph that is deployed."""

@@ -1,0 +1,1 @@
+"""The file side of conversion: passes over .tflite files."""

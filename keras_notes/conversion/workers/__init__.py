@@ -1,0 +1,1 @@
+"""The programs of conversion, each in a process of its own."""

@@ -1,0 +1,227 @@
+"""Batches whose order and augmentation only a seed decides, and how a batch carries what a teacher said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_notes._shared.checks import check_at_least, check_integer, received
+
+__all__ = ["SeededBatches", "check_process", "inputs_and_record", "with_record"]
+
+# A batch that was joined with a cache is a dictionary of these two; no model's inputs have such names.
+_INPUTS, _RECORD = "keras_notes.inputs", "keras_notes.teacher"
+
+
+def with_record(inputs, record: dict) -> dict:
+    """A batch's inputs together with what the teacher says of them."""
+    return {_INPUTS: inputs, _RECORD: record}
+
+
+def inputs_and_record(x) -> tuple[Any, dict | None]:
+    """The model's inputs, and what a teacher said of them, or None where the batch does not carry it."""
+    if isinstance(x, dict) and set(x) == {_INPUTS, _RECORD}:
+        return x[_INPUTS], x[_RECORD]
+    return x, None
+
+
+class SeededBatches(keras.utils.PyDataset):
+    """Batches of arrays, shuffled and augmented by seed, epoch and sample alone.
+
+    What batch i of epoch e holds depends on `seed`, e and i and on nothing that happened before. So a run that was cut
+    off goes on with the batches that it would have seen, a cached teacher sees the views that the student sees, and
+    several processes agree on the order without talking. `Distiller.fit` keeps `epoch` right, `initial_epoch`
+    included. `keras.Model.fit` needs `shuffle=False`, or it draws an order of the batches from the global random
+    state, and `callbacks=[batches.epoch_callback()]`: without it `epoch` counts what Keras begins, which may
+    be one more, for a look at the data.
+
+    Needs memory for the order of one epoch (8 bytes a sample); the arrays may be memory-mapped.
+
+    Args:
+        x: An array of shape (samples, ...), or any structure of such arrays.
+        y: Labels with the same first axis, or None.
+        sample_weight: Weights with the same first axis, or None.
+        batch_size: Samples a batch, of all processes together.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Any non-negative integer.
+        augment: A function `augment(sample, rng) -> sample` of one sample of x (without the batch axis) and a
+            `numpy.random.Generator`, which is its only source of randomness.
+        views: How many augmented views of each sample there are: epoch e shows view `e % views`. None makes every
+            epoch a view of its own; a cached teacher needs a number.
+        drop_remainder: Whether the last, smaller batch of a pass over the samples is left out.
+        batches_per_epoch: Batches that Keras calls an epoch, where passes over the samples are long: checkpoints and
+            logs then come as often. Order and view still go by the pass. None makes each pass an epoch.
+        process: (index, count): this process's equal share of each batch, for training on several processes.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. Several workers need
+            `Distiller.fit`: with `keras.Model.fit` on JAX and PyTorch Keras begins with what they had prepared when it
+            looked at the data.
+
+    Raises:
+        ValueError: If arrays differ in length, or an argument is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> batches = SeededBatches(np.arange(6), batch_size=4, seed=1)
+        >>> [batch[0].tolist() for batch in (batches[0], batches[1])]
+        [[4, 0, 2, 1], [5, 3]]
+        >>> batches.epoch = 1
+        >>> batches[0][0].tolist()
+        [1, 4, 0, 3]
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+        augment: Callable | None = None,
+        views: int | None = None,
+        drop_remainder: bool = False,
+        batches_per_epoch: int | None = None,
+        process: tuple[int, int] = (0, 1),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.x, self.y, self.sample_weight = (None if part is None else _arrays(part) for part in (x, y, sample_weight))
+        self.samples = _common_length(self.x, self.y, self.sample_weight)
+        self.batch_size = check_at_least("batch_size", batch_size, 1)
+        self.seed = check_at_least("seed", seed, 0)
+        self.views = None if views is None else check_at_least("views", views, 1)
+        if augment is None and views is not None and views > 1:
+            raise ValueError(f"`augment` must be given where there is more than one view. {received(views=views)}")
+        self.shuffle, self.augment, self.drop_remainder = bool(shuffle), augment, bool(drop_remainder)
+        self.process = _check_shares(process, self.batch_size, self.samples, self.drop_remainder)
+        self.batches_per_pass = samples_to_batches(self.samples, self.batch_size, self.drop_remainder)
+        self.batches_per_epoch = self.batches_per_pass
+        if batches_per_epoch is not None:
+            self.batches_per_epoch = check_at_least("batches_per_epoch", batches_per_epoch, 1)
+        self.epoch = 0
+        self._is_inside_epoch = False
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def keeps_order(self) -> bool:
+        """That the order of the batches is theirs, and not Keras's to shuffle."""
+        return True
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch."""
+        return self.batches_per_epoch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __getitem__(self, index: int) -> tuple:
+        if not 0 <= index < self.num_batches:
+            raise IndexError(f"`index` must be in [0, {self.num_batches}). {received(index=index)}")
+        number, place = divmod(self.epoch * self.num_batches + index, self.batches_per_pass)
+        rows = self._order_of(number)[place * self.batch_size : (place + 1) * self.batch_size]
+        part, parts = self.process
+        rows = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+        view = number if self.views is None else number % self.views
+        batch = self.inputs(rows, view), _taken(self.y, rows), _taken(self.sample_weight, rows)
+        return batch if batch[2] is not None else batch[:2] if batch[1] is not None else batch[:1]
+
+    def inputs(self, rows: np.ndarray, view: int):
+        """The samples of x in these rows, as one view shows them."""
+        samples = _taken(self.x, rows)
+        if self.augment is None:
+            return samples
+        views = [
+            self.augment(
+                keras.tree.map_structure(lambda leaf, i=i: leaf[i], samples),
+                np.random.default_rng((self.seed, view, int(row))),
+            )
+            for i, row in enumerate(rows)
+        ]
+        return keras.tree.map_structure(lambda *leaves: np.stack(leaves), *views)
+
+    def epoch_callback(self) -> keras.callbacks.Callback:
+        """A callback for `keras.Model.fit` that tells the batches in which epoch they are."""
+        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(self, "epoch", epoch))
+
+    def on_epoch_begin(self) -> None:
+        self._is_inside_epoch = True
+
+    def on_epoch_end(self) -> None:
+        # Keras calls this once before the first epoch, too.
+        if self._is_inside_epoch:
+            self.epoch += 1
+        self._is_inside_epoch = False
+
+    def _order_of(self, number: int) -> np.ndarray:
+        """The order of the samples in one pass over them."""
+        if not self.shuffle:
+            return np.arange(self.samples)
+        order = self._order
+        if order is None or order[0] != number:
+            order = number, np.random.default_rng((self.seed, number)).permutation(self.samples)
+            # Replaced as one object: workers read it side by side.
+            self._order = order
+        return order[1]
+
+
+def samples_to_batches(samples: int, batch_size: int, drop_remainder: bool) -> int:
+    """Batches of so many samples. Raises ValueError if there are none."""
+    batches = samples // batch_size if drop_remainder else -(-samples // batch_size)
+    if batches == 0:
+        raise ValueError(
+            f"`drop_remainder=True` must leave a batch. {received(samples=samples, batch_size=batch_size)}"
+        )
+    return batches
+
+
+def _arrays(structure):
+    """A structure of arrays: memory maps as they are, tensors and lists of numbers as arrays."""
+    leaves = keras.tree.flatten(structure)
+    if isinstance(structure, (list, tuple)) and not any(hasattr(leaf, "shape") for leaf in leaves):
+        return np.asarray(structure)
+    return keras.tree.map_structure(
+        lambda leaf: keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf, structure
+    )
+
+
+def _taken(structure, rows):
+    return None if structure is None else keras.tree.map_structure(lambda leaf: np.asarray(leaf[rows]), structure)
+
+
+def _common_length(*structures) -> int:
+    leaves = [leaf for part in structures if part is not None for leaf in keras.tree.flatten(part)]
+    for leaf in leaves:
+        if not getattr(leaf, "shape", ()):
+            raise TypeError(f"`x`, `y` and `sample_weight` must be arrays with a first axis. {received(leaf=leaf)}")
+    lengths = [leaf.shape[0] for leaf in leaves]
+    if not lengths or len(set(lengths)) > 1 or lengths[0] == 0:
+        raise ValueError(
+            f"`x`, `y` and `sample_weight` must hold the same number of samples, at least one. "
+            f"{received(samples=lengths)}"
+        )
+    return lengths[0]
+
+
+def check_process(process) -> tuple[int, int]:
+    """Returns (index, count), two integers with 0 <= index < count."""
+    if not isinstance(process, (list, tuple)) or len(process) != 2:
+        raise TypeError(f"`process` must be a pair (index, count). {received(process=process)}")
+    index, count = (check_integer("process", value) for value in process)
+    if not 0 <= index < count:
+        raise ValueError(f"`process` must be (index, count) with 0 <= index < count. {received(process=process)}")
+    return index, count
+
+
+def _check_shares(process, batch_size: int, samples: int, drop_remainder: bool) -> tuple[int, int]:
+    index, count = check_process(process)
+    if batch_size % count or (not drop_remainder and samples % batch_size % count):
+        raise ValueError(
+            f"Each batch must divide into equal shares. {received(batch_size=batch_size, process=process)} The last "
+            f"batch has {samples % batch_size or batch_size}: set `drop_remainder=True`, or change `batch_size`."
+        )
+    return index, count

@@ -1,0 +1,1 @@
+"""Decoding: token by token, greedily, by beams or drawn."""

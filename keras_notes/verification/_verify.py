@@ -1,0 +1,230 @@
+"""Verification: runs a bundle on LiteRT and compares it with the trained model. Imports neither Keras nor TensorFlow.
+
+Conversion wrote the golden outputs; here they are only compared, by the same rules as in every runner of `tflite/`. The
+file runs in a process of its own, with limits on time and memory, so that a damaged one is an error and no more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from keras_notes._litert import client as tflite_process
+from keras_notes._litert.model import Signature, TfliteFile
+from keras_notes._litert.runtime import KERNELS
+from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
+from keras_notes._shared.checks import check_choice, one_line
+from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, open_bundle
+from keras_notes.errors import BundleError, VerificationError
+from keras_notes.verification._labelled_samples import labelled_samples
+from keras_notes.verification._report import OutputReport, Report
+
+__all__ = ["Limits", "OutputReport", "Report", "verify"]
+
+_INTEGERS = ("int8", "uint8", "int16")
+
+
+def verify(
+    bundle_or_directory: Bundle | str | os.PathLike[str],
+    x: Any = None,
+    y: Any = None,
+    *,
+    kernels: str = "xnnpack",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Report:
+    """Proves that a bundle gives what the trained model gave, within the tolerance of its recipe.
+
+    Checks the hashes, and that the file holds the tensors that the manifest describes; runs every golden sample on
+    LiteRT, and compares: float files by the largest error, relative to the largest golden output; integer files in
+    steps of the output's grid (LSB), by the largest, the root mean square and the mean error.
+
+    Args:
+        bundle_or_directory: A bundle, or where it stands. Its files are read and hashed again in either case.
+        x: Test inputs of shape (samples, ...), in the units of the trained model; a dict by name for several inputs.
+        y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured.
+        kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
+        limits: The time and memory that the file may use.
+
+    Returns:
+        The `Report`.
+
+    Raises:
+        VerificationError: If an output strays beyond the tolerance; `.report` holds every figure.
+        BundleError: If the bundle is damaged, LiteRT cannot run it, crashes, or goes over a limit.
+        ValueError: If x and y do not fit the model, or a label is out of range.
+    """
+    check_choice("kernels", kernels, KERNELS)
+    directory = bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
+    bundle = open_bundle(directory)
+    samples, labels = labelled_samples(bundle.manifest.signatures[0], x, y)
+    file = tflite_process.describe(bundle.model_path, limits)
+    _check_described(bundle, file)
+    run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
+    outputs = tuple(output for entry in bundle.manifest.signatures for output in _compare(bundle, entry, file, run))
+    report = Report(
+        name=bundle.manifest.name,
+        recipe=bundle.manifest.recipe,
+        kernels=kernels,
+        runtime_version=version("ai-edge-litert"),
+        model_bytes=bundle.model_bytes,
+        outputs=outputs,
+        golden_samples=sum(entry.golden_samples for entry in bundle.manifest.signatures),
+        accuracy=None if labels is None else _accuracy(run, bundle.manifest.signatures[0], samples, labels),
+        accuracy_samples=0 if labels is None else len(labels),
+        operators=file.operator_counts(),
+        float_islands=file.float_islands(),
+        is_mixed=file.is_mixed,
+        failures=tuple(failure for output in outputs for failure in output.failures),
+    )
+    if not report.ok:
+        raise VerificationError(
+            f"{report.name!r} is not equal to the trained model: {'; '.join(report.failures)}", report
+        )
+    return report
+
+
+def _check_described(bundle: Bundle, file: TfliteFile) -> None:
+    """Raises BundleError unless the file has the tensors that the manifest describes, on the same grids."""
+    signatures = {signature.name: signature for signature in file.signatures}
+    for described in bundle.manifest.signatures:
+        found = signatures.get(described.name)
+        for kind in ("inputs", "outputs"):
+            there = set() if found is None else _edges(file, found, kind)
+            entries = getattr(described, kind)
+            wanted = {(entry.name, entry.dtype, entry.shape, entry.scale, entry.zero_point) for entry in entries}
+            if there != wanted:
+                raise BundleError(
+                    f"The model of {str(bundle.directory)!r} must have the {kind} that its manifest describes. "
+                    f"Received: {one_line(f'{sorted(there, key=str)} for {sorted(wanted, key=str)}')}. "
+                    f"Convert the model again."
+                )
+
+
+def _edges(file: TfliteFile, signature: Signature, kind: str) -> set[tuple]:
+    """Name, type, shape and grid of the inputs or outputs of a signature."""
+    graph = file.graph(signature)
+    grid = graph.input_grid if kind == "inputs" else graph.output_grid
+    return {
+        (name, graph.tensors[i].dtype, graph.tensors[i].shape, grid(i).scale, grid(i).zero_point)
+        for name, i in getattr(signature, kind).items()
+    }
+
+
+def _compare(bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: Callable) -> list[OutputReport]:
+    inputs, golden = bundle.golden(signature)
+    outputs = run(signature, inputs)
+    if bundle.manifest.batch_size is None and signature.golden_samples > 1:
+        _check_batched(signature, outputs, run(signature, inputs, batch_size=signature.golden_samples))
+    tolerance = bundle.manifest.tolerance
+    compared = []
+    for entry in signature.outputs:
+        wanted, got = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
+        output = _output_report(signature, entry, wanted, got)
+        failures = _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)
+        if failures and (outside := _outside_of_grid(file, signature.name, entry.name, wanted)):
+            failures.append(
+                f"{outside} of {wanted.size} golden values of the output {_path(signature.name, entry.name)!r} "
+                f"lie outside of its grid: calibrate with more samples"
+            )
+        compared.append(dataclasses.replace(output, failures=tuple(failures)))
+    return compared
+
+
+def _outside_of_grid(file: TfliteFile, signature: str, output: str, wanted: np.ndarray) -> int:
+    """How many values the integers of an output cannot stand for, by more than a step."""
+    found = next(entry for entry in file.signatures if entry.name == signature)
+    graph = file.graph(found)
+    grid = graph.output_grid(found.outputs[output])
+    if grid.dtype not in _INTEGERS or not grid.scale or grid.zero_point is None:
+        return 0
+    ends = np.iinfo(grid.dtype)
+    with np.errstate(all="ignore"):  # a damaged file may have any scale
+        steps = wanted / grid.scale + grid.zero_point
+    return int(((steps < ends.min - 1) | (steps > ends.max + 1)).sum())
+
+
+def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarray], at_once: Mapping[str, np.ndarray]):
+    """Raises BundleError unless a batch gives what its samples give alone, but for the order of sums."""
+    for entry in signature.outputs:
+        step = (entry.scale or 0.0) + 1e-4 * float(np.abs(one_by_one[entry.name]).max() or 1.0)
+        largest = float(np.abs(at_once[entry.name].astype(np.float64) - one_by_one[entry.name]).max())
+        if not largest <= step:
+            raise BundleError(
+                f"A model of any batch size must give for a batch what it gives for each sample alone. Received: a "
+                f"difference of {largest:.3g} at the output {_path(signature.name, entry.name)!r}. "
+                f"Convert it with batch_size=1."
+            )
+
+
+def _output_report(signature: SignatureEntry, entry: TensorEntry, wanted: np.ndarray, got: np.ndarray) -> OutputReport:
+    error = got - wanted
+    largest, mean = float(np.abs(error).max()), float(error.mean())
+    rms = float(np.sqrt(np.square(error).mean()))
+    has_classes = wanted.ndim > 1 and wanted.shape[-1] > 1
+    agreement = float((wanted.argmax(-1) == got.argmax(-1)).mean()) if has_classes else None
+    return OutputReport(
+        signature=signature.name,
+        name=entry.name,
+        max_error=largest,
+        rms_error=rms,
+        mean_error=mean,
+        max_error_lsb=None if entry.scale is None else largest / entry.scale,
+        rms_error_lsb=None if entry.scale is None else rms / entry.scale,
+        mean_error_lsb=None if entry.scale is None else mean / entry.scale,
+        top1_agreement=agreement,
+        rms_error_by_quarter=_by_quarter(error) if signature.states else None,
+    )
+
+
+def _by_quarter(error: np.ndarray) -> tuple[float, float, float, float] | None:
+    """The root mean square of each quarter of a sequence, whose steps are the first axis."""
+    if len(error) < 4:
+        return None
+    first, second, third, fourth = (float(np.sqrt(np.square(part).mean())) for part in np.array_split(error, 4))
+    return first, second, third, fourth
+
+
+def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> list[str]:
+    if output.max_error_lsb is not None and tolerance.max_error_lsb is not None:
+        unit = " LSB"
+        measures: tuple[tuple[str, float | None, float | None], ...] = (
+            ("largest error", output.max_error_lsb, tolerance.max_error_lsb),
+            ("root mean square error", output.rms_error_lsb, tolerance.rms_error_lsb),
+            ("mean error", output.mean_error_lsb, tolerance.mean_error_lsb),
+        )
+    else:
+        # An infinite golden output must not make the limit infinite.
+        unit, scale = "", magnitude if np.isfinite(magnitude) else 1.0
+        measures = (
+            ("largest error", output.max_error, _times(tolerance.max_error, scale)),
+            ("root mean square error", output.rms_error, _times(tolerance.rms_error, scale)),
+        )
+    path = _path(output.signature, output.name)
+    limited = [(what, value, most) for what, value, most in measures if most is not None]
+    if not limited:
+        return [f"the tolerance of the bundle must limit the output {path!r}. Received: no limit that applies"]
+    return [
+        f"the {what} of the output {path!r} must be at most {most:.3g}{unit}. Received: {value}{unit}"
+        for what, value, most in limited
+        # Not `value > most`: a NaN must fail.
+        if not (value is not None and abs(value) <= most)
+    ]
+
+
+def _path(signature: str, output: str) -> str:
+    return f"{signature}/{output}"
+
+
+def _times(limit: float | None, scale: float) -> float | None:
+    return None if limit is None else limit * scale
+
+
+def _accuracy(run: Callable, signature: SignatureEntry, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+    outputs = run(signature, samples)[signature.outputs[0].name]
+    return float((outputs.argmax(-1) == labels).mean())

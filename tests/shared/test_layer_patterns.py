@@ -1,0 +1,84 @@
+"""Patterns of layers: what matches a path of names, which pattern counts, and the paths of a model's layers."""
+
+import keras
+import pytest
+from keras import layers
+
+from keras_notes._shared.layer_patterns import last_match, layers_by_path, matches, matching_patterns
+
+PATH = ("encoder", "block", "lstm")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "lstm",
+        "block",
+        "encoder",
+        "block/lstm",
+        "encoder/block",
+        "encoder/block/lstm",
+        "*",
+        "ls*",
+        "block/*",
+        "*/lstm",
+        "encoder/*/lstm",
+        "[kl]stm",
+    ],
+)
+def test_a_name_or_any_part_of_the_path_matches(pattern):
+    assert matches(pattern, PATH)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "stm", "lst", "LSTM", "encoder/lstm", "lstm/block", "lstm/*", "/lstm", "block/", "lock/lstm", "lstm/cell"],
+)
+def test_a_part_of_a_name_or_another_order_does_not_match(pattern):
+    assert not matches(pattern, PATH)
+
+
+def test_no_pattern_matches_an_empty_path():
+    assert not matches("*", ())
+
+
+def test_matching_patterns_keep_their_order():
+    assert matching_patterns(["lstm", "gru", "block/*", "*"], PATH) == ["lstm", "block/*", "*"]
+    assert matching_patterns(["*", "block/*", "gru", "lstm"], PATH) == ["*", "block/*", "lstm"]
+    assert matching_patterns([], PATH) == []
+
+
+def test_the_last_pattern_that_matches_counts():
+    assert last_match({"block/lstm": 1, "*": 2, "gru": 3}, PATH) == "*"
+    assert last_match({"*": 2, "gru": 3, "block/lstm": 1}, PATH) == "block/lstm"
+    assert last_match({"gru": 3, "lstm/*": 1}, PATH) is None
+
+
+def test_the_last_pattern_counts_over_all_paths_of_a_shared_layer():
+    paths = [("first", "lstm"), ("second", "lstm")]
+    assert last_match(["second", "first"], *paths) == "first"
+    assert last_match(["first", "second"], *paths) == "second"
+    assert last_match(["*"]) is None
+
+
+def test_layers_are_found_by_each_of_their_paths():
+    shared = layers.Dense(4, name="shared")
+    first = keras.Sequential([keras.Input((4,)), shared], name="first")
+    second = keras.Sequential([keras.Input((4,)), shared, layers.Dense(4, name="own")], name="second")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, second(first(inputs)), name="net")
+    dense = {"/".join(path): layer for path, layer in layers_by_path(model) if isinstance(layer, layers.Dense)}
+    assert dense == {"first/shared": shared, "second/shared": shared, "second/own": second.get_layer("own")}
+
+
+def test_a_layer_that_holds_the_one_around_it_is_walked_once():
+    class Inner(layers.Layer):
+        pass
+
+    class Outer(layers.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.inner = Inner(name="inner")
+            self.inner.outer = self
+
+    assert [path for path, _ in layers_by_path(Outer(name="outer"))] == [("inner",)]
