@@ -15,7 +15,8 @@ import keras_notes as kn
 from keras_notes.errors import BundleError, VerificationError
 from tests.bundles import rewrite_golden
 from tests.support import make_saved
-from tests.support.make_saved import BUNDLES, CACHE, CHECKPOINT, RANGES, SAVED, Record
+from tests.support.make_saved import BUNDLES, CACHE, CHECKPOINT, RANGES, SAVED
+from tests.support.records import Record
 
 MODELS = sorted(path.stem for path in SAVED.glob("*.keras"))
 ON_CACHE = "distiller_on_cache"

@@ -15,8 +15,7 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from keras import layers
 
 import keras_notes as kn
 from keras_notes.compression import PolynomialSparsity, cluster, prune, quantize_aware
+from tests.support.records import Record, named
 
 SAVED = Path(__file__).resolve().parent / "saved"
 ENVIRONMENT_FILE = "environment.json"
@@ -35,49 +35,6 @@ CACHE, CHECKPOINT, RANGES = "teacher_cache", "checkpoint", "ranges.json"
 EPOCHS_BEFORE, EPOCHS_AFTER = 2, 4
 BUNDLES = ("bundle_float32", "bundle_static_int8")
 SETTINGS: dict[str, Any] = {"batch_size": SAMPLES, "verbose": 0}
-
-
-@dataclass(frozen=True)
-class Record:
-    """What stands beside a saved model: arrays, or lists or dicts of them."""
-
-    inputs: Any
-    targets: Any = None
-    outputs: Any = None
-
-    def write(self, path: Path) -> None:
-        """Writes a .npz file."""
-        arrays = {}
-        for part, structure in vars(self).items():
-            for name, array in _named(structure).items():
-                arrays[f"{part}/{name}"] = np.asarray(array)
-        np.savez_compressed(path, **arrays)
-
-    @classmethod
-    def read(cls, path: Path) -> Record:
-        """Reads what `write` wrote."""
-        parts: dict[str, dict[str, np.ndarray]] = {"inputs": {}, "targets": {}, "outputs": {}}
-        with np.load(path, allow_pickle=False) as file:
-            for key in file.files:
-                part, _, name = key.partition("/")
-                parts[part][name] = file[key]
-        return cls(**{part: _structure(arrays) for part, arrays in parts.items()})
-
-
-def _named(structure: Any) -> dict[str, Any]:
-    if structure is None:
-        return {}
-    if isinstance(structure, Mapping):
-        return dict(structure)
-    return {str(i): array for i, array in enumerate(structure)} if isinstance(structure, list) else {"": structure}
-
-
-def _structure(arrays: dict[str, np.ndarray]) -> Any:
-    if not arrays:
-        return None
-    if list(arrays) == [""]:
-        return arrays[""]
-    return list(arrays.values()) if all(name.isdigit() for name in arrays) else arrays
 
 
 def normal(*shape: int, seed: int = SEED) -> np.ndarray:
@@ -98,7 +55,7 @@ def crossentropy() -> keras.losses.Loss:
 def outputs_of(model: keras.Model, record: Record) -> dict[str, np.ndarray]:
     """What a model gives: its predictions, and its losses where there are targets."""
     predictions = model.predict(record.inputs, **SETTINGS)
-    arrays = {f"prediction.{name}": array for name, array in _named(predictions).items()}
+    arrays = {f"prediction.{name}": array for name, array in named(predictions).items()}
     if record.targets is not None:
         logs = model.evaluate(record.inputs, record.targets, return_dict=True, **SETTINGS)
         arrays.update({f"log.{name}": np.float32(value) for name, value in logs.items()})
