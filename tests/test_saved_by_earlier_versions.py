@@ -13,8 +13,8 @@ import pytest
 
 import keras_notes as kn
 from keras_notes.errors import BundleError, VerificationError
-from tests.bundles import rewrite_golden
 from tests.support import make_saved
+from tests.support.bundles import rewrite_golden
 from tests.support.make_saved import BUNDLES, CACHE, CHECKPOINT, RANGES, SAVED
 from tests.support.records import Record
 

@@ -51,8 +51,8 @@ class Report:
     accuracy_samples: int
     operators: dict[str, int]
     float_islands: tuple[str, ...]
-    is_mixed: bool
     failures: tuple[str, ...]
+    is_mixed: bool = False
 
     @property
     def ok(self) -> bool:

@@ -1,0 +1,96 @@
+"""The private side of Keras that this package depends on, in one place.
+
+Everything here reads attributes that Keras does not document. `tests/shared/test_keras_internals.py` checks each of
+them by name, so that a release of Keras that changes one fails there first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import tree
+from keras.src import backend as keras_backend
+from keras.src.losses.loss import unscale_loss_for_distribution
+
+from keras_notes._shared.types import Operation, Tensor, Tree
+
+__all__ = [
+    "custom_classes_of",
+    "functional_of",
+    "get_mask",
+    "input_structure_of",
+    "is_keras_class",
+    "layers_of",
+    "nodes_in_order",
+    "operation_of",
+    "output_structure_of",
+    "owns_loss",
+    "set_mask",
+    "unscale_loss_for_distribution",
+]
+
+
+def layers_of(model: keras.Layer, *, include_self: bool = True) -> Iterator[keras.Layer]:
+    """Yields the model and every layer in it, nested ones too, each before its own layers."""
+    return model._flatten_layers(include_self=include_self)
+
+
+def functional_of(model: Operation) -> keras.Function | None:
+    """Returns the graph of a functional or sequential model; None for anything else."""
+    inner = getattr(model, "_functional", None) or model
+    return inner if isinstance(inner, keras.Function) else None
+
+
+def nodes_in_order(function: keras.Function) -> Iterator[Any]:
+    """Yields the nodes of a graph, without its inputs, each after those that it needs."""
+    for depth in sorted(function._nodes_by_depth, reverse=True):
+        for node in function._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+def input_structure_of(function: keras.Function) -> Tree:
+    """Returns the inputs of a graph in the structure in which it takes them; a single input by itself."""
+    structure = function._inputs_struct
+    return structure if len(function.inputs) != 1 else tree.flatten(structure)[0]
+
+
+def output_structure_of(function: keras.Function) -> Tree:
+    """Returns the outputs of a graph in their structure."""
+    return function._outputs_struct
+
+
+def operation_of(tensor: keras.KerasTensor) -> tuple[Operation, list[keras.KerasTensor]]:
+    """Returns the operation that made a symbolic tensor, and the tensors that it took; None and [] if none did."""
+    operation, node_index, _ = getattr(tensor, "_keras_history", (None, None, None))
+    if operation is None:
+        return None, []
+    return operation, list(operation._inbound_nodes[node_index].input_tensors)
+
+
+def is_keras_class(cls: type) -> bool:
+    """Returns whether a class is Keras's own."""
+    return cls.__module__.startswith("keras.")
+
+
+def custom_classes_of(model: keras.Layer) -> dict[str, type]:
+    """Returns the classes of the layers of a model that are not Keras's own, by name, as `custom_objects` takes them."""
+    classes = {type(layer).__name__: type(layer) for layer in layers_of(model)}
+    return {name: cls for name, cls in classes.items() if not is_keras_class(cls)}
+
+
+def owns_loss(layer: keras.Layer, loss: Tensor) -> bool:
+    """Returns whether a layer added this very loss by `add_loss`."""
+    return id(loss) in layer._loss_ids
+
+
+def get_mask(tensor: Tensor) -> Tensor | None:
+    """Returns the mask that Keras carries beside a tensor; None if there is none."""
+    return keras_backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Tensor, mask: Tensor) -> None:
+    """Lets a tensor carry a mask, as layers with `supports_masking` do."""
+    keras_backend.set_keras_mask(tensor, mask)

@@ -1,0 +1,35 @@
+"""Names for types that Keras leaves open.
+
+Keras has no common type for the tensors of its backends, and its structures (`keras.tree`) nest them freely. These
+aliases say what a value is, where a type checker can only be told `Any`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["ArrayLike", "Config", "DType", "Json", "Operation", "Tensor", "Tree"]
+
+Tensor: TypeAlias = Any
+"""A tensor of the backend in use, a `keras.KerasTensor`, or a NumPy array where `keras.ops` takes any of them."""
+
+Tree: TypeAlias = Any
+"""A structure as `keras.tree` walks it: a leaf, or a list, tuple or dict of structures."""
+
+Operation: TypeAlias = Any
+"""A `keras.Operation`: a layer, or an operation of `keras.ops`; its attributes depend on its class."""
+
+Json: TypeAlias = Any
+"""A value that `json` writes and reads."""
+
+Config: TypeAlias = dict[str, Any]
+"""A configuration, as `get_config` returns it."""
+
+DType: TypeAlias = Any
+"""A data type: its name, or a `keras.DTypePolicy`."""
+
+ArrayLike: TypeAlias = np.ndarray | Sequence[Any] | Mapping[str, Any] | float | Any
+"""Values that `numpy.asarray` takes."""
