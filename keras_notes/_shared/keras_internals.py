@@ -76,7 +76,7 @@ def is_keras_class(cls: type) -> bool:
 
 
 def custom_classes_of(model: keras.Layer) -> dict[str, type]:
-    """Returns the classes of the layers of a model that are not Keras's own, by name, as `custom_objects` takes them."""
+    """Returns the classes of the layers of a model that are not Keras's own, by name, for `custom_objects`."""
     classes = {type(layer).__name__: type(layer) for layer in layers_of(model)}
     return {name: cls for name, cls in classes.items() if not is_keras_class(cls)}
 
