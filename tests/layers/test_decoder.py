@@ -130,7 +130,9 @@ def test_keras_masks_count_as_explicit_ones_and_are_handed_on(x, memory):
 def test_a_memory_that_is_missing_or_unexpected_is_an_error(x, memory):
     with pytest.raises(ValueError, match=r"`memory` or `memory_cache` must be given .* Received: neither."):
         built(x, memory)(x)
-    with pytest.raises(ValueError, match=r"must be built with a memory to look at one. .* Make another block for it."):
+    with pytest.raises(
+        ValueError, match=r"must be built with a memory to attend to one. .* Make another block for it."
+    ):
         built(x)(x, memory)
     with pytest.raises(ValueError, match="must be built with a memory"):
         built(x).project_memory(memory)

@@ -285,7 +285,9 @@ def test_a_cache_that_does_not_fit_is_an_error(x):
         layer(x, x, cache=(keys, values))
     with pytest.raises(ValueError, match=r"must be \(keys, values\) of shapes \(batch, heads, positions, width\)"):
         layer(x, x, cache=(keys, values[0]))
-    with pytest.raises(ValueError, match=r"of the batch, heads and width of the new ones. .* Begin with `empty_cache`"):
+    with pytest.raises(
+        ValueError, match=r"with the batch, heads and width of the new ones. .* Begin with `empty_cache`"
+    ):
         layer(x[:1], x[:1], cache=(keys, values))
     with pytest.raises(ValueError, match=r"`value` must be given without a `cache`. Received: value=None and cache"):
         layer(x, None)

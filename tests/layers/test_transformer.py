@@ -74,7 +74,7 @@ def test_positions_count(ids, rotary):
 
 def test_embeddings_are_scaled_by_the_root_of_the_width(ids):
     model = small(num_layers=1)
-    embedded = numpy(model._embedded(ids[0], model.source_embedding, 0, False))
+    embedded = numpy(model._embed(ids[0], model.source_embedding, 0, False))
     table = model.source_embedding.get_weights()[0]
     np.testing.assert_allclose(embedded[:, 0] - table[ids[0][:, 0]] * 8**0.5, np.tile([0.0, 1.0], (2, 4)), atol=1e-6)
 
