@@ -102,13 +102,13 @@ def test_parameters_are_those_of_the_formula(arguments, embeddings):
 def test_steps_are_the_whole_pass(ids, arguments, steps):
     source, target = ids
     model = small(**arguments)
-    wanted = numpy(model((source, target)))
+    expected = numpy(model((source, target)))
     caches, memory_caches = model.start_caches(2), model.memory_caches(model.encode(source))
     mask, start = model.source_mask(source), 0
     for length in steps:
         part = slice(start, start + length)
         logits, caches = model.step(target[:, part], caches, memory_caches, start, mask)
-        np.testing.assert_allclose(numpy(logits), wanted[:, part], **SAME)
+        np.testing.assert_allclose(numpy(logits), expected[:, part], **SAME)
         start += length
 
 
