@@ -25,7 +25,7 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 from examples.datasets import fashion_mnist
-from examples.datasets_sequences import hapt, trec
+from examples.datasets.sequences import hapt, trec
 
 BATCH, CALIBRATION = 64, 256
 STEPS_AT_ONCE, WORDS, WIDTH = 4, 16, 32

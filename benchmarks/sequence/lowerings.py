@@ -31,7 +31,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_notes as kn
-from examples.datasets_sequences import hapt
+from examples.datasets.sequences import hapt
 
 UNITS, TRAINED_STEPS, CALIBRATION, TESTED = 64, 50, 256, 600
 LONGEST_WRITTEN_OUT = 200

@@ -12,7 +12,7 @@ import sacrebleu
 import sentencepiece
 
 from benchmarks.translation.batches import END, LENGTHS, PAD, START, UNKNOWN, padded
-from examples.datasets_sequences import multi30k
+from examples.datasets.sequences import multi30k
 from keras_notes.layers import Transformer, generate
 from keras_notes.losses import FocalLoss
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import keras_notes as kn
-from examples import activity_on_phone as example
 from keras_notes.bundle import open_bundle
+from tests.examples.pages import import_example
+
+example = import_example("activity_on_phone")
 
 WINDOW = example.WINDOW * example.STEPS_AT_ONCE
 FLOAT32_ROUNDING = 1e-5

@@ -1,23 +1,19 @@
 """LSTM or Transformer by length: its arithmetic, and one short run with the claims that its figures must bear out."""
 
-import importlib
-
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_notes as kn
 from keras_notes.layers import count_lstm_params
-from tests.examples.pages import ROOT, assert_self_contained, run_example, start_example
+from tests.examples.pages import assert_self_contained, import_example, run_example, start_example
 
 LENGTHS = [8, 16, 32]
 
 
 @pytest.fixture(scope="module")
 def example():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "examples"))
-        yield importlib.import_module("lstm_or_transformer")
+    return import_example("lstm_or_transformer")
 
 
 @pytest.fixture(scope="module")

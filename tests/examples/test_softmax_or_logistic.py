@@ -1,6 +1,5 @@
 """Softmax or logistic outputs: one short run, and the claims that its figures must bear out."""
 
-import importlib
 import math
 import re
 from statistics import mean
@@ -8,7 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from tests.examples.pages import ROOT, assert_self_contained, run_example, start_example
+from tests.examples.pages import assert_self_contained, import_example, run_example, start_example
 
 PRIORS = [0.5, 0.2, 0.1, 0.05, 0.02]
 # In log-odds. With 164 positives (2 % of 8,192) the trained bias has a standard deviation of about 0.1, and the best
@@ -26,9 +25,7 @@ def short_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def training_prior():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "examples"))
-        yield importlib.import_module("training_prior")
+    return import_example("training_prior")
 
 
 def log_odds(probability):
