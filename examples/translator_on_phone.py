@@ -4,7 +4,7 @@
 
 Data: Multi30k (Elliott et al. 2016), 29,000 pairs of descriptions of images; found as datasets/sequences.py says.
 4,000 pieces of words for both languages together (byte-pair encoding by Hugging Face's tokenizers). Pairs of more than
-31 pieces on a side are left out. The student's net of benchmarks/translation/translation.py, trained on the data alone:
+31 pieces on a side are left out. The student's net of benchmarks/translation/program.py, trained on the data alone:
 width 64, 4 heads, 2 and 1 blocks, one embedding for source, target and output; Adam up to 5e-3 in 500 steps and down to
 0 by a cosine, labels smoothed by 0.1. That benchmark has BLEU, and what a teacher adds; this is the way to the phone.
 
