@@ -77,8 +77,8 @@ def test_a_chosen_threshold_helps_softmax_but_costs_samples_with_one_label(short
     assert 0.1 < mean(softmax["best_threshold"]) < 0.4
     assert mean(softmax["all_right_at_best"]) > mean(softmax["all_right_at_half"]) + 0.2
     assert mean(softmax["all_right_at_best"]) < mean(sigmoids["all_right_at_best"])
-    one = softmax["by_number"]["1"]
-    assert one["all_right_at_best"] < one["all_right_at_half"]
+    single_label = softmax["by_number"]["1"]
+    assert single_label["all_right_at_best"] < single_label["all_right_at_half"]
 
 
 def test_two_outputs_and_one_logit_decide_alike(short_run):
