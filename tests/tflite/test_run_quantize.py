@@ -38,7 +38,7 @@ def test_both_homes_of_quantize_agree(dtype, scale, zero_point):
 
 
 def _quantized_by_litert(values, kernels):
-    """Images through the QUANTIZE operator at the float edge of the testdata model."""
+    """What the QUANTIZE operator at the float edge of the testdata model makes of images."""
     file = read_tflite(TESTDATA / MODEL_FILE)
     (operator,) = (operator for operator in file.operators if operator.name == "QUANTIZE")
     with warnings.catch_warnings():
