@@ -32,7 +32,7 @@ PROCESS = Path("/proc/self")
 
 
 def relative_error(actual, expected):
-    """|got / wanted - 1|, and 0 where both are below float32's smallest normal number."""
+    """Returns |actual / expected - 1|, and 0 where both are below float32's smallest normal number."""
     return 0.0 if max(abs(actual), abs(expected)) < 1.2e-38 else abs(float(actual) / expected - 1)
 
 
