@@ -1,4 +1,4 @@
-"""How nearly a file gives on LiteRT what a model gives, in steps of the file's output (LSB), by LiteRT's kernels."""
+"""Likeness of a file's outputs on LiteRT to a model's, in steps of the output's grid (LSB), by kernels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class Likeness:
-    """Of a file of one input and one output, and a model.
+    """Likeness of a file with one input and one output to a model.
 
     Attributes:
-        floats: The number of the file's operators in floating point.
-        equal: The share of outputs that are the same integers, by kernels.
-        largest: The largest difference, in LSB, by kernels.
+        floats: Number of the file's operators in floating point.
+        equal: Share of outputs that are the same integers, by kernels.
+        largest: Largest difference, in LSB, by kernels.
     """
 
     floats: int
@@ -32,17 +32,17 @@ class Likeness:
     largest: dict[str, float]
 
     def cells(self) -> list[str]:
-        """For a table: equal and largest on XNNPACK, then on the plain kernels."""
-        return [text for one in KERNELS for text in (f"{self.equal[one]:.4f}", f"{self.largest[one]:.0f}")]
+        """Returns the cells of a table: equal and largest on XNNPACK, then on the plain kernels."""
+        return [text for kernels in KERNELS for text in (f"{self.equal[kernels]:.4f}", f"{self.largest[kernels]:.0f}")]
 
 
-def likeness(path: Path, x: np.ndarray, wanted: np.ndarray) -> Likeness:
-    """Runs the file on samples for which the model gives `wanted`."""
+def measure_likeness(path: Path, x: np.ndarray, expected: np.ndarray) -> Likeness:
+    """Runs the file on samples for which the model gives `expected`."""
     file = read_tflite(path)
     grid = file.output_grid(Interpreter(str(path)).get_output_details()[0]["index"])
     if grid.scale is None:
         raise ValueError(f"{path} must end in integers. Received: {grid}.")
-    errors = {name: np.abs(outputs(path, x, resolver) - wanted) / grid.scale for name, resolver in KERNELS.items()}
+    errors = {name: np.abs(run_file(path, x, resolver) - expected) / grid.scale for name, resolver in KERNELS.items()}
     return Likeness(
         len(file.float_islands()),
         {name: float(np.mean(error < 0.5)) for name, error in errors.items()},
@@ -50,22 +50,22 @@ def likeness(path: Path, x: np.ndarray, wanted: np.ndarray) -> Likeness:
     )
 
 
-def likeness_of_bytes(tflite: bytes, x: np.ndarray, wanted: np.ndarray) -> Likeness:
-    """As `likeness`, of a file that is not on disk."""
+def measure_likeness_of_bytes(tflite: bytes, x: np.ndarray, expected: np.ndarray) -> Likeness:
+    """Like `measure_likeness`, of a file that is not on disk."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.tflite"
         path.write_bytes(tflite)
-        return likeness(path, x, wanted)
+        return measure_likeness(path, x, expected)
 
 
-def outputs(path: Path, x: np.ndarray, resolver: OpResolverType) -> np.ndarray:
-    """What the file gives for each sample, as floats."""
+def run_file(path: Path, x: np.ndarray, resolver: OpResolverType) -> np.ndarray:
+    """Runs the file on each sample and returns its outputs as floats."""
     interpreter = Interpreter(str(path), experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     inside, outside = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    found = []
+    results = []
     for sample in x:
         interpreter.set_tensor(inside["index"], sample[None].astype(inside["dtype"]))
         interpreter.invoke()
-        found.append(interpreter.get_tensor(outside["index"])[0])
-    return np.array(found)
+        results.append(interpreter.get_tensor(outside["index"])[0])
+    return np.array(results)
