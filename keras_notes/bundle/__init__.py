@@ -13,7 +13,6 @@ from keras_notes.bundle._manifest import (
     TensorEntry,
     Tolerance,
 )
-from keras_notes.bundle._manifest import signature_from_dict as signature_from_dict
 from keras_notes.bundle._tensor_errors import TENSORS_FILE, TensorError, read_tensor_errors
 
 __all__ = [

@@ -19,6 +19,7 @@ import jsonschema
 import numpy as np
 
 from keras_notes._shared.checks import one_line, received
+from keras_notes._shared.types import Config
 from keras_notes.errors import BundleError
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "Tolerance",
     "listed_files",
     "read_manifest",
-    "signature_from_dict",
     "to_json",
 ]
 
@@ -100,6 +100,16 @@ class SignatureEntry:
     outputs: tuple[TensorEntry, ...]
     golden_samples: int
     states: tuple[StateEntry, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Config) -> SignatureEntry:
+        """Returns the signature that a dictionary describes as model.json does."""
+
+        def tensors(entries: list[Config]) -> tuple[TensorEntry, ...]:
+            return tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
+
+        states = tuple(StateEntry(**state) for state in data["states"])
+        return cls(**{**data, "inputs": tensors(data["inputs"]), "outputs": tensors(data["outputs"]), "states": states})
 
 
 @dataclass(frozen=True)
@@ -241,23 +251,11 @@ def _manifest(data: dict[str, Any]) -> Manifest:
     return Manifest(
         **{
             **data,
-            "signatures": tuple(signature_from_dict(entry) for entry in data["signatures"]),
+            "signatures": tuple(SignatureEntry.from_dict(entry) for entry in data["signatures"]),
             "tolerance": Tolerance(**data["tolerance"]),
             "labels": None if data["labels"] is None else tuple(data["labels"]),
             "files": {name: FileEntry(**entry) for name, entry in data["files"].items()},
         }
-    )
-
-
-def signature_from_dict(data: dict[str, Any]) -> SignatureEntry:
-    """A signature as `model.json` holds it."""
-
-    def tensors(entries: list[dict[str, Any]]) -> tuple[TensorEntry, ...]:
-        return tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
-
-    states = tuple(StateEntry(**state) for state in data["states"])
-    return SignatureEntry(
-        **{**data, "inputs": tensors(data["inputs"]), "outputs": tensors(data["outputs"]), "states": states}
     )
 
 
