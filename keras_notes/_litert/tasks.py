@@ -106,7 +106,7 @@ class _Tensors:
         self._graph = runner._subgraph_index  # private, but nothing public says it
         details = self._runtime.interpreter.get_tensor_details(self._graph)
         self._details = {detail["index"]: detail for detail in details}
-        made = [index for operator in read_tflite(path).graphs()[self._graph].operators for index in operator.outputs]
+        made = [index for operator in read_tflite(path).graphs[self._graph].operators for index in operator.outputs]
         self.indices = {self._details[index]["name"]: index for index in made if index in self._details}
 
     def run(self, sample: Arrays) -> None:

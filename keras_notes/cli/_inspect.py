@@ -92,9 +92,9 @@ def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
 
 def _print_file(file: TfliteFile) -> None:
     print("operators: " + ", ".join(f"{count} {name}" for name, count in file.operator_counts().items()))
-    islands = file.float_islands()
-    if file.is_mixed or not islands:
-        print(f"in floating point: {', '.join(islands) or 'none'}")
+    float_operators = file.float_operators()
+    if file.is_mixed or not float_operators:
+        print(f"in floating point: {', '.join(float_operators) or 'none'}")
 
 
 def _described(entry: TensorEntry) -> str:

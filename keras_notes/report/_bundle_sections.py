@@ -129,7 +129,7 @@ def _signature(signature: SignatureEntry, batch_size: int | None) -> list[Html]:
 
 def _weights(file: TfliteFile) -> list[Tensor]:
     """The constants of all graphs, each buffer once, the largest first."""
-    constants = {tensor.buffer: tensor for graph in file.graphs() for tensor in graph.tensors if tensor.is_constant}
+    constants = {tensor.buffer: tensor for graph in file.graphs for tensor in graph.tensors if tensor.is_constant}
     return sorted(constants.values(), key=lambda tensor: -tensor.bytes)
 
 
