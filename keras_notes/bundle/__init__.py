@@ -1,6 +1,6 @@
 """The bundle: the border between training and device."""
 
-from keras_notes.bundle._bundle import Bundle, check_target, open_bundle, write_bundle
+from keras_notes.bundle._bundle import Bundle, as_bundle, check_target, open_bundle, write_bundle
 from keras_notes.bundle._candidates import CANDIDATES_FILE, Candidate, Choice, read_choice
 from keras_notes.bundle._manifest import (
     FORMAT_VERSION,
@@ -31,6 +31,7 @@ __all__ = [
     "TensorEntry",
     "TensorError",
     "Tolerance",
+    "as_bundle",
     "check_target",
     "open_bundle",
     "read_choice",

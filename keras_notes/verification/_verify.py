@@ -20,7 +20,7 @@ from keras_notes._litert.model import INTEGER_DTYPES, Signature, TfliteFile
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_choice, one_line
-from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, open_bundle
+from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, as_bundle
 from keras_notes.errors import BundleError, VerificationError
 from keras_notes.verification._labelled_samples import labelled_samples
 from keras_notes.verification._report import OutputReport, Report
@@ -58,8 +58,7 @@ def verify(
         ValueError: If x and y do not fit the model, or a label is out of range.
     """
     check_choice("kernels", kernels, KERNELS)
-    directory = bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
-    bundle = open_bundle(directory)
+    bundle = as_bundle(bundle_or_directory)
     samples, labels = labelled_samples(bundle.manifest.signatures[0], x, y)
     file = tflite_process.describe(bundle.model_path, limits)
     _check_described(bundle, file)
