@@ -249,7 +249,10 @@ def test_the_wheel_holds_the_package_only_and_works_in_a_clean_environment(tmp_p
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"keras_notes"}
-    data = ("py.typed", "CHANGELOG.md", "bundle/bundle.schema.json")
+    data = (
+        *("py.typed", "CHANGELOG.md", "report/page.css"),
+        *(f"bundle/{name}.schema.json" for name in ("bundle", "candidates", "tensors")),
+    )
     assert {f"keras_notes/{name}" for name in data} <= set(names)
     assert run("-m", "venv", tmp_path / "clean").returncode == 0
     python = tmp_path / "clean" / "bin" / "python"

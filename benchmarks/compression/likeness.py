@@ -39,12 +39,12 @@ class Likeness:
 def measure_likeness(path: Path, x: np.ndarray, expected: np.ndarray) -> Likeness:
     """Runs the file on samples for which the model gives `expected`."""
     file = read_tflite(path)
-    grid = file.output_grid(Interpreter(str(path)).get_output_details()[0]["index"])
+    grid = file.main.output_grid(Interpreter(str(path)).get_output_details()[0]["index"])
     if grid.scale is None:
         raise ValueError(f"{path} must end in integers. Received: {grid}.")
     errors = {name: np.abs(run_file(path, x, resolver) - expected) / grid.scale for name, resolver in KERNELS.items()}
     return Likeness(
-        len(file.float_islands()),
+        len(file.float_operators()),
         {name: float(np.mean(error < 0.5)) for name, error in errors.items()},
         {name: float(error.max()) for name, error in errors.items()},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras_notes._litert.model import FLOAT_DTYPES, Operator, TfliteFile
+from keras_notes._litert.model import FLOAT_DTYPES, Graph, Operator, TfliteFile
 from keras_notes.conversion._recipes import Plan
 from keras_notes.errors import ConversionError
 
@@ -36,7 +36,7 @@ def audit(file: TfliteFile, model_name: str, plan: Plan) -> None:
         )
     if resources := file.resource_operators():
         raise ConversionError(f"{subject} hold its weights as constants. Received: {_list(resources)}.")
-    islands = tuple(name for layer, name in file.float_operators() if plan.recipe_of(layer).is_integer)
+    islands = tuple(name for layer, name in file.float_results() if plan.recipe_of(layer).is_integer)
     if islands:
         raise ConversionError(
             f"{subject} compute in integers throughout. Received: {_list(islands)} in floating point. Replace that "
@@ -51,13 +51,13 @@ def audit(file: TfliteFile, model_name: str, plan: Plan) -> None:
 
 
 def _other_weights(file: TfliteFile, plan: Plan) -> Iterator[str]:
-    for graph in file.graphs():
+    for graph in file.graphs:
         for operator in graph.operators:
             if (place := _WEIGHTS.get(operator.name)) is not None:
                 yield from _wrong_type(graph, operator, operator.inputs[place], plan)
 
 
-def _wrong_type(graph: TfliteFile, operator: Operator, index: int, plan: Plan) -> Iterator[str]:
+def _wrong_type(graph: Graph, operator: Operator, index: int, plan: Plan) -> Iterator[str]:
     weight, result = graph.tensors[index], graph.tensors[operator.outputs[0]].name
     wanted = plan.recipe_of(result).weights
     is_float = weight.dtype in FLOAT_DTYPES

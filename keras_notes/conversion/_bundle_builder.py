@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_notes._litert.metadata import embed
 from keras_notes._shared.checks import received
+from keras_notes._shared.labels import check_labels
 from keras_notes.bundle import FORMAT_VERSION, MODEL_FILE, TENSORS_FILE, Manifest
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._contents import described, signature_entry, tensor_errors
@@ -20,7 +21,6 @@ from keras_notes.conversion._pipeline import FileMaker
 from keras_notes.conversion._recipes import Plan
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, deploy_graph
 from keras_notes.errors import ConversionError
-from keras_notes.verification._labelled_samples import checked_labels
 
 __all__ = ["PreparedModel"]
 
@@ -85,7 +85,7 @@ class PreparedModel:
                 f"`validation_data` must be None for a model with states, of which {self.name!r} has "
                 f"{len(graph.states)}: its samples are the steps of one sequence."
             )
-        labels = checked_labels(y, [self._outputs[SIGNATURE][name].shape[1:] for name in graph.output_names])
+        labels = check_labels(y, [self._outputs[SIGNATURE][name].shape[1:] for name in graph.output_names])
         samples = graph.arrays("validation_data", x)
         if (count := len(next(iter(samples.values())))) != len(labels):
             raise ValueError(

@@ -265,7 +265,7 @@ def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:
     """
     recipes: dict[str, str] = {}
     matched: set[str] = set()
-    for graph in file.graphs():
+    for graph in file.graphs:
         for operator in graph.operators:
             scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
             recipe = plan.recipe_of(scope.split(";")[0])

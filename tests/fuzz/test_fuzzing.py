@@ -57,7 +57,7 @@ def test_what_must_not_be_is_a_finding(monkeypatch, step, finding):
 
 
 def test_what_inspect_does_with_a_file_alone_is_looked_at(monkeypatch):
-    monkeypatch.setattr(TfliteFile, "float_islands", _raising(IndexError("tuple index out of range")))
+    monkeypatch.setattr(TfliteFile, "float_operators", _raising(IndexError("tuple index out of range")))
     (case,) = fuzz.run_cases([0])
     assert case.what.startswith("manifest")
     assert case.outcomes["inspect"] == "no manifest"

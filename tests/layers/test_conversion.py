@@ -32,7 +32,7 @@ def classifier(**arguments):
 
 
 def operators_of(bundle):
-    graphs = read_tflite(bundle.directory / "model.tflite").graphs()
+    graphs = read_tflite(bundle.directory / "model.tflite").graphs
     return Counter(operator.name for graph in graphs for operator in graph.operators)
 
 

@@ -21,7 +21,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_notes._litert.model import Operator, Tensor, TfliteFile
+from keras_notes._litert.model import Graph, Operator, Tensor, TfliteFile
 from keras_notes.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -164,7 +164,7 @@ def drawn_file(*operators: tuple[str, bool, tuple[int, ...], tuple[int, ...]]) -
         Tensor("a float16", "float16", (1, 2), None, None, False),
         Tensor("a weight", "float32", (2, 2), None, None, True),
     )
-    return TfliteFile(tensors, tuple(Operator(*operator) for operator in operators), ())
+    return TfliteFile((Graph(tensors, tuple(Operator(*operator) for operator in operators)),))
 
 
 def runner_module() -> SimpleNamespace:
