@@ -16,7 +16,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras_notes._litert.model import Operator, Signature, Tensor, TfliteFile
 from keras_notes.errors import BundleError
 
-__all__ = ["read_tflite"]
+__all__ = ["describe_model", "read_tflite"]
 
 
 def _names_of(enumeration: type) -> dict[int, str]:
@@ -38,15 +38,19 @@ def read_tflite(path: Path) -> TfliteFile:
         BundleError: If it is none; the message goes on after the name of the file.
     """
     try:
-        model = flatbuffer_utils.read_model(str(path))
-        main, *bodies = (_graph(graph, model) for graph in model.subgraphs)
-        signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
-        _check_indices([main, *bodies], signatures)
-        metadata = {_text(entry.name): _metadata(model.buffers[entry.buffer].data) for entry in model.metadata or ()}
-        return dataclasses.replace(main, signatures=signatures, bodies=tuple(bodies), metadata=metadata)
+        return describe_model(flatbuffer_utils.read_model(str(path)))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
         # What reading a flatbuffer at offsets that are none runs into.
         raise BundleError(f"must be a .tflite file. Received: {error!r}.") from error
+
+
+def describe_model(model: schema.ModelT) -> TfliteFile:
+    """Describes a file whose objects are in memory already."""
+    main, *bodies = (_graph(graph, model) for graph in model.subgraphs)
+    signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
+    _check_indices([main, *bodies], signatures)
+    metadata = {_text(entry.name): _metadata(model.buffers[entry.buffer].data) for entry in model.metadata or ()}
+    return dataclasses.replace(main, signatures=signatures, bodies=tuple(bodies), metadata=metadata)
 
 
 def _check_indices(graphs: Sequence[TfliteFile], signatures: Sequence[Signature]) -> None:

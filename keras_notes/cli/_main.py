@@ -19,8 +19,7 @@ from keras_notes._litert.runtime import KERNELS
 from keras_notes.benchmarking import bench
 from keras_notes.bundle import check_target
 from keras_notes.cli import _arguments, _inspect
-from keras_notes.conversion import convert, read_choice
-from keras_notes.conversion._recipes import AUTO, EDGES, RECIPES
+from keras_notes.conversion import AUTO, EDGES, RECIPES, convert, read_choice
 from keras_notes.errors import KerasNotesError, VerificationError
 from keras_notes.report import write_report
 from keras_notes.verification import Report, verify

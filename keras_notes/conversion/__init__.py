@@ -2,6 +2,9 @@
 
 from keras_notes.bundle import Candidate, Choice, read_choice
 from keras_notes.conversion._convert import convert
+from keras_notes.conversion._recipes import AUTO as AUTO
+from keras_notes.conversion._recipes import EDGES as EDGES
+from keras_notes.conversion._recipes import RECIPES as RECIPES
 from keras_notes.conversion._streaming import streaming_model
 
 __all__ = [

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes.bundle import Bundle, check_target, write_bundle
+from keras_notes._shared.types import ArrayLike
+from keras_notes.bundle import TOKENIZER_FILE, Bundle, check_target, read_tokenizer, write_bundle
 from keras_notes.compression import CompressedModel, strip
-from keras_notes.conversion._auto_recipe import Wish, chosen
-from keras_notes.conversion._bundle_builder import PreparedModel
-from keras_notes.conversion._recipes import EDGES, Plan, is_auto, plan_of, plans_of, trained_plan
+from keras_notes.conversion._auto_recipe import Criteria, choose_best
+from keras_notes.conversion._bundle_builder import BundleBuilder
+from keras_notes.conversion._recipes import (
+    EDGES,
+    RecipeArgument,
+    RecipeByLayer,
+    candidate_recipes,
+    is_auto,
+    parse_recipe,
+    trained_recipe,
+)
 
 __all__ = ["convert"]
-
-TOKENIZER_FILE = "tokenizer.json"
 
 
 def convert(
     model: keras.Model,
     directory: str | os.PathLike[str],
-    recipe: str | Mapping[str, Any] = "static_int8",
+    recipe: RecipeArgument = "static_int8",
     *,
     edges: str = "float32",
-    calibration: Any = None,
-    golden: Any = None,
+    calibration: ArrayLike | None = None,
+    golden: ArrayLike | None = None,
     labels: Sequence[str] | None = None,
     preprocessing: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     signatures: Mapping[str, keras.Model] | None = None,
     batch_size: int | None = 1,
     lowering: str | Mapping[str, str] = "auto",
-    validation_data: Any = None,
+    validation_data: tuple[ArrayLike, ArrayLike] | None = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
     overwrite: bool = False,
@@ -108,23 +113,26 @@ def convert(
         >>> bundle.manifest.signatures[0].outputs[0].shape
         (1, 3)
     """
-    wish = Wish(validation_data, accuracy_budget, prefer)
+    criteria = Criteria(validation_data, accuracy_budget, prefer)
     _check_arguments(edges, preprocessing, batch_size)
-    text_files = {} if tokenizer is None else {TOKENIZER_FILE: _tokenizer_bytes(Path(tokenizer))}
+    text_files = {} if tokenizer is None else {TOKENIZER_FILE: read_tokenizer(Path(tokenizer))}
     if isinstance(model, CompressedModel) and model.scheme is None:
         model = strip(model)
     scheme = model.scheme if isinstance(model, CompressedModel) else None
     if scheme is not None:
-        plans = [trained_plan(recipe, scheme.conversion_recipe, scheme.skip)]
+        candidates = [trained_recipe(recipe, scheme.conversion_recipe, scheme.skip)]
         _check_trained(model, calibration, signatures)
-        _check_plan(plans[0], edges, plans[0].needs_calibration, validation_data)
     elif is_auto(recipe):
-        plans = plans_of(recipe, edges, calibration is not None)
+        candidates = candidate_recipes(recipe, edges, has_calibration=calibration is not None)
     else:
-        plans = [plan_of(recipe)]
-        _check_plan(plans[0], edges, calibration is not None, validation_data)
+        candidates = [parse_recipe(recipe)]
+    if not is_auto(recipe):
+        _check_edges(candidates[0], edges)
+        if scheme is None:
+            _check_calibration(candidates[0], has_calibration=calibration is not None)
+        _check_no_validation(candidates[0], validation_data)
     target = check_target(directory, overwrite)
-    prepared = PreparedModel(
+    builder = BundleBuilder(
         model,
         calibration=calibration,
         golden=golden,
@@ -134,12 +142,14 @@ def convert(
         batch_size=batch_size,
         lowering=lowering,
     )
-    contents = chosen(prepared, plans, edges, wish) if is_auto(recipe) else prepared.contents(plans[0], edges)
-    manifest, files = contents
+    if is_auto(recipe):
+        manifest, files = choose_best(builder, candidates, edges, criteria)
+    else:
+        manifest, files = builder.build(candidates[0], edges)
     return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
 
 
-def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
+def _check_arguments(edges: str, preprocessing: str | None, batch_size: int | None) -> None:
     check_choice("edges", edges, EDGES)
     if not isinstance(preprocessing, (str, type(None))):
         raise TypeError(f"`preprocessing` must be words. {received(preprocessing=preprocessing)}")
@@ -147,22 +157,9 @@ def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
         raise ValueError(f"`batch_size` must be 1, or None for any. {received(batch_size=batch_size)}")
 
 
-def _tokenizer_bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    try:
-        whole = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"`tokenizer` must be a file of JSON. Received: {str(path)!r} ({error}).") from error
-    model = whole.get("model") if isinstance(whole, dict) else None
-    if not isinstance(model, dict) or "vocab" not in model:
-        raise ValueError(
-            f"`tokenizer` must hold a model with a vocabulary. Received: {str(path)!r}, which has none. Write it by "
-            f"`tokenizers.Tokenizer.save`."
-        )
-    return content
-
-
-def _check_trained(model: keras.Model, calibration: Any, signatures: Any) -> None:
+def _check_trained(
+    model: keras.Model, calibration: ArrayLike | None, signatures: Mapping[str, keras.Model] | None
+) -> None:
     if calibration is not None:
         raise ValueError(
             f"`calibration` must be None for a quantization-aware model, which {model.name!r} is: its ranges are "
@@ -175,22 +172,28 @@ def _check_trained(model: keras.Model, calibration: Any, signatures: Any) -> Non
         )
 
 
-def _check_plan(plan: Plan, edges: str, calibrated: bool, validation_data: Any) -> None:
-    if edges not in plan.default.edges:
-        allowed = " or ".join(map(repr, plan.default.edges))
-        raise ValueError(f"`edges` must be {allowed} for the recipe {plan.default.name!r}. {received(edges=edges)}")
-    if plan.needs_calibration and not calibrated:
+def _check_edges(recipes: RecipeByLayer, edges: str) -> None:
+    if edges not in recipes.default.edges:
+        allowed = " or ".join(map(repr, recipes.default.edges))
+        raise ValueError(f"`edges` must be {allowed} for the recipe {recipes.default.name!r}. {received(edges=edges)}")
+
+
+def _check_calibration(recipes: RecipeByLayer, *, has_calibration: bool) -> None:
+    if recipes.needs_calibration and not has_calibration:
         raise ValueError(
-            f"`calibration` must hold typical inputs for the recipe {plan.default.name!r}: they set the ranges of the "
-            f"integers. Received: calibration=None. Give 250 or more samples of the training set."
+            f"`calibration` must hold typical inputs for the recipe {recipes.default.name!r}: they set the ranges of "
+            f"the integers. Received: calibration=None. Give 250 or more samples of the training set."
         )
-    if not plan.needs_calibration and calibrated:
+    if has_calibration and not recipes.needs_calibration:
         raise ValueError(
-            f"`calibration` must be None for the recipe {plan.default.name!r}, which has no ranges to set. "
+            f"`calibration` must be None for the recipe {recipes.default.name!r}, which has no ranges to set. "
             f"To choose the golden samples, use `golden`."
         )
+
+
+def _check_no_validation(recipes: RecipeByLayer, validation_data: object) -> None:
     if validation_data is not None:
         raise ValueError(
-            f"`validation_data` must be None for the recipe {plan.default.name!r}; only 'auto' chooses by it. "
+            f"`validation_data` must be None for the recipe {recipes.default.name!r}; only 'auto' chooses by it. "
             f"To measure the accuracy of a bundle, use `verify(bundle, x, y)`."
         )
