@@ -18,6 +18,7 @@ from typing import NamedTuple, TypedDict
 
 import keras
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.keras_internals import is_keras_class, layers_of
@@ -157,7 +158,7 @@ class ConversionPipeline:
         if key not in self._calibrated:
             file = calibrated.file.copy()
 
-            def run_pass(model):
+            def run_pass(model: schema.ModelT) -> bool:
                 return lower_masks(model, calibrated.ranges, lambda name: recipes.recipe_of(name).is_integer)
 
             if file.run_passes([run_pass]):
@@ -254,7 +255,7 @@ class ConversionPipeline:
                 paths[id(layer)].append(path_in_file(path, self._model_names()))
         return paths
 
-    def _name_tensors(self, model) -> bool:
+    def _name_tensors(self, model: schema.ModelT) -> bool:
         return name_tensors(model, self._model_names(), {layer.name for layer in self._layers()})
 
     def _model_names(self) -> set[str]:
