@@ -36,22 +36,22 @@ def measure_model(name):
     import keras_notes as kn
     from benchmarks.conversion.zoo import ZOO, samples
     from keras_notes.bundle import write_bundle
-    from keras_notes.conversion._bundle_builder import PreparedModel
-    from keras_notes.conversion._recipes import plan_of
+    from keras_notes.conversion._bundle_builder import BundleBuilder
+    from keras_notes.conversion._recipes import parse_recipe
 
     model = ZOO[name]()
     calibration, golden = samples(name, CALIBRATION, seed=1), samples(name, GOLDEN, seed=2)
     cells = {"parameters": {"text": f"{model.count_params():,}", "reason": ""}}
     with tempfile.TemporaryDirectory() as directory:
         # What `convert` does, with the steps that recipes share made once.
-        prepared = PreparedModel(model, calibration=calibration, golden=golden)
+        builder = BundleBuilder(model, calibration=calibration, golden=golden)
         for recipe in RECIPES:
             try:
-                contents = prepared.contents(plan_of(recipe), "float32")
-                bundle = write_bundle(Path(directory) / recipe, *contents)
+                content = builder.build(parse_recipe(recipe), "float32")
+                bundle = write_bundle(Path(directory) / recipe, *content)
                 cells[recipe] = verify_bundle(bundle)
                 if cells[recipe]["reason"]:
-                    cells[recipe]["reason"] += f". {explain_error(prepared.graphs[0], bundle)}"
+                    cells[recipe]["reason"] += f". {explain_error(builder.graphs[0], bundle)}"
             except kn.errors.ConversionError as error:
                 cells[recipe] = {"text": "refused", "reason": str(error)}
         reference = bundle if (bundle := _float_bundle(directory)) else None

@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
-__all__ = ["DESCRIPTION", "embed"]
+from keras_notes._shared.types import Json
+
+__all__ = ["DESCRIPTION", "add_description", "append_labels"]
 
 DESCRIPTION = "keras_notes"
 LABELS_FILE = "labels.txt"
@@ -23,16 +23,20 @@ LABELS_FILE = "labels.txt"
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-def embed(tflite: bytes, description: Mapping[str, Any], labels: Sequence[str] | None) -> bytes:
-    """The file with a description, and with its labels if it has any."""
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
+def add_description(model: schema.ModelT, description: Json) -> bool:
+    """Adds a description to the metadata of a file; returns True, since that changes the file."""
     buffer = schema.BufferT()
     buffer.data = list(json.dumps(description, separators=(",", ":")).encode())
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = DESCRIPTION, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) + (b"" if labels is None else _zipped(labels))
+    return True
+
+
+def append_labels(tflite: bytes, labels: Sequence[str]) -> bytes:
+    """Appends labels to the bytes of a file."""
+    return tflite + _zipped(labels)
 
 
 def _zipped(labels: Sequence[str]) -> bytes:

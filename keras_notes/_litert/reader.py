@@ -16,7 +16,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras_notes._litert.model import EDGE_OPERATORS, Graph, Operator, Signature, Tensor, TfliteFile
 from keras_notes.errors import BundleError
 
-__all__ = ["read_tflite"]
+__all__ = ["describe_model", "read_tflite"]
 
 
 def _names_of(enumeration: type) -> dict[int, str]:
@@ -38,17 +38,21 @@ def read_tflite(path: Path) -> TfliteFile:
         BundleError: If it is not a .tflite file; the message continues a sentence that begins with the file's name.
     """
     try:
-        model = flatbuffer_utils.read_model(str(path))
-        graphs = tuple(_graph(graph, model) for graph in model.subgraphs)
-        if not graphs:
-            raise ValueError("no graph")
-        signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
-        _check_indices(graphs, signatures)
-        metadata = {_text(entry.name): _metadata(model.buffers[entry.buffer].data) for entry in model.metadata or ()}
-        return TfliteFile(graphs, signatures, metadata)
+        return describe_model(flatbuffer_utils.read_model(str(path)))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
         # Errors of reading a flatbuffer at invalid offsets.
         raise BundleError(f"must be a .tflite file. Received: {error!r}.") from error
+
+
+def describe_model(model: schema.ModelT) -> TfliteFile:
+    """Describes a file whose objects are in memory already."""
+    graphs = tuple(_graph(graph, model) for graph in model.subgraphs)
+    if not graphs:
+        raise ValueError("no graph")
+    signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
+    _check_indices(graphs, signatures)
+    metadata = {_text(entry.name): _metadata(model.buffers[entry.buffer].data) for entry in model.metadata or ()}
+    return TfliteFile(graphs, signatures, metadata)
 
 
 def _check_indices(graphs: Sequence[Graph], signatures: Sequence[Signature]) -> None:

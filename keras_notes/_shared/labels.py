@@ -1,4 +1,4 @@
-"""Class ids given by the user, checked against the output of a model. Needs NumPy alone."""
+"""Class ids given by the user, checked against the outputs of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_labels(y: ArrayLike, output_shapes: Sequence[Sequence[int]]) -> np.nda
         output_shapes: The shape of each output of the model, without the batch.
 
     Raises:
-        ValueError: If the model has no classes, or y are no ids of them.
+        ValueError: If the model has no classes, or y are not class ids of the model.
     """
     labels = np.asarray(y)
     if len(output_shapes) != 1:

@@ -14,6 +14,8 @@ from keras_notes.bundle._manifest import (
     Tolerance,
 )
 from keras_notes.bundle._tensor_errors import TENSORS_FILE, TensorError, read_tensor_errors
+from keras_notes.bundle._tokenizer import TOKENIZER_FILE as TOKENIZER_FILE
+from keras_notes.bundle._tokenizer import read_tokenizer as read_tokenizer
 
 __all__ = [
     "CANDIDATES_FILE",

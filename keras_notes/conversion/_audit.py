@@ -1,16 +1,16 @@
-"""The audit: what the file really holds, against what was asked for."""
+"""The audit: compares what a converted file holds with its recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from keras_notes._litert.model import FLOAT_DTYPES, Graph, Operator, TfliteFile
-from keras_notes.conversion._recipes import Plan
+from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.errors import ConversionError
 
 __all__ = ["audit"]
 
-# Where an operator's weights stand among its inputs.
+# The place of an operator's weights among its inputs.
 _WEIGHTS = {
     "BATCH_MATMUL": 1,
     "CONV_2D": 1,
@@ -22,55 +22,60 @@ _WEIGHTS = {
 }
 
 
-def audit(file: TfliteFile, model_name: str, plan: Plan) -> None:
+def audit(file: TfliteFile, model_name: str, recipes: RecipeByLayer) -> None:
     """Checks a converted file.
 
+    Args:
+        file: The description of the file.
+        model_name: The name of the model, for the error message.
+        recipes: The recipes that it was converted by.
+
     Raises:
-        ConversionError: If it holds an operator outside the built-ins, unfrozen weights, an operator that computes in
-            floating point or a weight of another type, each unless the plan says so for its layer.
+        ConversionError: If the file holds an operator outside the built-ins or unfrozen weights; or, unless the recipe
+            says so for its layer, an operator that computes in floating point or a weight of another type.
     """
-    subject = f"The model {model_name!r} converted with the recipe {plan.default.name!r} must"
+    subject = f"The model {model_name!r} converted with the recipe {recipes.default.name!r} must"
     if custom := file.custom_operators():
         raise ConversionError(
             f"{subject} hold built-in operators only, or it runs in no stock runtime. Received: {_list(custom)}."
         )
     if resources := file.resource_operators():
         raise ConversionError(f"{subject} hold its weights as constants. Received: {_list(resources)}.")
-    islands = tuple(name for layer, name in file.float_results() if plan.recipe_of(layer).is_integer)
+    islands = tuple(name for layer, name in file.float_results() if recipes.recipe_of(layer).is_integer)
     if islands:
         raise ConversionError(
             f"{subject} compute in integers throughout. Received: {_list(islands)} in floating point. Replace that "
-            f"layer, or declare it: recipe={{'default': {plan.default.name!r}, 'layers': "
+            f"layer, or declare it: recipe={{'default': {recipes.default.name!r}, 'layers': "
             f"{{{_layer_of(islands[0])!r}: 'float32'}}}}."
         )
-    if weights := tuple(_other_weights(file, plan)):
+    if weights := tuple(_other_weights(file, recipes)):
         raise ConversionError(
             f"{subject} hold its weights in the type of the recipe. Received: {_list(weights)}. Declare that layer: "
-            f"recipe={{'default': {plan.default.name!r}, 'layers': {{{_layer_of(weights[0])!r}: 'float32'}}}}."
+            f"recipe={{'default': {recipes.default.name!r}, 'layers': {{{_layer_of(weights[0])!r}: 'float32'}}}}."
         )
 
 
-def _other_weights(file: TfliteFile, plan: Plan) -> Iterator[str]:
+def _other_weights(file: TfliteFile, recipes: RecipeByLayer) -> Iterator[str]:
     for graph in file.graphs:
         for operator in graph.operators:
             if (place := _WEIGHTS.get(operator.name)) is not None:
-                yield from _wrong_type(graph, operator, operator.inputs[place], plan)
+                yield from _wrong_type(graph, operator, operator.inputs[place], recipes)
 
 
-def _wrong_type(graph: Graph, operator: Operator, index: int, plan: Plan) -> Iterator[str]:
+def _wrong_type(graph: Graph, operator: Operator, index: int, recipes: RecipeByLayer) -> Iterator[str]:
     weight, result = graph.tensors[index], graph.tensors[operator.outputs[0]].name
-    wanted = plan.recipe_of(result).weights
+    allowed = recipes.recipe_of(result).weights
     is_float = weight.dtype in FLOAT_DTYPES
-    if weight.is_constant and is_float and weight.dtype not in wanted:
+    if weight.is_constant and is_float and weight.dtype not in allowed:
         yield f"{operator.name} {result} with {weight.dtype} weights"
 
 
 def _layer_of(listed: str) -> str:
-    """The layer of what is listed as "OPERATOR layer/.../operation ..."."""
+    """Returns the layer of an operator that is listed as "OPERATOR layer/.../operation ..."."""
     path = listed.split(" ")[1] if " " in listed else listed
     return path.rsplit("/", 1)[0] if "/" in path else path
 
 
-def _list(items: tuple[str, ...], most: int = 5) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def _list(items: tuple[str, ...], maximum: int = 5) -> str:
+    more = f" and {len(items) - maximum} more" if len(items) > maximum else ""
+    return ", ".join(items[:maximum]) + more

@@ -1,4 +1,4 @@
-"""The recipe "auto": makes a file by each recipe that fits, measures them on this machine, and takes the best."""
+"""The recipe "auto": converts by each recipe that fits, measures the files on this machine, and chooses the best."""
 
 from __future__ import annotations
 
@@ -8,43 +8,41 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_notes._shared.checks import check_choice, check_non_negative, one_line, received
+from keras_notes._shared.types import ArrayLike
 from keras_notes.benchmarking import bench
-from keras_notes.bundle import CANDIDATES_FILE, Bundle, Candidate, Choice, Manifest, write_bundle
-from keras_notes.conversion._bundle_builder import PreparedModel
-from keras_notes.conversion._recipes import Plan
+from keras_notes.bundle import CANDIDATES_FILE, Bundle, Candidate, Choice, write_bundle
+from keras_notes.conversion._bundle_builder import BundleBuilder, BundleContent
+from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.errors import BundleError, ConversionError, VerificationError
 from keras_notes.verification import Report, verify
 
-__all__ = ["Wish", "chosen"]
+__all__ = ["Criteria", "choose_best"]
 
 _log = logging.getLogger(__name__)
-# Those that phones have; "reference" is an oracle.
+# The kernels of phones; "reference" is an oracle.
 _KERNELS = ("xnnpack", "builtin")
 _PREFERENCES = ("bytes", "latency")
-# Candidates take turns, so that a machine that grows slower does so for all.
+# Runs take turns, so that a machine that becomes slower does so for all.
 _ROUNDS, _REPEAT = 5, 20
 # Of two latencies that differ by less, the smaller file counts: medians of a few rounds say no more.
 _SAME_LATENCY = 1.05
 
-Contents = tuple[Manifest, dict[str, bytes]]
-Validation = tuple[dict[str, np.ndarray], np.ndarray]
-
 
 @dataclass(frozen=True)
-class Wish:
-    """What makes a file the best: see `convert`.
+class Criteria:
+    """The criteria for the best file: see `convert`.
 
     Raises:
         ValueError: If an argument is out of its range.
-        TypeError: If one is of another type.
+        TypeError: If an argument has another type.
     """
 
-    validation_data: Any
+    validation_data: tuple[ArrayLike, ArrayLike] | None
     accuracy_budget: float
     prefer: str
 
@@ -60,22 +58,30 @@ class Wish:
             )
 
 
-@dataclass
-class _Try:
-    """A plan on its way through the measurements."""
+class _Validation(NamedTuple):
+    """Samples by input name, their class ids, and the accuracy of the trained model on them."""
 
-    plan: Plan
+    samples: dict[str, np.ndarray]
+    labels: np.ndarray
+    model_accuracy: float
+
+
+@dataclass
+class _Run:
+    """A file on a set of kernels, and its measurements so far."""
+
+    recipes: RecipeByLayer
     kernels: str
-    contents: Contents | None = None
+    content: BundleContent | None = None
     bundle: Bundle | None = None
     report: Report | None = None
     loss: float | None = None
     p50_ms: float | None = None
     reason: str = ""
 
-    def candidate(self) -> Candidate:
+    def to_candidate(self) -> Candidate:
         return Candidate(
-            recipe=self.plan.default.name,
+            recipe=self.recipes.default.name,
             kernels=self.kernels,
             bytes=None if self.bundle is None else self.bundle.model_bytes,
             p50_ms=self.p50_ms,
@@ -85,75 +91,78 @@ class _Try:
         )
 
 
-def chosen(prepared: PreparedModel, plans: Sequence[Plan], edges: str, wish: Wish) -> Contents:
-    """The contents of the best file, candidates.json among them.
+def choose_best(
+    builder: BundleBuilder, candidates: Sequence[RecipeByLayer], edges: str, criteria: Criteria
+) -> BundleContent:
+    """Returns the content of the bundle with the best file, candidates.json included.
 
     Raises:
         ConversionError: If no file is within the budget; the message holds the table.
         ValueError: If the validation data do not fit the model.
     """
-    validation = None if wish.validation_data is None else prepared.labelled(*wish.validation_data)
-    model_accuracy = None if validation is None else prepared.accuracy(*validation)
+    validation = None
+    if criteria.validation_data is not None:
+        labelled = builder.check_labelled(*criteria.validation_data)
+        validation = _Validation(*labelled, model_accuracy=builder.measure_accuracy(*labelled))
     with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
-        tries = [one for plan in plans for one in _converted(prepared, plan, edges, Path(directory))]
-        for one in tries:
-            _prove(one, wish, validation, model_accuracy)
-        _time([one for one in tries if one.report is not None])
-    fitting = [index for index, one in enumerate(tries) if not one.reason]
-    best = _best(tries, fitting, wish.prefer) if fitting else -1
-    samples = next((one.report.golden_samples for one in tries if one.report is not None), 0)
+        runs = [run for recipes in candidates for run in _convert(builder, recipes, edges, Path(directory))]
+        for run in runs:
+            _verify(run, criteria, validation)
+        _measure_latency([run for run in runs if run.report is not None])
+    fitting = [index for index, run in enumerate(runs) if not run.reason]
+    best = _best_of(runs, fitting, criteria.prefer) if fitting else -1
+    golden_samples = next((run.report.golden_samples for run in runs if run.report is not None), 0)
     choice = Choice(
-        accuracy_budget=wish.accuracy_budget,
-        prefer=wish.prefer,
-        model_accuracy=model_accuracy,
-        samples=samples if validation is None else len(validation[1]),
-        candidates=tuple(one.candidate() for one in tries),
+        accuracy_budget=criteria.accuracy_budget,
+        prefer=criteria.prefer,
+        model_accuracy=None if validation is None else validation.model_accuracy,
+        samples=golden_samples if validation is None else len(validation.labels),
+        candidates=tuple(run.to_candidate() for run in runs),
         chosen=best,
     )
-    contents = tries[best].contents
-    if not fitting or contents is None:
-        raise ConversionError(f"A file of {prepared.name!r} must be within the accuracy budget. Received:\n{choice}")
-    _log.info("the best is %s on %s kernels\n%s", tries[best].plan.default.name, tries[best].kernels, choice)
-    manifest, files = contents
+    content = runs[best].content
+    if not fitting or content is None:
+        raise ConversionError(f"A file of {builder.name!r} must be within the accuracy budget. Received:\n{choice}")
+    _log.info("the best is %s on %s kernels\n%s", runs[best].recipes.default.name, runs[best].kernels, choice)
+    manifest, files = content
     table = json.dumps(choice.to_dict(), indent=1) + "\n"
     return manifest, {**files, CANDIDATES_FILE: table.encode()}
 
 
-def _converted(prepared: PreparedModel, plan: Plan, edges: str, directory: Path) -> Iterator[_Try]:
-    """The file of a plan, once for each set of kernels; or why there is none."""
-    name = plan.default.name
+def _convert(builder: BundleBuilder, recipes: RecipeByLayer, edges: str, directory: Path) -> Iterator[_Run]:
+    """Yields the file of a recipe once for each set of kernels; or the reason why there is no file."""
     try:
-        contents = prepared.contents(plan, edges)
+        content = builder.build(recipes, edges)
     except ConversionError as error:
-        yield from (_Try(plan, kernels, reason=one_line(str(error))) for kernels in _KERNELS)
+        yield from (_Run(recipes, kernels, reason=one_line(str(error))) for kernels in _KERNELS)
         return
-    bundle = write_bundle(directory / name, *contents)
-    yield from (_Try(plan, kernels, contents, bundle) for kernels in _KERNELS)
+    bundle = write_bundle(directory / recipes.default.name, *content)
+    yield from (_Run(recipes, kernels, content, bundle) for kernels in _KERNELS)
 
 
-def _prove(one: _Try, wish: Wish, validation: Validation | None, model_accuracy: float | None) -> None:
-    """Runs a file against what the model gave."""
-    if one.bundle is None:
+def _verify(run: _Run, criteria: Criteria, validation: _Validation | None) -> None:
+    """Compares the outputs of a file with those of the trained model; sets `report`, `loss` and `reason`."""
+    if run.bundle is None:
         return
-    _log.info("verifying %s on %s kernels", one.plan.default.name, one.kernels)
-    x, y = validation or (None, None)
+    _log.info("verifying %s on %s kernels", run.recipes.default.name, run.kernels)
+    x, y = (None, None) if validation is None else (validation.samples, validation.labels)
     try:
-        one.report = verify(one.bundle, x, y, kernels=one.kernels)
+        run.report = verify(run.bundle, x, y, kernels=run.kernels)
     except VerificationError as error:
-        one.report, one.reason = error.report, "; ".join(error.report.failures)
+        run.report, run.reason = error.report, "; ".join(error.report.failures)
     except BundleError as error:  # kernels that cannot run the file
-        one.reason = one_line(str(error))
+        run.reason = one_line(str(error))
         return
-    if model_accuracy is None or one.report.accuracy is None:
-        one.loss = _error_share(one.bundle, one.report)
+    if validation is None or run.report.accuracy is None:
+        run.loss = _error_share(run.bundle, run.report)
     else:
-        one.loss = model_accuracy - one.report.accuracy
-    if not one.reason and not one.loss <= wish.accuracy_budget:
-        one.reason = "over the budget"
+        run.loss = validation.model_accuracy - run.report.accuracy
+    if not run.reason and not run.loss <= criteria.accuracy_budget:
+        run.reason = "over the budget"
 
 
 def _error_share(bundle: Bundle, report: Report) -> float:
-    """The root mean square error as a share of the standard deviation of the trained model's output, of the worst."""
+    """Returns the largest root mean square error of an output, as a share of that output's standard deviation."""
     golden = {
         (entry.name, name): values
         for entry in bundle.manifest.signatures
@@ -164,26 +173,28 @@ def _error_share(bundle: Bundle, report: Report) -> float:
     return max(output.rms_error / spreads[output.signature, output.name] for output in report.outputs)
 
 
-def _time(tries: Sequence[_Try]) -> None:
-    """Measures the latency of each, in turns."""
-    _log.info("measuring %d candidates, %d rounds", len(tries), _ROUNDS)
-    times: list[list[float]] = [[] for _ in tries]
-    for turn in range(_ROUNDS):
-        order = list(zip(tries, times, strict=True))
-        for one, measured in order if turn % 2 == 0 else reversed(order):
-            if one.bundle is not None:
-                report = bench(one.bundle, threads=(1,), kernels=one.kernels, repeat=_REPEAT, rounds=1)
+def _measure_latency(runs: Sequence[_Run]) -> None:
+    """Measures the latency of each run, in turns."""
+    _log.info("measuring %d candidates, %d rounds", len(runs), _ROUNDS)
+    latencies: list[list[float]] = [[] for _ in runs]
+    for number in range(_ROUNDS):
+        order = list(zip(runs, latencies, strict=True))
+        for run, measured in order if number % 2 == 0 else reversed(order):
+            if run.bundle is not None:
+                report = bench(run.bundle, threads=(1,), kernels=run.kernels, repeat=_REPEAT, rounds=1)
                 measured.append(report.rows[0].p50_ms)
-    for one, measured in zip(tries, times, strict=True):
-        one.p50_ms = float(np.median(measured))
+    for run, measured in zip(runs, latencies, strict=True):
+        run.p50_ms = float(np.median(measured))
 
 
-def _best(tries: Sequence[_Try], fitting: Sequence[int], prefer: str) -> int:
+def _best_of(runs: Sequence[_Run], fitting: Sequence[int], prefer: str) -> int:
+    """Returns the index of the best of the runs that fit."""
+
     def size(index: int) -> tuple[float, float]:
-        candidate = tries[index].candidate()
+        candidate = runs[index].to_candidate()
         return (candidate.bytes or 0, candidate.p50_ms or 0.0)
 
     if prefer == "latency":
-        fastest = min(tries[index].p50_ms or 0.0 for index in fitting)
-        fitting = [index for index in fitting if (tries[index].p50_ms or 0.0) <= _SAME_LATENCY * fastest]
+        fastest = min(runs[index].p50_ms or 0.0 for index in fitting)
+        fitting = [index for index in fitting if (runs[index].p50_ms or 0.0) <= _SAME_LATENCY * fastest]
     return min(fitting, key=size)

@@ -1,50 +1,71 @@
-"""A model ready for conversion: run on its golden samples once, and made into the contents of a bundle by recipe."""
+"""Builds the content of a bundle from a trained model: its golden samples once, and a file by each recipe."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
-from keras_notes._litert.metadata import embed
+from keras_notes._litert import client as tflite_process
+from keras_notes._litert.metadata import add_description, append_labels
+from keras_notes._litert.model import Tensor, TfliteFile
+from keras_notes._litert.reader import describe_model
 from keras_notes._shared.checks import received
 from keras_notes._shared.labels import check_labels
-from keras_notes.bundle import FORMAT_VERSION, MODEL_FILE, TENSORS_FILE, Manifest
+from keras_notes._shared.types import ArrayLike, Json
+from keras_notes.bundle import (
+    FORMAT_VERSION,
+    MODEL_FILE,
+    TENSORS_FILE,
+    Manifest,
+    SignatureEntry,
+    StateEntry,
+    TensorEntry,
+)
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._contents import described, signature_entry, tensor_errors
-from keras_notes.conversion._pipeline import FileMaker
-from keras_notes.conversion._recipes import Plan
-from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, deploy_graph
+from keras_notes.conversion._pipeline import ConversionPipeline
+from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
+from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import ConversionError
 
-__all__ = ["PreparedModel"]
+__all__ = ["BundleBuilder", "BundleContent"]
+
+BundleContent: TypeAlias = tuple[Manifest, dict[str, bytes]]
+"""The manifest of a bundle, and its other files by name: the arguments of `write_bundle`."""
 
 _GOLDEN_SAMPLES = 32
+# Every tensor of two files is read for each of them.
+_SAMPLES_FOR_TENSOR_ERRORS = 8
 _log = logging.getLogger(__name__)
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "keras-notes", "tensorflow")
 
 
-class PreparedModel:
-    """A trained model, what it gives for its golden samples, and what the device shall be told of it.
+class BundleBuilder:
+    """A trained model, its outputs for its golden samples, and the words that travel with it to the device.
 
     The arguments are those of `convert`.
 
     Raises:
         ValueError: If samples or labels do not fit the model.
-        ConversionError: If nothing says what the inputs are, or the outputs are not finite.
+        ConversionError: If the inputs of the model are not known, or its outputs are not finite.
     """
 
     def __init__(
         self,
         model: keras.Model,
         *,
-        calibration: Any = None,
-        golden: Any = None,
+        calibration: ArrayLike | None = None,
+        golden: ArrayLike | None = None,
         labels: Sequence[str] | None = None,
         preprocessing: str | None = None,
         signatures: Mapping[str, keras.Model] | None = None,
@@ -54,30 +75,30 @@ class PreparedModel:
         self._labels = labels
         self._preprocessing = preprocessing
         self._batch_size = batch_size
-        self._inputs: dict[str, dict[str, np.ndarray]] = {}
-        self._outputs: dict[str, dict[str, np.ndarray]] = {}
+        self._golden: dict[str, GraphRun] = {}
         graphs, ranges = [], {}
-        names = _by_signature("calibration", calibration, signatures), _by_signature("golden", golden, signatures)
+        calibration_by_signature = _by_signature("calibration", calibration, signatures)
+        golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
-            own_calibration, own_golden = (given.get(name) for given in names)
+            own_calibration, own_golden = calibration_by_signature.get(name), golden_by_signature.get(name)
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            self._inputs[name], self._outputs[name] = graph.run(_golden_inputs(graph, own_golden, samples))
-            _check_finite(entry, self._outputs[name])
+            self._golden[name] = graph.run(_golden_inputs(graph, own_golden, samples))
+            _check_finite(entry, self._golden[name].outputs)
             if samples is not None:
-                ranges[name] = graph.run(samples)[0] if graph.states else samples
+                ranges[name] = graph.run(samples).inputs if graph.states else samples
             graphs.append(graph)
-        _check_labels(labels, self._outputs[SIGNATURE])
+        _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
         self.graphs = tuple(graphs)
-        self._maker = FileMaker(self.graphs, batch_size, ranges, lowering)
+        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
 
-    def labelled(self, x: Any, y: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Samples by input name, and their class ids.
+    def check_labelled(self, x: ArrayLike, y: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Returns samples by input name, and their class ids.
 
         Raises:
-            ValueError: If x are no inputs of the model, or y no class ids of it.
+            ValueError: If x are not inputs of the model, or y are not class ids of it.
         """
         graph = self.graphs[0]
         if graph.states:
@@ -85,7 +106,8 @@ class PreparedModel:
                 f"`validation_data` must be None for a model with states, of which {self.name!r} has "
                 f"{len(graph.states)}: its samples are the steps of one sequence."
             )
-        labels = check_labels(y, [self._outputs[SIGNATURE][name].shape[1:] for name in graph.output_names])
+        outputs = self._golden[SIGNATURE].outputs
+        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
         samples = graph.arrays("validation_data", x)
         if (count := len(next(iter(samples.values())))) != len(labels):
             raise ValueError(
@@ -93,70 +115,124 @@ class PreparedModel:
             )
         return samples, labels
 
-    def accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-        """The accuracy of the trained model, computed by Keras."""
+    def measure_accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+        """Returns the accuracy of the trained model, computed by Keras."""
         graph = self.graphs[0]
-        return float((graph.run(samples)[1][graph.output_names[0]].argmax(-1) == labels).mean())
+        outputs = graph.run(samples).outputs[graph.output_names[0]]
+        return float((outputs.argmax(-1) == labels).mean())
 
-    def contents(self, plan: Plan, edges: str) -> tuple[Manifest, dict[str, bytes]]:
-        """Converts the model; returns what `write_bundle` takes.
+    def build(self, recipes: RecipeByLayer, edges: str) -> BundleContent:
+        """Converts the model, and returns the content of its bundle.
 
         Raises:
-            ConversionError: If the model cannot be converted so, or the file does not hold what was asked for.
+            ConversionError: If the model cannot be converted so, or the file does not hold what the recipe says.
         """
-        converted = self._maker.make(plan, edges)
-        _log.info("looking at the file")
-        file = described(converted.tflite)
-        audit(file, self.name, plan)
+        converted = self._pipeline.run(recipes, edges)
+        _log.info("auditing the file")
+        file = describe_model(converted.file.model)
+        audit(file, self.name, recipes)
         files: dict[str, bytes] = {}
-        entries = tuple(
-            signature_entry(graph, file, self._inputs[graph.signature], self._outputs[graph.signature], files)
-            for graph in self.graphs
-        )
-        if converted.tflite != converted.float_tflite:
-            files[TENSORS_FILE] = tensor_errors(converted, entries[0], self._inputs[SIGNATURE])
+        entries = tuple(_signature_entry(graph, file, self._golden[graph.signature], files) for graph in self.graphs)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             manifest_sha256="",
             name=self.name,
-            recipe=plan.default.name,
-            exceptions={pattern: recipe.name for pattern, recipe in plan.layers.items()},
+            recipe=recipes.default.name,
+            exceptions={pattern: recipe.name for pattern, recipe in recipes.layers.items()},
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
-            tolerance=plan.tolerance,
+            tolerance=recipes.tolerance,
             labels=None if self._labels is None else tuple(self._labels),
             preprocessing=self._preprocessing,
             versions={package: version(package) for package in _PACKAGES},
             metrics={},
             files={},
         )
-        files[MODEL_FILE] = embed(converted.tflite, _description(manifest), manifest.labels)
+        converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        if converted.reference is not None:
+            inputs = self._golden[SIGNATURE].inputs
+            files[TENSORS_FILE] = _tensor_errors(converted.file, converted.reference, entries[0], inputs)
+        tflite = converted.file.to_bytes()
+        files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
 
 
-def _by_signature(argument: str, values: Any, signatures: Mapping[str, keras.Model] | None) -> dict[str, Any]:
+def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, files: dict[str, bytes]) -> SignatureEntry:
+    """Describes a signature, and adds its golden files to `files`."""
+    signature = next(entry for entry in file.signatures if entry.name == graph.signature)
+    main = file.graph(signature)
+
+    def edge(side: str, name: str, index: int, grid: Tensor, values: np.ndarray) -> TensorEntry:
+        path = f"golden/{signature.name}.{side}.{name}.bin"
+        files[path] = values.astype(values.dtype.newbyteorder("<")).tobytes()
+        tensor = main.tensors[index]
+        return TensorEntry(name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name)
+
+    return SignatureEntry(
+        name=signature.name,
+        inputs=tuple(
+            edge("input", name, index, main.input_grid(index), golden.inputs[name])
+            for name, index in sorted(signature.inputs.items())
+        ),
+        outputs=tuple(
+            edge("output", name, index, main.output_grid(index), golden.outputs[name])
+            for name, index in sorted(signature.outputs.items())
+        ),
+        golden_samples=len(next(iter(golden.inputs.values()))),
+        states=tuple(StateEntry(state.input, state.output) for state in graph.states),
+    )
+
+
+def _tensor_errors(
+    file: ModelFile, float_file: ModelFile, signature: SignatureEntry, inputs: Mapping[str, np.ndarray]
+) -> bytes:
+    """Returns tensors.json: the error of each tensor of the file against its value in the float file."""
+    samples = {name: array[:_SAMPLES_FOR_TENSOR_ERRORS] for name, array in inputs.items()}
+    with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
+        path, reference = Path(directory) / MODEL_FILE, Path(directory) / "float.tflite"
+        path.write_bytes(file.to_bytes())
+        reference.write_bytes(float_file.to_bytes())
+        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples)
+    return (json.dumps(errors, indent=1) + "\n").encode()
+
+
+def _in_floats(signature: SignatureEntry) -> SignatureEntry:
+    """Returns the signature of the float file."""
+
+    def edges(entries: tuple[TensorEntry, ...]) -> tuple[TensorEntry, ...]:
+        return tuple(
+            entry if entry.scale is None else dataclasses.replace(entry, dtype="float32", scale=None, zero_point=None)
+            for entry in entries
+        )
+
+    return dataclasses.replace(signature, inputs=edges(signature.inputs), outputs=edges(signature.outputs))
+
+
+def _by_signature(
+    argument: str, values: ArrayLike | None, signatures: Mapping[str, keras.Model] | None
+) -> dict[str, ArrayLike]:
     if values is None:
         return {}
     if not signatures:
         return {SIGNATURE: values}
-    wanted = {SIGNATURE, *signatures}
-    if not isinstance(values, Mapping) or set(values) != wanted:
+    expected = {SIGNATURE, *signatures}
+    if not isinstance(values, Mapping) or set(values) != expected:
         raise ValueError(
-            f"`{argument}` must be a dict with samples for each of the signatures {sorted(wanted)}. "
+            f"`{argument}` must be a dict with samples for each of the signatures {sorted(expected)}. "
             f"Received: {sorted(values) if isinstance(values, Mapping) else type(values).__name__}."
         )
     return dict(values)
 
 
-def _description(manifest: Manifest) -> dict[str, Any]:
-    """What of the manifest travels inside the file: all but what is measured on it or lies beside it."""
+def _description(manifest: Manifest) -> Json:
+    """Returns the part of the manifest that travels inside the file: all but measurements on it and files beside it."""
     content = dataclasses.asdict(manifest)
     beside = ("manifest_sha256", "tolerance", "metrics", "files")
     return {key: value for key, value in content.items() if key not in beside}
 
 
-def _check_labels(labels: Sequence[str] | None, outputs: Mapping[str, np.ndarray]) -> None:
+def _check_label_names(labels: Sequence[str] | None, outputs: Mapping[str, np.ndarray]) -> None:
     if labels is None:
         return
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
@@ -174,15 +250,17 @@ def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray]) -> None
         )
 
 
-def _golden_inputs(graph: DeployGraph, golden: Any, calibration: Mapping[str, np.ndarray] | None):
+def _golden_inputs(
+    graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
+) -> dict[str, np.ndarray]:
     if golden is not None:
         return graph.arrays("golden", golden)
     if calibration is not None and graph.states:
         return {name: array[:_GOLDEN_SAMPLES] for name, array in calibration.items()}
     if calibration is not None:
         count = len(next(iter(calibration.values())))
-        chosen = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
-        return {name: array[chosen] for name, array in calibration.items()}
+        places = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
+        return {name: array[places] for name, array in calibration.items()}
     if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
         raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
     rng = np.random.default_rng(0)

@@ -2,103 +2,109 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes.bundle import Bundle, check_target, write_bundle
+from keras_notes._shared.types import ArrayLike
+from keras_notes.bundle import TOKENIZER_FILE, Bundle, check_target, read_tokenizer, write_bundle
 from keras_notes.compression import CompressedModel, strip
-from keras_notes.conversion._auto_recipe import Wish, chosen
-from keras_notes.conversion._bundle_builder import PreparedModel
-from keras_notes.conversion._recipes import EDGES, Plan, is_auto, plan_of, plans_of, trained_plan
+from keras_notes.conversion._auto_recipe import Criteria, choose_best
+from keras_notes.conversion._bundle_builder import BundleBuilder
+from keras_notes.conversion._recipes import (
+    EDGES,
+    RecipeArgument,
+    RecipeByLayer,
+    candidate_recipes,
+    is_auto,
+    parse_recipe,
+    trained_recipe,
+)
 
 __all__ = ["convert"]
-
-TOKENIZER_FILE = "tokenizer.json"
 
 
 def convert(
     model: keras.Model,
     directory: str | os.PathLike[str],
-    recipe: str | Mapping[str, Any] = "static_int8",
+    recipe: RecipeArgument = "static_int8",
     *,
     edges: str = "float32",
-    calibration: Any = None,
-    golden: Any = None,
+    calibration: ArrayLike | None = None,
+    golden: ArrayLike | None = None,
     labels: Sequence[str] | None = None,
     preprocessing: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     signatures: Mapping[str, keras.Model] | None = None,
     batch_size: int | None = 1,
     lowering: str | Mapping[str, str] = "auto",
-    validation_data: Any = None,
+    validation_data: tuple[ArrayLike, ArrayLike] | None = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
     overwrite: bool = False,
 ) -> Bundle:
-    """Converts a trained model to a .tflite file and writes it as a bundle, with golden samples to prove it by.
+    """Converts a trained model to a .tflite file and writes it as a bundle, with golden samples to verify it.
 
-    The file has built-in operators only. Converter and quantizer run in processes of their own, so a crash of them is
-    an error here and no more; models that were trained on JAX or PyTorch are carried over to TensorFlow there. The
+    The file has built-in operators only. Converter and quantizer run in processes of their own, so that a crash of
+    either is only an error here; models that were trained on JAX or PyTorch are carried over to TensorFlow there. The
     bundle is written whole or not at all.
 
     Args:
-        model: A built functional or sequential model; or a subclassed one, whose inputs are then known from the
-            samples. Of one that `prune` or `cluster` made, what `strip` gives; one that `quantize_aware` made keeps its
-            integers, with the recipe that it was trained for and without calibration data. Recurrent layers with
-            stateful=True become inputs and outputs that carry the states.
-        directory: Where the bundle shall stand.
-        recipe: The number format; or a default and exceptions by layer name ("block/dense", "conv*"), the last one that
-            matches counting: `{"default": "static_int8", "layers": {"head": "float32"}}`.
+        model: A built functional or sequential model; or a subclassed one, whose inputs are then taken from the
+            samples. A model from `prune` or `cluster` is stripped first (`strip`); a model from `quantize_aware` keeps
+            its integers, with the recipe that it was trained for and without calibration data. The states of recurrent
+            layers with stateful=True become inputs and outputs.
+        directory: The directory of the bundle, which must not exist yet unless `overwrite` is true.
+        recipe: The number format; or a default and exceptions by layer name ("block/dense", "conv*"), of which the last
+            match counts: `{"default": "static_int8", "layers": {"head": "float32"}}`.
 
             - "float32";
             - "float16": weights float16, computed in float32;
             - "dynamic_int8": weights int8, computed in integers whose ranges are taken from each sample;
             - "static_int8": weights and activations int8, ranges from the calibration data;
             - "int16x8": weights int8, activations int16;
-            - "weight_int4": as "dynamic_int8", with weights of 4 bits where LiteRT has the operator;
-            - "auto": the best of those that fit, by what a file of each costs on this machine. The table of them all
-              stays in the bundle: `keras_notes.conversion.read_choice(bundle)`.
+            - "weight_int4": like "dynamic_int8", with weights of 4 bits where LiteRT has the operator;
+            - "auto": the best recipe that fits, by measurements of its file on this machine. The bundle keeps the table
+              of all candidates: `keras_notes.conversion.read_choice(bundle)`.
         edges: Type of the inputs and outputs: "float32" (runs everywhere); "uint8" or "int8" (for microcontrollers)
             with "static_int8", "int16" with "int16x8".
-        calibration: Typical inputs of shape (samples, ...), some 250 or more, of the training set; for several inputs
-            a list or a dict by name; with `signatures`, a dict of these by signature. Needed by "static_int8" and
-            "int16x8". Of a model with states, the steps of one sequence.
-        golden: Inputs, of the same form, whose outputs the bundle shall keep. Defaults to 32 of the calibration
-            samples, evenly spaced (of a model with states the first 32); without calibration data to 32 seeded samples
-            of the standard normal distribution.
+        calibration: Typical inputs of shape (samples, ...) from the training set, 250 or more; for several inputs a
+            list or a dict by name; with `signatures`, a dict of these by signature. "static_int8" and "int16x8" need
+            them. For a model with states, the steps of one sequence.
+        golden: Inputs of the same form, kept in the bundle with the outputs of the model. Defaults to 32 of the
+            calibration samples, evenly spaced (for a model with states the first 32); without calibration data, to 32
+            seeded samples of the standard normal distribution.
         labels: One name a class, for the device to show.
-        preprocessing: How raw data becomes the model's input, in words, for the device's developer.
-        tokenizer: Of a model of text, the file that a device reads and writes text by, in the format of Hugging Face's
-            `tokenizers` (`Tokenizer.save`), which has readers for phones and browsers. The bundle keeps a copy.
+        preprocessing: A description of how raw data becomes the model's input, for the device's developer.
+        tokenizer: The tokenizer's file of a text model, in the format of Hugging Face's `tokenizers`
+            (`Tokenizer.save`), which has readers for phones and browsers. The bundle keeps a copy.
         signatures: Further entry points by name: models that share layers with `model`, whose own is
             "serving_default". Shared weights are in the file once.
         batch_size: 1, or None for a file that takes any number of samples at once.
-        lowering: What recurrent layers become on the device, Keras's own too: "loop", "unrolled", "fused", or "auto",
-            as `keras_notes.layers.LSTM` tells; or a dict of these by layer name or path, as for `recipe`,
-            `{"encoder/lstm*": "fused"}`, the last one that matches counting. A fused LSTM needs a runtime that resets
-            its state, and takes "float32" and "static_int8".
-        validation_data: For "auto": test inputs and their class ids (x, y), on which accuracy is measured; of a model
-            with one output. Without them the error on the golden samples counts.
-        accuracy_budget: For "auto": how much a file may lose, >= 0. Of accuracy, as a fraction (0.01 is one point); or
-            without validation data, as the root mean square error's share of the outputs' standard deviation. Every
-            file must be within the tolerance of its recipe besides.
-        prefer: For "auto": "bytes" takes the smallest file within the budget, "latency" the fastest on one thread; of
-            those within 5 % of it the smallest.
-        overwrite: Whether a bundle that stands in `directory` is replaced.
+        lowering: The form of recurrent layers on the device, Keras's own included: "loop", "unrolled", "fused", or
+            "auto", see `keras_notes.layers.LSTM`; or a dict of these by layer name or path, of which the last match
+            counts, as for `recipe`: `{"encoder/lstm*": "fused"}`. A fused LSTM needs a runtime that resets its state,
+            and the recipe "float32" or "static_int8".
+        validation_data: Test inputs and their class ids, (x, y), to measure accuracy for "auto"; for a model with one
+            output. Without them the error on the golden samples counts.
+        accuracy_budget: The largest loss of a file for "auto", >= 0: of accuracy, as a fraction (0.01 is one point); or
+            without validation data, the root mean square error as a share of the outputs' standard deviation. Every
+            file must also be within the tolerance of its recipe.
+        prefer: The preference of "auto": "bytes" takes the smallest file within the budget; "latency" the smallest of
+            the files within 5 % of the fastest, on one thread.
+        overwrite: Whether a bundle in `directory` is replaced.
 
     Returns:
-        The `Bundle`. `keras_notes.verify(bundle)` proves it.
+        The `Bundle`. `keras_notes.verify(bundle)` compares its file with the trained model.
 
     Raises:
         ValueError: If an argument is out of its range, or samples have the wrong shape or are not finite.
-        ConversionError: If the model cannot be converted as asked.
-        BundleError: If something stands in `directory` already.
+        TypeError: If an argument has another type.
+        ConversionError: If the model cannot be converted with these arguments.
+        BundleError: If `directory` exists already.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -108,23 +114,26 @@ def convert(
         >>> bundle.manifest.signatures[0].outputs[0].shape
         (1, 3)
     """
-    wish = Wish(validation_data, accuracy_budget, prefer)
+    criteria = Criteria(validation_data, accuracy_budget, prefer)
     _check_arguments(edges, preprocessing, batch_size)
-    text_files = {} if tokenizer is None else {TOKENIZER_FILE: _tokenizer_bytes(Path(tokenizer))}
+    text_files = {} if tokenizer is None else {TOKENIZER_FILE: read_tokenizer(Path(tokenizer))}
     if isinstance(model, CompressedModel) and model.scheme is None:
         model = strip(model)
     scheme = model.scheme if isinstance(model, CompressedModel) else None
     if scheme is not None:
-        plans = [trained_plan(recipe, scheme.conversion_recipe, scheme.skip)]
+        candidates = [trained_recipe(recipe, scheme.conversion_recipe, scheme.skip)]
         _check_trained(model, calibration, signatures)
-        _check_plan(plans[0], edges, plans[0].needs_calibration, validation_data)
     elif is_auto(recipe):
-        plans = plans_of(recipe, edges, calibration is not None)
+        candidates = candidate_recipes(recipe, edges, has_calibration=calibration is not None)
     else:
-        plans = [plan_of(recipe)]
-        _check_plan(plans[0], edges, calibration is not None, validation_data)
+        candidates = [parse_recipe(recipe)]
+    if not is_auto(recipe):
+        _check_edges(candidates[0], edges)
+        if scheme is None:
+            _check_calibration(candidates[0], has_calibration=calibration is not None)
+        _check_no_validation(candidates[0], validation_data)
     target = check_target(directory, overwrite)
-    prepared = PreparedModel(
+    builder = BundleBuilder(
         model,
         calibration=calibration,
         golden=golden,
@@ -134,12 +143,14 @@ def convert(
         batch_size=batch_size,
         lowering=lowering,
     )
-    contents = chosen(prepared, plans, edges, wish) if is_auto(recipe) else prepared.contents(plans[0], edges)
-    manifest, files = contents
+    if is_auto(recipe):
+        manifest, files = choose_best(builder, candidates, edges, criteria)
+    else:
+        manifest, files = builder.build(candidates[0], edges)
     return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
 
 
-def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
+def _check_arguments(edges: str, preprocessing: str | None, batch_size: int | None) -> None:
     check_choice("edges", edges, EDGES)
     if not isinstance(preprocessing, (str, type(None))):
         raise TypeError(f"`preprocessing` must be words. {received(preprocessing=preprocessing)}")
@@ -147,22 +158,9 @@ def _check_arguments(edges: str, preprocessing: Any, batch_size: Any) -> None:
         raise ValueError(f"`batch_size` must be 1, or None for any. {received(batch_size=batch_size)}")
 
 
-def _tokenizer_bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    try:
-        whole = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"`tokenizer` must be a file of JSON. Received: {str(path)!r} ({error}).") from error
-    model = whole.get("model") if isinstance(whole, dict) else None
-    if not isinstance(model, dict) or "vocab" not in model:
-        raise ValueError(
-            f"`tokenizer` must hold a model with a vocabulary. Received: {str(path)!r}, which has none. Write it by "
-            f"`tokenizers.Tokenizer.save`."
-        )
-    return content
-
-
-def _check_trained(model: keras.Model, calibration: Any, signatures: Any) -> None:
+def _check_trained(
+    model: keras.Model, calibration: ArrayLike | None, signatures: Mapping[str, keras.Model] | None
+) -> None:
     if calibration is not None:
         raise ValueError(
             f"`calibration` must be None for a quantization-aware model, which {model.name!r} is: its ranges are "
@@ -175,22 +173,28 @@ def _check_trained(model: keras.Model, calibration: Any, signatures: Any) -> Non
         )
 
 
-def _check_plan(plan: Plan, edges: str, calibrated: bool, validation_data: Any) -> None:
-    if edges not in plan.default.edges:
-        allowed = " or ".join(map(repr, plan.default.edges))
-        raise ValueError(f"`edges` must be {allowed} for the recipe {plan.default.name!r}. {received(edges=edges)}")
-    if plan.needs_calibration and not calibrated:
+def _check_edges(recipes: RecipeByLayer, edges: str) -> None:
+    if edges not in recipes.default.edges:
+        allowed = " or ".join(map(repr, recipes.default.edges))
+        raise ValueError(f"`edges` must be {allowed} for the recipe {recipes.default.name!r}. {received(edges=edges)}")
+
+
+def _check_calibration(recipes: RecipeByLayer, *, has_calibration: bool) -> None:
+    if recipes.needs_calibration and not has_calibration:
         raise ValueError(
-            f"`calibration` must hold typical inputs for the recipe {plan.default.name!r}: they set the ranges of the "
-            f"integers. Received: calibration=None. Give 250 or more samples of the training set."
+            f"`calibration` must hold typical inputs for the recipe {recipes.default.name!r}: they set the ranges of "
+            f"the integers. Received: calibration=None. Give 250 or more samples of the training set."
         )
-    if not plan.needs_calibration and calibrated:
+    if has_calibration and not recipes.needs_calibration:
         raise ValueError(
-            f"`calibration` must be None for the recipe {plan.default.name!r}, which has no ranges to set. "
+            f"`calibration` must be None for the recipe {recipes.default.name!r}, which has no ranges to set. "
             f"To choose the golden samples, use `golden`."
         )
+
+
+def _check_no_validation(recipes: RecipeByLayer, validation_data: object) -> None:
     if validation_data is not None:
         raise ValueError(
-            f"`validation_data` must be None for the recipe {plan.default.name!r}; only 'auto' chooses by it. "
+            f"`validation_data` must be None for the recipe {recipes.default.name!r}; only 'auto' chooses by it. "
             f"To measure the accuracy of a bundle, use `verify(bundle, x, y)`."
         )

@@ -1,7 +1,11 @@
-"""Makes the file of each number format: SavedModel -> float file -> ranges -> quantized file, each step once."""
+"""The pipeline from deploy graphs to .tflite files: SavedModel -> float file -> ranges -> quantized file.
+
+Each file that comes back from a program is read once; passes over its objects do the rest (`passes`).
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -10,48 +14,72 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import keras
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes._litert.model import TfliteFile
-from keras_notes._litert.reader import read_tflite
+from keras_notes._litert.reader import describe_model
+from keras_notes._shared.keras_internals import is_keras_class, layers_of
 from keras_notes._shared.layer_patterns import Path as LayerPath
 from keras_notes.compression import CompressedModel
-from keras_notes.conversion._recipes import Plan
+from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
+from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion.graph._layer_lowerings import differs_for_integers
-from keras_notes.conversion.graph._recurrent_lowerings import check_lowering, lowering_of, recurrent_layers
-from keras_notes.conversion.passes._deduplicate_buffers import share_buffers
-from keras_notes.conversion.passes._fake_quant import take_marks
+from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
+from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
+from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
 from keras_notes.conversion.passes._lower_masks import lower_masks
-from keras_notes.conversion.passes._name_tensors import name_by_layer, path_in_file
-from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, with_trained_integers
-from keras_notes.conversion.passes._set_edge_types import with_edges
+from keras_notes.conversion.passes._model_file import ModelFile, Pass
+from keras_notes.conversion.passes._name_tensors import name_tensors, path_in_file
+from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
+from keras_notes.conversion.passes._schema import TensorRange
+from keras_notes.conversion.passes._set_edge_types import set_edge_types
 from keras_notes.conversion.workers._job import Job
 from keras_notes.errors import ConversionError
 
-__all__ = ["Converted", "FileMaker"]
+__all__ = ["ConversionPipeline", "ConvertedFiles"]
 
 
 @dataclass(frozen=True)
-class Converted:
-    """The file as asked for, and the one in float32 that it was made of; tensors have the same names in both."""
+class ConvertedFiles:
+    """The files of a conversion.
 
-    tflite: bytes
-    float_tflite: bytes
+    Attributes:
+        file: The file with the number formats of the recipe.
+        reference: The float32 file that `file` was made of, with the same names of tensors; None if nothing in `file`
+            was quantized.
+    """
+
+    file: ModelFile
+    reference: ModelFile | None
 
 
-class FileMaker:
-    """Deploy graphs on their way to files, a signature each; what several recipes need is made for the first of them.
+class _Forms(TypedDict):
+    """The forms of the layers in a SavedModel, as `save_graphs` takes them."""
+
+    integers: bool
+    recurrent: dict[str, dict[str, str]]
+
+
+class _Calibrated(NamedTuple):
+    """A float file, and the range of each of its tensors."""
+
+    file: ModelFile
+    ranges: dict[str, TensorRange]
+
+
+class ConversionPipeline:
+    """Converts deploy graphs, a signature each, by one recipe or several; steps that recipes share run once.
 
     Args:
         graphs: The deploy graphs.
         batch_size: 1, or None for any.
-        calibration: Samples of each input, states included, by signature; empty where no recipe needs ranges.
-        lowering: What recurrent layers become, as for `convert`.
+        calibration: Samples of each input, states included, by signature; empty if no recipe needs ranges.
+        lowering: The form of recurrent layers, as for `convert`.
 
     Raises:
         ValueError: If `lowering` names no recurrent layer of the model, or no lowering.
@@ -69,219 +97,235 @@ class FileMaker:
         self._calibration = calibration
         self._integers_differ = any(map(differs_for_integers, self._layers()))
         self._recurrent_paths = self._paths_of_recurrent_layers()
-        self._lowering = check_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
-        self._float_files: dict[str, bytes] = {}
-        self._ranges: dict[bytes, dict[str, list]] = {}
+        self._lowering = parse_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
+        self._float_files: dict[str, ModelFile] = {}
+        self._calibrated: dict[str, _Calibrated] = {}
 
     @property
     def is_trained(self) -> bool:
         """Whether the model is quantization-aware: its ranges are in its graph."""
         return any(isinstance(layer, CompressedModel) and layer.scheme is not None for layer in self._layers())
 
-    def make(self, plan: Plan, edges: str) -> Converted:
-        """Makes the file of a plan, with inputs and outputs of the type `edges`.
+    def run(self, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
+        """Converts the deploy graphs.
+
+        Args:
+            recipes: The number formats.
+            edges: The type of the inputs and outputs.
 
         Raises:
-            ConversionError: If a program refuses the model or its process dies; says which model and recipe.
+            ConversionError: If a program refuses the model or its process dies; names the model and the recipe.
         """
-        float_tflite = self._float_file(plan)
-        if plan.default.name == "float32" and not plan.layers:
-            return Converted(float_tflite, float_tflite)
-        if _is_fused(self._recurrent(plan)):
-            return Converted(with_edges(self._fused_int8(plan), edges), float_tflite)
-        ranges: dict[str, list] = {}
+        float_file = self._convert_to_float(recipes)
+        if recipes.default.name == "float32" and not recipes.layers:
+            return ConvertedFiles(float_file.copy(), reference=None)
+        if _is_fused(self._recurrent_forms(recipes)):
+            return self._convert_to_fused_int8(recipes, edges, float_file)
         if self.is_trained:
-            float_tflite, ranges = take_marks(float_tflite, plan.default.activations == "int16")
-        elif plan.needs_calibration:
-            float_tflite = gather_reversals(float_tflite)
-            ranges = self._ranges_of(float_tflite, plan)
-            lowered = lower_masks(float_tflite, ranges, lambda name: plan.recipe_of(name).is_integer)
-            if lowered != float_tflite:
-                float_tflite, ranges = lowered, self._ranges_of(lowered, plan)
-        with self._job(plan) as job:
-            (job.directory / "float.tflite").write_bytes(float_tflite)
-            (job.directory / "ranges.json").write_text(json.dumps(ranges))
-            file = read_tflite(job.directory / "float.tflite")
-            job.settle(recipe=plan.default.name, by_operator=_by_operator(file, plan))
-            job.settle(float_edges=_float_edges(file, plan))
-            job.run("_run_quantizer.py", gives="quantized.tflite")
-            quantized = (job.directory / "quantized.tflite").read_bytes()
-            for model in self._layers():
-                if isinstance(model, CompressedModel):
-                    kernels, grids = model.integers()
-                    trained = [TrainedWeights(*kernel) for kernel in kernels]
-                    quantized = with_trained_integers(quantized, float_tflite, trained, grids)
-            return Converted(share_buffers(with_edges(quantized, edges)), float_tflite)
+            calibrated = self._strip_trained_ranges(float_file, recipes)
+        elif recipes.needs_calibration:
+            calibrated = self._lower_masks(self._calibrate(float_file, recipes), recipes)
+        else:
+            calibrated = _Calibrated(float_file, {})
+        return self._quantize(calibrated, recipes, edges)
 
-    def _float_file(self, plan: Plan) -> bytes:
-        forms = self._forms(plan)
+    def _convert_to_float(self, recipes: RecipeByLayer) -> ModelFile:
+        """Converts the graphs to a file in float32, its tensors named after layers."""
+        forms = self._forms(recipes)
         key = json.dumps(forms)
         if key not in self._float_files:
-            with self._job(plan) as job:
-                self._save(job, **forms)
-                job.settle(int8=False)
-                job.run("_run_converter.py", gives="float.tflite")
-                self._float_files[key] = self._named((job.directory / "float.tflite").read_bytes())
+            with self._job(recipes) as job:
+                self._save_model(job, forms)
+                path = job.run("_run_converter.py", "float.tflite", signatures=self._input_names(), int8=False)
+                file = ModelFile(path.read_bytes())
+            file.run_passes([self._name_tensors])
+            self._float_files[key] = file
         return self._float_files[key]
 
-    def _forms(self, plan: Plan) -> dict[str, Any]:
-        """What layers shall compute in the deploy graph."""
-        recurrent = self._recurrent(plan)
-        if _is_fused(recurrent):
-            _check_fused(plan, self._batch_size)
-        return {"integers": plan.needs_calibration and self._integers_differ, "recurrent": recurrent}
+    def _calibrate(self, float_file: ModelFile, recipes: RecipeByLayer) -> _Calibrated:
+        """Measures the range of each tensor over the calibration samples."""
+        key = json.dumps(self._forms(recipes))
+        if key not in self._calibrated:
+            file = float_file.copy()
+            file.run_passes([gather_reversals])
+            self._calibrated[key] = _Calibrated(file, self._measure_ranges(file, recipes))
+        return self._calibrated[key]
 
-    def _recurrent(self, plan: Plan) -> dict[str, dict[str, str]]:
-        """The forms of the recurrent layers, by signature and path."""
+    def _lower_masks(self, calibrated: _Calibrated, recipes: RecipeByLayer) -> _Calibrated:
+        """Lowers the masks in the layers that compute in integers, and measures the ranges again."""
+        integer_layers = {pattern: recipe.is_integer for pattern, recipe in recipes.layers.items()}
+        key = json.dumps([self._forms(recipes), recipes.default.is_integer, integer_layers])
+        if key not in self._calibrated:
+            file = calibrated.file.copy()
+
+            def run_pass(model: schema.ModelT) -> bool:
+                return lower_masks(model, calibrated.ranges, lambda name: recipes.recipe_of(name).is_integer)
+
+            if file.run_passes([run_pass]):
+                calibrated = _Calibrated(file, self._measure_ranges(file, recipes))
+            self._calibrated[key] = calibrated
+        return self._calibrated[key]
+
+    def _strip_trained_ranges(self, float_file: ModelFile, recipes: RecipeByLayer) -> _Calibrated:
+        """Takes the trained ranges of a quantization-aware model out of its file."""
+        file, ranges = float_file.copy(), dict[str, TensorRange]()
+        symmetric = recipes.default.activations == "int16"
+        file.run_passes([functools.partial(strip_fake_quant, ranges=ranges, symmetric=symmetric)])
+        return _Calibrated(file, ranges)
+
+    def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
+        """Quantizes a float file."""
+        float_file, ranges = calibrated
+        description = describe_model(float_file.model)
+        with self._job(recipes) as job:
+            (job.directory / "float.tflite").write_bytes(float_file.to_bytes())
+            (job.directory / "ranges.json").write_text(json.dumps(ranges))
+            path = job.run(
+                "_run_quantizer.py",
+                "quantized.tflite",
+                recipe=recipes.default.name,
+                by_operator=find_recipes_by_operator(description, recipes),
+                float_edges=find_float_edges(description, recipes),
+            )
+            tflite = path.read_bytes()
+        file = ModelFile(tflite)
+        changed = file.run_passes(
+            [
+                *self._restoring_passes(float_file),
+                functools.partial(set_edge_types, edges=edges),
+                deduplicate_buffers,
+            ]
+        )
+        is_quantized = changed or tflite != float_file.to_bytes()
+        return ConvertedFiles(file, reference=float_file if is_quantized else None)
+
+    def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
+        """Yields the passes that restore the integers of quantization-aware models."""
+        for layer in self._layers():
+            if isinstance(layer, CompressedModel):
+                kernels, grids = layer.integers()
+                trained = [TrainedWeights(*kernel) for kernel in kernels]
+                yield functools.partial(
+                    restore_trained_integers, float_model=float_file.model, trained=trained, grids=grids
+                )
+
+    def _convert_to_fused_int8(self, recipes: RecipeByLayer, edges: str, float_file: ModelFile) -> ConvertedFiles:
+        """Converts by the converter's own quantization: ai-edge-quantizer does not know the fused operator."""
+        with self._job(recipes) as job:
+            self._save_model(job, self._forms(recipes))
+            self._save_calibration(job)
+            path = job.run("_run_converter.py", "quantized.tflite", signatures=self._input_names(), int8=True)
+            file = ModelFile(path.read_bytes())
+        file.run_passes([self._name_tensors, functools.partial(set_edge_types, edges=edges)])
+        return ConvertedFiles(file, reference=float_file)
+
+    def _measure_ranges(self, file: ModelFile, recipes: RecipeByLayer) -> dict[str, TensorRange]:
+        with self._job(recipes) as job:
+            (job.directory / "float.tflite").write_bytes(file.to_bytes())
+            self._save_calibration(job)
+            path = job.run("_run_calibrator.py", "ranges.json", signatures=self._input_names())
+            return {name: TensorRange(*values) for name, values in json.loads(path.read_text()).items()}
+
+    def _forms(self, recipes: RecipeByLayer) -> _Forms:
+        recurrent = self._recurrent_forms(recipes)
+        if _is_fused(recurrent):
+            _check_fused(recipes, self._batch_size)
+        return {"integers": recipes.needs_calibration and self._integers_differ, "recurrent": recurrent}
+
+    def _recurrent_forms(self, recipes: RecipeByLayer) -> dict[str, dict[str, str]]:
+        """Returns the forms of the recurrent layers, by signature and path."""
         return {
             graph.signature: {
-                "/".join(path): self._form_of(layer, plan) for path, layer in recurrent_layers(graph.model).items()
+                "/".join(path): self._form_of(layer, recipes) for path, layer in recurrent_layers(graph.model).items()
             }
             for graph in self._graphs
         }
 
-    def _form_of(self, layer: keras.layers.RNN, plan: Plan) -> str:
-        """The form of a recurrent layer, which is the same wherever the layer is used."""
+    def _form_of(self, layer: keras.layers.RNN, recipes: RecipeByLayer) -> str:
+        """Returns the form of a recurrent layer, which is the same wherever the layer is used."""
         paths = self._recurrent_paths[id(layer)]
-        return lowering_of(layer, paths, self._lowering, any(plan.recipe_at(path).is_integer for path in paths))
+        integers = any(recipes.recipe_at(path).is_integer for path in paths)
+        return choose_lowering(layer, paths, self._lowering, integers=integers)
 
     def _paths_of_recurrent_layers(self) -> dict[int, list[LayerPath]]:
-        """The paths of each recurrent layer, by its `id`, as its tensors name them in the file."""
+        """Returns the paths of each recurrent layer, by its `id`, as its tensors name them in the file."""
         paths: dict[int, list[LayerPath]] = defaultdict(list)
         for graph in self._graphs:
             for path, layer in recurrent_layers(graph.model).items():
                 paths[id(layer)].append(path_in_file(path, self._model_names()))
         return paths
 
-    def _fused_int8(self, plan: Plan) -> bytes:
-        """By the converter's own quantization: ai-edge-quantizer does not know the operator."""
-        with self._job(plan) as job:
-            self._save(job, **self._forms(plan))
-            self._save_calibration(job)
-            job.settle(int8=True)
-            job.run("_run_converter.py", gives="quantized.tflite")
-            return self._named((job.directory / "quantized.tflite").read_bytes())
-
-    def _named(self, tflite: bytes) -> bytes:
-        return name_by_layer(tflite, self._model_names(), {layer.name for layer in self._layers()})
+    def _name_tensors(self, model: schema.ModelT) -> bool:
+        return name_tensors(model, self._model_names(), {layer.name for layer in self._layers()})
 
     def _model_names(self) -> set[str]:
         return {graph.model.name for graph in self._graphs}
 
-    def _ranges_of(self, float_tflite: bytes, plan: Plan) -> dict[str, list]:
-        if float_tflite not in self._ranges:
-            with self._job(plan) as job:
-                (job.directory / "float.tflite").write_bytes(float_tflite)
-                job.settle(signatures=self._inputs())
-                self._save_calibration(job)
-                job.run("_run_calibrator.py", gives="ranges.json")
-                self._ranges[float_tflite] = json.loads((job.directory / "ranges.json").read_text())
-        return self._ranges[float_tflite]
+    def _input_names(self) -> dict[str, list[str]]:
+        return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
+
+    def _layers(self) -> Iterator[keras.Layer]:
+        for graph in self._graphs:
+            yield from layers_of(graph.model, include_self=False)
 
     def _save_calibration(self, job: Job) -> None:
         for number, graph in enumerate(self._graphs):
             # By position: `np.savez` takes names as keywords, and an input may be called "file".
             np.savez(job.directory / f"calibration_{number}.npz", *self._calibration[graph.signature].values())
 
-    def _save(self, job: Job, **forms: Any) -> None:
-        """Writes the SavedModel; by a TensorFlow process, where Keras runs on another backend here."""
-        job.settle(signatures=self._inputs())
+    def _save_model(self, job: Job, forms: _Forms) -> None:
+        """Writes the SavedModel; by a TensorFlow process, if Keras runs on another backend here."""
         if keras.backend.backend() == "tensorflow":
             save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, **forms)
             return
-        job.settle(batch_size=self._batch_size, **forms)
-        job.settle(output_names={graph.signature: list(graph.output_names) for graph in self._graphs})
-        job.settle(modules=self._modules(), paths=[path for path in sys.path if path])
+        modules = self._custom_modules()
         for number, graph in enumerate(self._graphs):
             graph.model.save(job.directory / f"model_{number}.keras")
-        job.run("_run_exporter.py", gives="saved_model")
+        job.run(
+            "_run_exporter.py",
+            "saved_model",
+            signatures=self._input_names(),
+            output_names={graph.signature: list(graph.output_names) for graph in self._graphs},
+            modules=modules,
+            paths=[path for path in sys.path if path],
+            batch_size=self._batch_size,
+            **forms,
+        )
 
-    def _modules(self) -> list[str]:
-        """The modules that define the layers which are not Keras's.
+    def _custom_modules(self) -> list[str]:
+        """Returns the modules that define the layers which are not Keras's own.
 
         Raises:
             ConversionError: If one is defined in the program itself, which another process cannot import.
         """
-        custom = {kind for kind in map(type, self._layers()) if not kind.__module__.startswith("keras.")}
-        if own := sorted(kind.__name__ for kind in custom if kind.__module__ == "__main__"):
+        custom = {layer_class for layer_class in map(type, self._layers()) if not is_keras_class(layer_class)}
+        if own := sorted(layer_class.__name__ for layer_class in custom if layer_class.__module__ == "__main__"):
             raise ConversionError(
-                f"On the backend {keras.backend.backend()!r}, custom layers must stand in a module, which the "
+                f"On the backend {keras.backend.backend()!r}, custom layers must be defined in a module, which the "
                 f"converter's process imports. Received: {own}, defined in the program itself. Move them to a module, "
                 f"registered by @keras.saving.register_keras_serializable()."
             )
-        return sorted({kind.__module__ for kind in custom})
-
-    def _inputs(self) -> dict[str, list[str]]:
-        return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
-
-    def _layers(self) -> Iterator[keras.Layer]:
-        for graph in self._graphs:
-            yield from graph.model._flatten_layers(include_self=False)
+        return sorted({layer_class.__module__ for layer_class in custom})
 
     @contextmanager
-    def _job(self, plan: Plan) -> Iterator[Job]:
+    def _job(self, recipes: RecipeByLayer) -> Iterator[Job]:
         subject = f"The model {self._graphs[0].model.name!r}"
         with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
-            yield Job(Path(directory), f"{subject} could not be converted with the recipe {plan.default.name!r}")
+            yield Job(Path(directory), f"{subject} could not be converted with the recipe {recipes.default.name!r}")
 
 
 def _is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether a recurrent layer becomes a fused operator, of the forms by signature and path."""
+    """Returns whether a recurrent layer becomes a fused operator, from the forms by signature and path."""
     return any("fused" in forms.values() for forms in recurrent.values())
 
 
-def _check_fused(plan: Plan, batch_size: int | None) -> None:
+def _check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
     """Raises ConversionError if no quantizer makes such a file, or the operator cannot run in it."""
     if batch_size != 1:
         raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
-    if plan.layers or plan.default.name not in ("float32", "static_int8"):
+    if recipes.layers or recipes.default.name not in ("float32", "static_int8"):
         raise ConversionError(
             f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
-            f"Received: {plan.default.name!r}{f' with {sorted(plan.layers)}' if plan.layers else ''}. Use the "
+            f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
             f"lowering 'loop'."
         )
-
-
-def _float_edges(file: TfliteFile, plan: Plan) -> list[str]:
-    """Which of "INPUT" and "OUTPUT" stay in floating point, because an operator there does."""
-    sides = set()
-    for signature in file.signatures:
-        graph = file.graph(signature)
-        for operator in graph.operators:
-            if plan.recipe_of(graph.tensors[operator.outputs[0]].name).is_integer:
-                continue
-            if {*signature.inputs.values()} & {*operator.inputs}:
-                sides.add("INPUT")
-            if {*signature.outputs.values()} & {*operator.outputs}:
-                sides.add("OUTPUT")
-    return sorted(sides)
-
-
-def _by_operator(file: TfliteFile, plan: Plan) -> dict[str, str]:
-    """The recipe of each operator that has another one than the default.
-
-    Raises:
-        ConversionError: If a loop is to compute in integers.
-    """
-    recipes: dict[str, str] = {}
-    matched: set[str] = set()
-    for graph in file.graphs:
-        for operator in graph.operators:
-            scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
-            recipe = plan.recipe_of(scope.split(";")[0])
-            matched.update(plan.patterns_of(scope.split(";")[0]))
-            if operator.name == "WHILE" and recipe.is_integer:
-                layer = scope.split("/")[0]
-                raise ConversionError(
-                    f"A loop must not compute in integers: nothing can see the ranges in it. Received: {scope!r} with "
-                    f"the recipe {recipe.name!r}. Declare the layer, recipe={{'default': {plan.default.name!r}, "
-                    f"'layers': {{{layer!r}: 'dynamic_int8'}}}}, or write its steps out, lowering={{{layer!r}: "
-                    f"'unrolled'}}, which takes memory for each."
-                )
-            if recipe != plan.default:
-                recipes[scope] = recipe.name
-    if unmatched := sorted(set(plan.layers) - matched):
-        raise ConversionError(
-            f"`recipe['layers']` must name layers of the model. Received: {unmatched}, which no operator of it matches."
-        )
-    return recipes

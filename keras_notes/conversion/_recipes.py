@@ -5,13 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
 from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
 from keras_notes.bundle import Tolerance
 
-__all__ = ["AUTO", "EDGES", "RECIPES", "Plan", "Recipe", "is_auto", "plan_of", "plans_of", "trained_plan"]
+__all__ = [
+    "AUTO",
+    "EDGES",
+    "RECIPES",
+    "Recipe",
+    "RecipeArgument",
+    "RecipeByLayer",
+    "candidate_recipes",
+    "is_auto",
+    "parse_recipe",
+    "trained_recipe",
+]
+
+RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
+"""The name of a recipe, or {"default": name, "layers": {pattern: name}}."""
 
 # Not a format, but the best of them.
 AUTO = "auto"
@@ -25,7 +39,7 @@ class Recipe:
     Attributes:
         name: The name that `convert` takes.
         weights: The types that the weights of matrix products and convolutions may have in the file.
-        activations: The type of what is computed in between; integers need calibration data.
+        activations: The type of the values between layers; integers need calibration data.
         edges: The types that inputs and outputs may have.
         tolerance: The largest error against the trained model, in the golden samples, that verification accepts.
     """
@@ -74,57 +88,67 @@ RECIPES = tuple(_RECIPES)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A recipe, and other recipes for the layers whose names match a pattern; the last one that matches counts."""
+class RecipeByLayer:
+    """A recipe, and other recipes for the layers whose names match a pattern; the last match counts.
+
+    Attributes:
+        default: The recipe of all layers without another one.
+        layers: The other recipes, by pattern.
+    """
 
     default: Recipe
     layers: dict[str, Recipe]
 
     @property
     def needs_calibration(self) -> bool:
-        return any(recipe.is_integer for recipe in self._all())
+        """Whether any layer computes in integers, whose ranges come from samples."""
+        return any(recipe.is_integer for recipe in (self.default, *self.layers.values()))
 
     @property
     def tolerance(self) -> Tolerance:
-        """That of the default, widened to the widest of the exceptions."""
+        """The tolerance of the default, widened to the widest of the exceptions."""
         tolerance = self.default.tolerance
         for recipe in self.layers.values():
             wider = {
-                field.name: max(one, other)
+                field.name: max(limit, other)
                 for field in dataclasses.fields(Tolerance)
-                if (one := getattr(tolerance, field.name)) is not None
+                if (limit := getattr(tolerance, field.name)) is not None
                 and (other := getattr(recipe.tolerance, field.name)) is not None
             }
             tolerance = dataclasses.replace(tolerance, **wider)
         return tolerance
 
     def recipe_of(self, tensor_name: str) -> Recipe:
-        """The recipe of the operator that gives a tensor named "layer/.../operation"."""
+        """Returns the recipe of the operator that gives a tensor named "layer/.../operation"."""
         return self.recipe_at(_layers_of(tensor_name))
 
     def recipe_at(self, path: Path) -> Recipe:
-        """The recipe of the layer with these names, from the outermost."""
+        """Returns the recipe of the layer at a path."""
         pattern = last_match(self.layers, path)
         return self.default if pattern is None else self.layers[pattern]
 
     def patterns_of(self, tensor_name: str) -> list[str]:
-        """The patterns that match a layer of it, the path of several, or an operation that belongs to no layer."""
+        """Returns the patterns that match a tensor's layers, or its operation if that belongs to no layer."""
         return matching_patterns(self.layers, _layers_of(tensor_name))
 
-    def _all(self) -> tuple[Recipe, ...]:
-        return (self.default, *self.layers.values())
 
+def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bool) -> list[RecipeByLayer]:
+    """Returns the recipes that "auto" stands for: all that fit.
 
-def plans_of(recipe: str | Mapping[str, Any], edges: str, has_calibration: bool) -> list[Plan]:
-    """The plans that "auto" stands for, as a name or as the default of exceptions by layer: all that fit.
+    Args:
+        recipe: "auto", or a dict with "auto" as the default of exceptions by layer.
+        edges: The type of the inputs and outputs.
+        has_calibration: Whether there are calibration samples.
 
     Raises:
-        ValueError: If none does.
+        ValueError: If no recipe fits.
     """
-    exceptions = recipe.get("layers", {}) if isinstance(recipe, Mapping) else {}
-    plans = [plan_of({"default": name, "layers": exceptions}) for name in RECIPES]
+    exceptions = {} if isinstance(recipe, str) else recipe.get("layers", {})
+    candidates = [parse_recipe({"default": name, "layers": exceptions}) for name in RECIPES]
     fitting = [
-        plan for plan in plans if edges in plan.default.edges and (has_calibration or not plan.needs_calibration)
+        candidate
+        for candidate in candidates
+        if edges in candidate.default.edges and (has_calibration or not candidate.needs_calibration)
     ]
     if not fitting:
         raise ValueError(
@@ -133,39 +157,39 @@ def plans_of(recipe: str | Mapping[str, Any], edges: str, has_calibration: bool)
     return fitting
 
 
-def trained_plan(recipe: Any, trained: str, floats: Sequence[str]) -> Plan:
-    """The plan of a quantization-aware model.
+def trained_recipe(recipe: RecipeArgument, trained: str, floats: Sequence[str]) -> RecipeByLayer:
+    """Returns the recipe of a quantization-aware model.
 
     Args:
-        recipe: What was asked for.
+        recipe: The argument of `convert`.
         trained: The name of the recipe that the model was trained for.
         floats: Patterns of the layers that it left in floating point.
 
     Raises:
-        ValueError: If another recipe was asked for.
+        ValueError: If the argument names another recipe.
     """
     if recipe != trained:
         raise ValueError(
             f"`recipe` must be the one that the quantization-aware model was trained for, {trained!r}; its exceptions "
             f"are those of `skip`. {received(recipe=recipe)}"
         )
-    return plan_of({"default": trained, "layers": dict.fromkeys(floats, "float32")})
+    return parse_recipe({"default": trained, "layers": dict.fromkeys(floats, "float32")})
 
 
-def is_auto(recipe: Any) -> bool:
-    """Whether the recipe is to be chosen by what was measured."""
+def is_auto(recipe: RecipeArgument) -> bool:
+    """Returns whether the recipe is to be chosen by measurements."""
     return (recipe.get("default") if isinstance(recipe, Mapping) else recipe) == AUTO
 
 
-def plan_of(recipe: str | Mapping[str, Any]) -> Plan:
-    """The plan that `convert`'s argument stands for; that of "auto" is `plans_of`.
+def parse_recipe(recipe: RecipeArgument) -> RecipeByLayer:
+    """Returns the recipes by layer that `convert`'s argument stands for; for "auto" use `candidate_recipes`.
 
     Raises:
-        ValueError: If it names a recipe that there is not; the message lists them all.
-        TypeError: If it is neither a name nor such a dictionary.
+        ValueError: If a name is not that of a recipe; the message lists them all.
+        TypeError: If the argument is neither a name nor such a dictionary.
     """
     if isinstance(recipe, str):
-        return Plan(_named("recipe", recipe, (*RECIPES, AUTO)), {})
+        return RecipeByLayer(_recipe_named("recipe", recipe, (*RECIPES, AUTO)), {})
     if not isinstance(recipe, Mapping) or set(recipe) - {"default", "layers"} or "default" not in recipe:
         raise TypeError(
             "`recipe` must be a name, or a dict such as {'default': 'static_int8', 'layers': {'head': 'float32'}}. "
@@ -174,9 +198,9 @@ def plan_of(recipe: str | Mapping[str, Any]) -> Plan:
     layers = recipe.get("layers", {})
     if not isinstance(layers, Mapping) or not all(isinstance(pattern, str) for pattern in layers):
         raise TypeError(f"`recipe['layers']` must be a dict of recipes by layer name. {received(layers=layers)}")
-    return Plan(
-        _named("recipe['default']", recipe["default"], (*RECIPES, AUTO)),
-        {pattern: _named(f"recipe['layers'][{pattern!r}]", name) for pattern, name in layers.items()},
+    return RecipeByLayer(
+        _recipe_named("recipe['default']", recipe["default"], (*RECIPES, AUTO)),
+        {pattern: _recipe_named(f"recipe['layers'][{pattern!r}]", name) for pattern, name in layers.items()},
     )
 
 
@@ -184,5 +208,5 @@ def _layers_of(tensor_name: str) -> Path:
     return tuple(tensor_name.split("/")[:-1]) or (tensor_name,)
 
 
-def _named(argument: str, name: Any, choices: tuple[str, ...] = RECIPES) -> Recipe:
+def _recipe_named(argument: str, name: object, choices: tuple[str, ...] = RECIPES) -> Recipe:
     return _RECIPES[check_choice(argument, name, choices)]

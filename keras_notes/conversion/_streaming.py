@@ -1,43 +1,43 @@
-"""A sequence model as one step of it, for devices that get their samples one at a time."""
+"""Streaming models: one step of a sequence model, for devices that get their samples one at a time."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 from keras_notes._shared.checks import received
+from keras_notes._shared.keras_internals import layers_of
+from keras_notes._shared.types import Tensor
 
 __all__ = ["streaming_model"]
 
-# They look at several steps at once, so that no step of theirs can be taken alone.
+# These layers look at several steps at once, so they cannot compute a single step.
 _ACROSS_STEPS = (layers.Bidirectional, layers.Flatten, layers.Reshape, layers.Permute, layers.Attention,
                  layers.MultiHeadAttention, layers.Conv1D, layers.SeparableConv1D, layers.AveragePooling1D,
                  layers.MaxPooling1D, layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)  # fmt: skip
-# Two ways to sum the same products; a layer that looks at other steps is off by far more.
+# Two orders of summing the same products differ by less; a layer that looks at other steps differs by far more.
 _ROUNDING = 1e-3
 _STEPS_OF_ANY_LENGTH = 8
 
 
 def streaming_model(model: keras.Model) -> keras.Model:
-    """The step of a recurrent model: (x_t, h, c) -> (y_t, h, c).
+    """Returns a model that computes one step of a recurrent model: (x_t, h, c) -> (y_t, h, c).
 
-    It takes one step a call and remembers its states, so that the outputs after t calls are those of the model for the
-    first t steps. `convert` makes the states inputs and outputs of the file. The weights are the model's own.
+    It takes one step a call and keeps its states, so that the outputs after t calls are those of the recurrent model
+    for the first t steps. `convert` makes the states inputs and outputs of the file. The weights are the model's own.
 
     Args:
         model: A functional or sequential model with one input of shape (steps, ...), whose layers treat each step
-            alike, but for recurrent layers that read forwards. What follows the last recurrent layer without
-            `return_sequences` is free.
+            alike, except for recurrent layers that read forwards. Any layers may follow the last recurrent layer
+            without `return_sequences`.
 
     Returns:
-        A model with an input of shape (1, 1, ...), and the outputs of `model` for a batch of one; where those have a
-        step axis, of one step.
+        A model with an input of shape (1, 1, ...), and the outputs of `model` for a batch of one; outputs with a step
+        axis have one step.
 
     Raises:
-        ValueError: If the model has no recurrent layer, or a layer that looks at several steps; names it.
+        ValueError: If the model has no recurrent layer, or a layer that looks at several steps; the message names it.
 
     Example:
         >>> whole = keras.Sequential([keras.Input((20, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)])
@@ -65,18 +65,18 @@ def streaming_model(model: keras.Model) -> keras.Model:
 
 
 def _is_recurrent(model: keras.Model) -> bool:
-    return any(isinstance(layer, layers.RNN) for layer in model._flatten_layers())
+    return any(isinstance(layer, layers.RNN) for layer in layers_of(model))
 
 
 def _step_of(model: keras.Model) -> keras.Model:
     (whole,) = model.inputs
-    one = keras.Input(batch_shape=(1, 1, *whole.shape[2:]), dtype=whole.dtype, name=whole.name)
+    step = keras.Input(batch_shape=(1, 1, *whole.shape[2:]), dtype=whole.dtype, name=whole.name)
     flat = keras.Model(whole, model.outputs if len(model.outputs) > 1 else model.outputs[0], name=model.name)
-    return keras.models.clone_model(flat, input_tensors=one, clone_function=_taken_alone)
+    return keras.models.clone_model(flat, input_tensors=step, clone_function=_clone_for_step)
 
 
-def _taken_alone(layer: keras.Layer) -> keras.Layer:
-    """The layer itself, or a recurrent one that remembers, with the same cell."""
+def _clone_for_step(layer: keras.Layer) -> keras.Layer:
+    """Returns the layer itself, or for a recurrent layer one that keeps its states, with the same cell."""
     if isinstance(layer, _ACROSS_STEPS) and len(layer.input.shape) > 2:
         raise ValueError(f"{layer.name!r} ({type(layer).__name__}), which looks at several of them.")
     if isinstance(layer, keras.Model) and _is_recurrent(layer):
@@ -85,24 +85,25 @@ def _taken_alone(layer: keras.Layer) -> keras.Layer:
         return layer
     if layer.go_backwards:
         raise ValueError(f"{layer.name!r}, which reads backwards.")
-    again = type(layer).from_config({**layer.get_config(), "stateful": True, "unroll": False})
-    again.cell = layer.cell
-    return again
+    stateful = type(layer).from_config({**layer.get_config(), "stateful": True, "unroll": False})
+    stateful.cell = layer.cell
+    return stateful
 
 
 def _check_same(whole: keras.Model, step: keras.Model) -> None:
-    """Raises ValueError unless the steps give, after the last one, what the whole model gives."""
+    """Raises ValueError unless the outputs after the last step are those of the whole model."""
     samples = _samples(whole.inputs[0])
-    wanted = keras.tree.flatten(whole(samples, training=False))
-    got: list[Any] = []
+    expected = keras.tree.flatten(whole(samples, training=False))
+    actual: list[Tensor] = []
     for index in range(samples.shape[1]):
-        got = keras.tree.flatten(step(samples[:, index : index + 1], training=False))
-    for layer in step._flatten_layers():
+        actual = keras.tree.flatten(step(samples[:, index : index + 1], training=False))
+    for layer in layers_of(step):
         if isinstance(layer, layers.RNN):
             layer.reset_state()
-    for one, several in zip(got, wanted, strict=True):
-        last = several[:, -1:] if len(several.shape) > 2 or several.shape[1:] != one.shape[1:] else several
-        difference = np.abs(ops.convert_to_numpy(one) - ops.convert_to_numpy(last)).max()
+    for output, sequence in zip(actual, expected, strict=True):
+        has_steps = len(sequence.shape) > 2 or sequence.shape[1:] != output.shape[1:]
+        last = sequence[:, -1:] if has_steps else sequence
+        difference = np.abs(ops.convert_to_numpy(output) - ops.convert_to_numpy(last)).max()
         if not difference <= _ROUNDING * (1 + np.abs(ops.convert_to_numpy(last)).max()):
             raise ValueError(
                 f"Every layer of {whole.name!r} must treat each step alike. Received: layers whose last output, step "
@@ -110,9 +111,9 @@ def _check_same(whole: keras.Model, step: keras.Model) -> None:
             )
 
 
-def _samples(like: Any) -> np.ndarray:
-    shape = (1, like.shape[1] or _STEPS_OF_ANY_LENGTH, *like.shape[2:])
+def _samples(spec: keras.KerasTensor) -> np.ndarray:
+    shape = (1, spec.shape[1] or _STEPS_OF_ANY_LENGTH, *spec.shape[2:])
     rng = np.random.default_rng(0)
-    if "int" in like.dtype:
-        return rng.integers(0, 2, shape).astype(like.dtype)
+    if "int" in spec.dtype:
+        return rng.integers(0, 2, shape).astype(spec.dtype)
     return rng.normal(size=shape).astype("float32")

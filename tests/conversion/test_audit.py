@@ -4,10 +4,10 @@ import pytest
 
 from keras_notes import errors
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._recipes import plan_of
+from keras_notes.conversion._recipes import parse_recipe
 from tests.support.bundles import DEQUANTIZE, QUANTIZE, drawn_file
 
-FLOAT32, STATIC_INT8 = plan_of("float32"), plan_of("static_int8")
+FLOAT32, STATIC_INT8 = parse_recipe("float32"), parse_recipe("static_int8")
 FLOAT_ADD, INTEGER_ADD = ("ADD", False, (0, 0), (0,)), ("ADD", False, (1, 1), (1,))
 
 
@@ -49,10 +49,10 @@ def test_weights_that_are_no_constants_are_refused(recipe):
 
 
 def test_a_declared_layer_may_compute_in_floats():
-    plan = plan_of({"default": "static_int8", "layers": {"block": "float32"}})
+    plan = parse_recipe({"default": "static_int8", "layers": {"block": "float32"}})
     audit(drawn_file(QUANTIZE, INTEGER_ADD, FLOAT_ADD), "net", plan)
     with pytest.raises(errors.ConversionError, match="in floating point"):
-        audit(drawn_file(FLOAT_ADD), "net", plan_of({"default": "static_int8", "layers": {"other": "float32"}}))
+        audit(drawn_file(FLOAT_ADD), "net", parse_recipe({"default": "static_int8", "layers": {"other": "float32"}}))
 
 
 def test_a_weight_of_another_type_is_refused():
@@ -60,5 +60,5 @@ def test_a_weight_of_another_type_is_refused():
     message = r"weights in the type of the recipe\. Received: FULLY_CONNECTED block/a float32 with float32 weights"
     for recipe in ("dynamic_int8", "float16", "weight_int4"):
         with pytest.raises(errors.ConversionError, match=message):
-            audit(drawn_file(product), "net", plan_of(recipe))
+            audit(drawn_file(product), "net", parse_recipe(recipe))
     audit(drawn_file(product), "net", FLOAT32)

@@ -92,17 +92,18 @@ def test_the_samples_are_counted_where_the_first_recipe_is_refused():
     bundle = open_bundle(TESTDATA)
     files = {name: (TESTDATA / name).read_bytes() for name in bundle.manifest.files}
 
-    class Prepared:
+    class Builder:
         name = "bars"
 
-        def contents(self, plan, edges):
-            if plan.default.name == "float16":
+        def build(self, recipes, edges):
+            if recipes.default.name == "float16":
                 raise errors.ConversionError("The model must not be converted by the first recipe.")
             return bundle.manifest, files
 
-    plans = [_recipes.plan_of(recipe) for recipe in ("float16", "static_int8")]
-    _, contents = _auto_recipe.chosen(Prepared(), plans, "float32", _auto_recipe.Wish(None, 1.0, "bytes"))
-    choice = json.loads(contents["candidates.json"])
+    candidates = [_recipes.parse_recipe(recipe) for recipe in ("float16", "static_int8")]
+    criteria = _auto_recipe.Criteria(None, 1.0, "bytes")
+    _, content = _auto_recipe.choose_best(Builder(), candidates, "float32", criteria)
+    choice = json.loads(content["candidates.json"])
     assert [candidate["bytes"] is None for candidate in choice["candidates"]] == [True, True, False, False]
     assert choice["samples"] == bundle.manifest.signatures[0].golden_samples
 
@@ -128,9 +129,11 @@ def test_the_best_is_the_least_and_of_equals_the_other_measure_counts(monkeypatc
         def __init__(self, model_bytes):
             self.model_bytes = model_bytes
 
-    plan = kn.conversion._recipes.plan_of("float32")
-    tries = [_auto_recipe._Try(plan, "xnnpack", bundle=Bundle(s), p50_ms=t) for t, s in zip(times, sizes, strict=True)]
-    assert _auto_recipe._best(tries, [0, 1, 2], prefer) == best
+    recipes = _recipes.parse_recipe("float32")
+    runs = [
+        _auto_recipe._Run(recipes, "xnnpack", bundle=Bundle(s), p50_ms=t) for t, s in zip(times, sizes, strict=True)
+    ]
+    assert _auto_recipe._best_of(runs, [0, 1, 2], prefer) == best
 
 
 def test_a_damaged_table_is_a_bundle_error(chosen, tmp_path):

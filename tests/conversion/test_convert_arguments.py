@@ -9,7 +9,8 @@ import pytest
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes.bundle import open_bundle
-from keras_notes.conversion._pipeline import Converted, FileMaker
+from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
+from keras_notes.conversion.passes._model_file import ModelFile
 from tests.support.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
 
 X = bars(100, seed=1)[0]
@@ -26,7 +27,11 @@ def _with(values, *places):
 @pytest.fixture
 def without_converter(monkeypatch):
     """`convert` with the file of another training of the same net in the place of the converter's."""
-    monkeypatch.setattr(FileMaker, "make", lambda *_: Converted(*[(TESTDATA / MODEL_FILE).read_bytes()] * 2))
+
+    def run(*_):
+        return ConvertedFiles(ModelFile((TESTDATA / MODEL_FILE).read_bytes()), reference=None)
+
+    monkeypatch.setattr(ConversionPipeline, "run", run)
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def must_not_convert(monkeypatch):
     def run(*_):
         pytest.fail("The converter must not run.")
 
-    monkeypatch.setattr(FileMaker, "make", run)
+    monkeypatch.setattr(ConversionPipeline, "run", run)
 
 
 @pytest.fixture
@@ -227,7 +232,7 @@ def test_overwrite_replaces_a_bundle(net, testdata):
 @pytest.mark.usefixtures("without_converter")
 def test_a_full_disk_leaves_the_old_bundle(net, testdata, monkeypatch):
     before = contents(testdata)
-    # The first file is the converter's, which is read back; the second one is the bundle's.
+    # The first file of the bundle is written, the second one is not.
     with failing_after(monkeypatch, Path, "write_bytes", 2), pytest.raises(OSError, match="No space left"):
         kn.convert(net, testdata, calibration=X, overwrite=True)
     assert contents(testdata) == before
@@ -239,7 +244,7 @@ def test_a_conversion_that_fails_leaves_the_old_bundle(net, testdata, monkeypatc
     def fail(*_):
         raise errors.ConversionError("no")
 
-    monkeypatch.setattr(FileMaker, "make", fail)
+    monkeypatch.setattr(ConversionPipeline, "run", fail)
     before = contents(testdata)
     target = testdata if overwrite else testdata.parent / "new"
     with pytest.raises(errors.ConversionError, match="no"):

@@ -9,7 +9,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes._litert.reader import read_tflite
-from keras_notes.conversion._recipes import RECIPES, plan_of
+from keras_notes.conversion._recipes import RECIPES, parse_recipe
 from tests.support.bundles import bars, run_device
 
 INTEGER = ("static_int8", "int16x8")
@@ -126,7 +126,9 @@ def test_a_pattern_that_matches_no_layer_is_an_error(net, tmp_path):
 
 
 def test_the_last_pattern_that_matches_counts_and_paths_reach_into_nested_models():
-    plan = plan_of({"default": "static_int8", "layers": {"block/*": "float32", "block/b": "float16", "c": "int16x8"}})
+    plan = parse_recipe(
+        {"default": "static_int8", "layers": {"block/*": "float32", "block/b": "float16", "c": "int16x8"}}
+    )
     names = {
         "block/a/MatMul": "float32",
         "block/b/MatMul": "float16",

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_choice, check_positive, one_line, received
 from keras_notes._shared.samples import checked_samples
+from keras_notes._shared.worker_program import run_program
 from keras_notes.compression._copies import copied
 
 __all__ = ["TfmotJob", "training_settings"]
@@ -32,8 +28,6 @@ _LOSSES = (
 )
 _NEEDED = ("tensorflow_model_optimization", "tf_keras")
 _PROGRAM = Path(__file__).with_name("_worker.py")
-# The end of a Python traceback: "package.SomeError: reason", which may go on.
-_EXCEPTION_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b", re.MULTILINE)
 # By the first samples, a model must compute the same in tf_keras; the error is relative to its largest output.
 _SAMPLES_COMPARED = 8
 _TOLERANCE = 1e-4
@@ -212,24 +206,7 @@ def _run(directory: Path, failure: str) -> None:
     Raises:
         RuntimeError: If it fails, or its process dies.
     """
-    result = subprocess.run(
-        [sys.executable, str(_PROGRAM), str(directory)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "KERAS_BACKEND": "tensorflow",
-            "PYTHONWARNINGS": "ignore",  # TF-MOT uses what is deprecated
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "TF_USE_LEGACY_KERAS": "1",
-        },
-        check=False,
-    )
-    if result.returncode < 0:
-        raise RuntimeError(f"{failure}: its process crashed with {signal.Signals(-result.returncode).name}.")
-    if result.returncode > 0:
-        starts = [found.start() for found in _EXCEPTION_LINE.finditer(result.stderr)]
-        reason = one_line(result.stderr[starts[-1] if starts else 0 :])
-        raise RuntimeError(f"{failure}: {reason or f'exit code {result.returncode}, without a word'}")
+    # TF-MOT uses deprecated functions, which must not fill the reason of a failure.
+    reason = run_program(_PROGRAM, directory, {"PYTHONWARNINGS": "ignore", "TF_USE_LEGACY_KERAS": "1"})
+    if reason is not None:
+        raise RuntimeError(f"{failure}: {reason}")

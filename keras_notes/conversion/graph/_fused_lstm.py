@@ -1,23 +1,23 @@
-"""An LSTM as the one operator UNIDIRECTIONAL_SEQUENCE_LSTM.
+"""The fused form of an LSTM: one operator, UNIDIRECTIONAL_SEQUENCE_LSTM.
 
-LiteRT's converter puts that operator in the place of a function which says that it is an LSTM, with these arguments and
-five results, as TensorFlow's own Keras layer did. The attributes are no stable interface of TensorFlow:
-tests/conversion/graph/test_recurrent_lowerings.py notices if they change.
+LiteRT's converter replaces a function by that operator if the function's attributes say that it is an LSTM. The
+function needs the arguments and the five results that it has in TensorFlow's own Keras layer. The attributes are not a
+stable interface of TensorFlow: tests/conversion/graph/test_recurrent_lowerings.py notices if they change.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
+from keras_notes._shared.types import Tensor
 from keras_notes.errors import ConversionError
 from keras_notes.layers import lstm_step
 
-__all__ = ["check_fusible", "fused_call"]
+__all__ = ["check_fusible", "make_fused_call"]
 
 
 _MUST = (
@@ -27,13 +27,13 @@ _MUST = (
 _REMEDY = "Use the lowering 'loop'."
 
 
-def fused_call(layer: keras.layers.LSTM) -> Callable:
-    """A replacement for the `call` of an LSTM. On the TensorFlow backend only.
+def make_fused_call(layer: keras.layers.LSTM) -> Callable[..., Tensor]:
+    """Returns a replacement for the `call` of an LSTM. On the TensorFlow backend only.
 
     The operator starts from a state of zeros, clips the cell state to [-10, 10], and leaves both states to the next
     call, unless the runtime is told to reset its variables.
     """
-    # Keras has no such thing, and this runs only where its tensors are TensorFlow's.
+    # Keras has no such function attributes, and this runs only where its tensors are TensorFlow's.
     import tensorflow as tf
 
     weights = [ops.convert_to_numpy(weight) for weight in layer.cell.weights]
@@ -48,7 +48,7 @@ def fused_call(layer: keras.layers.LSTM) -> Callable:
         },
     )
 
-    def call(sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
+    def call(sequences: Tensor, initial_state: Tensor = None, mask: Tensor = None, training: bool = False) -> Tensor:
         if initial_state is not None or mask is not None:
             raise ConversionError(f"{_MUST} Received: {layer.name!r} with an initial state or a mask. {_REMEDY}")
         if layer.go_backwards:
@@ -60,7 +60,9 @@ def fused_call(layer: keras.layers.LSTM) -> Callable:
     return call
 
 
-def _steps(sequences: Any, hidden: Any, carry: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> tuple:
+def _steps(
+    sequences: Tensor, hidden: Tensor, carry: Tensor, kernel: Tensor, recurrent_kernel: Tensor, bias: Tensor
+) -> tuple[Tensor, ...]:
     outputs = []
     for inputs in ops.unstack(sequences, axis=1):
         hidden, carry = lstm_step(ops.matmul(inputs, kernel) + bias, hidden, carry, recurrent_kernel)
@@ -69,19 +71,19 @@ def _steps(sequences: Any, hidden: Any, carry: Any, kernel: Any, recurrent_kerne
 
 
 def check_fusible(layer: keras.layers.RNN) -> None:
-    """Raises ConversionError where the operator would compute something else."""
+    """Raises ConversionError if the operator would compute something else than the layer."""
     if not isinstance(layer, keras.layers.LSTM):
         raise ConversionError(f"{_MUST} Received: {layer.name!r} ({type(layer).__name__}). {_REMEDY}")
-    found = {
+    differences = {
         "stateful=True": layer.stateful,
         "return_state=True": layer.return_state,
         "use_bias=False": not layer.use_bias,
         f"activation={_name(layer.activation)!r}": _name(layer.activation) != "tanh",
         f"recurrent_activation={_name(layer.recurrent_activation)!r}": _name(layer.recurrent_activation) != "sigmoid",
     }
-    if wrong := [what for what, is_so in found.items() if is_so]:
+    if wrong := [what for what, is_so in differences.items() if is_so]:
         raise ConversionError(f"{_MUST} Received: {layer.name!r} with {', '.join(wrong)}. {_REMEDY}")
 
 
-def _name(activation: Any) -> str:
+def _name(activation: Callable) -> str:
     return getattr(activation, "__name__", str(activation))

@@ -1,4 +1,4 @@
-"""What layers compute in the deploy graph: the same values, in operators that LiteRT's converter can quantize.
+"""Lowerings of layers for the deploy graph: the same values, in operators that LiteRT's converter can quantize.
 
 The trained model is not changed: a layer's `call` is replaced while its graph is traced.
 """
@@ -7,45 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import keras
 from keras import ops
 
 from keras_notes._shared.layer_patching import replaced_call
-from keras_notes.conversion.graph._recurrent_lowerings import recurrent_lowering
+from keras_notes._shared.types import Tensor
+from keras_notes.conversion.graph._recurrent_lowerings import lower_recurrent
 from keras_notes.layers import OneHot, one_hot
 
-__all__ = ["differs_for_integers", "in_full_precision", "lowered"]
+__all__ = ["differs_for_integers", "lower_layers", "use_full_precision"]
 
 
 @contextlib.contextmanager
-def lowered(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping[int, str]) -> Iterator[None]:
-    """Lets each layer compute what is to be converted, while the block runs.
+def lower_layers(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping[int, str]) -> Iterator[None]:
+    """Lets each layer compute the operators that are converted, while the block runs.
 
     Args:
         layers: Every layer of a model, nested ones too.
         integers: Whether the graph is to compute in integers.
-        recurrent: What recurrent layers become, by the `id` of the layer: see _recurrent_lowerings.py.
+        recurrent: The form of each recurrent layer, by the `id` of the layer: see _recurrent_lowerings.py.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            for kind, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
-                if type(layer) is kind:
+            for layer_class, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
+                if type(layer) is layer_class:
                     stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
             if isinstance(layer, keras.layers.RNN):
-                stack.enter_context(recurrent_lowering(layer, recurrent.get(id(layer))))
+                stack.enter_context(lower_recurrent(layer, recurrent.get(id(layer))))
         yield
 
 
 def differs_for_integers(layer: keras.Layer) -> bool:
-    """Whether a layer computes by other operators where it shall compute in integers."""
+    """Returns whether a layer needs other operators to compute in integers."""
     return type(layer) in _FOR_INTEGERS
 
 
 @contextlib.contextmanager
-def in_full_precision(layers: Iterable[keras.Layer]) -> Iterator[None]:
-    """Lets layers that compute in half precision compute in float32, in which a file does, while the block runs."""
+def use_full_precision(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Lets layers in half precision compute in float32, as a file does, while the block runs."""
     halves = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
     policies = [layer.dtype_policy for layer in halves]
     for layer in halves:
@@ -57,7 +58,7 @@ def in_full_precision(layers: Iterable[keras.Layer]) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _layer_normalization(layer, inputs):
+def _layer_normalization(layer: keras.layers.LayerNormalization, inputs: Tensor) -> Tensor:
     """Computes (x - mean) / sqrt(variance + epsilon) * gamma + beta, without the negation that Keras's has.
 
     NEG has no integer kernel: with it, int8 keeps islands in floating point and int16x8 does not convert.
@@ -68,7 +69,7 @@ def _layer_normalization(layer, inputs):
     return ops.cast(_scaled(normalized, layer.axis, layer.gamma, layer.beta), layer.compute_dtype)
 
 
-def _rms_normalization(layer, inputs):
+def _rms_normalization(layer: keras.layers.RMSNormalization, inputs: Tensor) -> Tensor:
     """Computes x / sqrt(mean(x^2) + epsilon) * scale, with x * x for the square, as SQUARE has no integer kernel."""
     x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
     axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
@@ -76,8 +77,8 @@ def _rms_normalization(layer, inputs):
     return ops.cast(_scaled(normalized, axis, layer.scale, None), layer.compute_dtype)
 
 
-def _group_normalization(layer, inputs):
-    """As layer normalization, over the positions and channels of each group."""
+def _group_normalization(layer: keras.layers.GroupNormalization, inputs: Tensor) -> Tensor:
+    """Normalizes like layer normalization, over the positions and channels of each group."""
     axis = layer.axis % len(inputs.shape)
     shape = tuple(inputs.shape)
     groups = (*shape[:axis], layer.groups, shape[axis] // layer.groups, *shape[axis + 1 :])
@@ -90,13 +91,13 @@ def _group_normalization(layer, inputs):
     return ops.cast(_scaled(normalized, [axis], gamma, beta), layer.compute_dtype)
 
 
-def _one_hot(layer, ids):
-    """The rows of ids in range; on the device others give zeros, since it knows no error, and integers no NaN."""
+def _one_hot(layer: OneHot, ids: Tensor) -> Tensor:
+    """Gives zeros for ids out of range: on the device there are no errors, and integers have no NaN."""
     return one_hot(ids, layer.num_classes, out_of_range="zero", dtype=layer.compute_dtype)
 
 
-def _global_max_pooling(layer, inputs):
-    """The largest value of all positions, by one pooling window: REDUCE_MAX stays in floating point."""
+def _global_max_pooling(layer: keras.layers.GlobalMaxPooling2D, inputs: Tensor) -> Tensor:
+    """Takes the largest value of all positions by one pooling window: REDUCE_MAX stays in floating point."""
     if layer.data_format != "channels_last":
         return type(layer).call(layer, inputs)
     size = inputs.shape[1:-1]
@@ -104,22 +105,22 @@ def _global_max_pooling(layer, inputs):
     return pooled if layer.keepdims else ops.reshape(pooled, (-1, inputs.shape[-1]))
 
 
-def _leaky_relu(layer, inputs):
+def _leaky_relu(layer: keras.layers.LeakyReLU, inputs: Tensor) -> Tensor:
     """Computes slope * x + (1 - slope) * relu(x): LEAKY_RELU stays in floating point."""
     return layer.negative_slope * inputs + (1.0 - layer.negative_slope) * ops.relu(inputs)
 
 
-def _parametric_relu(layer, inputs):
-    """The same with trained slopes, for PRELU."""
+def _parametric_relu(layer: keras.layers.PReLU, inputs: Tensor) -> Tensor:
+    """Computes the same as `_leaky_relu` with trained slopes: PRELU stays in floating point."""
     return layer.alpha * inputs + (1.0 - layer.alpha) * ops.relu(inputs)
 
 
-def _mean_square(x, axis):
+def _mean_square(x: Tensor, axis: Sequence[int]) -> Tensor:
     return ops.mean(x * x, axis=axis, keepdims=True)
 
 
-def _scaled(x, axis, gamma, beta):
-    """Computes x * gamma + beta, both of the sizes of `axis`; None is left out."""
+def _scaled(x: Tensor, axis: Sequence[int], gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    """Computes x * gamma + beta, which have the sizes of `axis`; None is left out."""
     kept = {a % len(x.shape) for a in axis}
     shape = [size if position in kept else 1 for position, size in enumerate(x.shape)]
     if gamma is not None:

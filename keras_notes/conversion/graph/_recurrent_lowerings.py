@@ -1,10 +1,9 @@
-"""Which form each recurrent layer takes on the device: a loop, every step written out, or one fused operator."""
+"""The forms of recurrent layers on the device: a loop, every step written out, or one fused operator."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import keras
 
@@ -12,27 +11,30 @@ from keras_notes import layers
 from keras_notes._shared.checks import check_choice, received
 from keras_notes._shared.layer_patching import replaced, replaced_call
 from keras_notes._shared.layer_patterns import Path, last_match, layers_by_path, matches
-from keras_notes.conversion.graph._fused_lstm import check_fusible, fused_call
-from keras_notes.conversion.graph._recurrent_cells import cell_of
-from keras_notes.conversion.graph._recurrent_loops import inner_loop
+from keras_notes._shared.types import Tensor, Tree
+from keras_notes.conversion.graph._fused_lstm import check_fusible, make_fused_call
+from keras_notes.conversion.graph._recurrent_cells import cell_class_of
+from keras_notes.conversion.graph._recurrent_loops import make_inner_loop
 
-__all__ = ["check_lowering", "lowering_of", "recurrent_layers", "recurrent_lowering"]
+__all__ = ["choose_lowering", "lower_recurrent", "parse_lowering", "recurrent_layers"]
 
-# Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop.
+# Operators and bytes of an unrolled layer grow with its steps: 32 of them are about twice the size of a loop. The limit
+# of quantization-aware training, 64, is higher: its layers must compute in integers, and no loop does. Here a longer
+# layer becomes a loop in floating point, or the user writes it out by `lowering`.
 LONGEST_UNROLLED = 32
 _UNROLLED_IF_SHORT = "unrolled if short"
 
 
-def check_lowering(lowering: Any, paths: Collection[Path]) -> dict[str, str]:
-    """`convert`'s argument as lowerings by pattern of layers, the last one that matches counting.
+def parse_lowering(lowering: str | Mapping[str, str], paths: Collection[Path]) -> dict[str, str]:
+    """Returns `convert`'s argument as lowerings by pattern of layers; the last match counts.
 
     Args:
         lowering: A lowering for all recurrent layers, or a dict of lowerings by pattern.
         paths: The paths of the recurrent layers that the model has.
 
     Raises:
-        ValueError: If there is no such lowering, or a pattern matches no recurrent layer.
-        TypeError: If it is neither a name nor a dict.
+        ValueError: If a name is not that of a lowering, or a pattern matches no recurrent layer.
+        TypeError: If the argument is neither a name nor a dict.
     """
     if isinstance(lowering, str):
         return {"*": check_choice("lowering", lowering, layers.LSTM.LOWERINGS)}
@@ -48,18 +50,20 @@ def check_lowering(lowering: Any, paths: Collection[Path]) -> dict[str, str]:
     return dict(lowering)
 
 
-def lowering_of(layer: keras.layers.RNN, paths: Collection[Path], lowerings: Mapping[str, str], integers: bool) -> str:
-    """The form that a layer takes on the device.
+def choose_lowering(
+    layer: keras.layers.RNN, paths: Collection[Path], lowerings: Mapping[str, str], *, integers: bool
+) -> str:
+    """Returns the form that a layer takes on the device.
 
     Args:
         layer: A recurrent layer.
-        paths: Its paths in the model, several if it is shared.
-        lowerings: Lowerings by pattern; where none matches or it is "auto", the layer's own counts.
-        integers: Whether it is to compute in integers. Calibration cannot look into a loop, and TensorFlow's ends its
-            process over one (tensorflow/tensorflow#101050): short sequences are written out then.
+        paths: The paths of the layer in the model, several if it is shared.
+        lowerings: Lowerings by pattern; without a match, or for "auto", the layer's own lowering counts.
+        integers: Whether the layer computes in integers. Calibration cannot look into a loop, and TensorFlow's
+            calibration ends its process over one (tensorflow/tensorflow#101050): short sequences are written out then.
 
     Raises:
-        ConversionError: If it must be fused and cannot be.
+        ConversionError: If the layer must be fused and cannot be.
     """
     pattern = last_match(lowerings, *paths)
     lowering = "auto" if pattern is None else lowerings[pattern]
@@ -72,42 +76,44 @@ def lowering_of(layer: keras.layers.RNN, paths: Collection[Path], lowerings: Map
     return lowering
 
 
-def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractContextManager[None]:
-    """Lets a recurrent layer compute in the form wanted, while the block runs; None leaves it to Keras."""
-    kind = cell_of(layer)
-    if wanted is None or (kind is None and wanted == "loop"):
+def lower_recurrent(layer: keras.layers.RNN, lowering: str | None) -> contextlib.AbstractContextManager[None]:
+    """Lets a recurrent layer compute in another form, while the block runs; None leaves it to Keras."""
+    cell_class = cell_class_of(layer)
+    if lowering is None or (cell_class is None and lowering == "loop"):
         return contextlib.nullcontext()
-    if wanted == "fused":
-        return replaced_call(layer, fused_call(layer))
-    if kind is None:
-        return replaced_call(layer, _unrolled_by_keras(layer, wanted))
-    forms = {form: inner_loop(layer, kind, unrolled=form) for form in (False, True)}
+    if lowering == "fused":
+        return replaced_call(layer, make_fused_call(layer))
+    if cell_class is None:
+        return replaced_call(layer, _unroll_by_keras(layer, lowering))
+    forms = {unrolled: make_inner_loop(layer, cell_class, unrolled=unrolled) for unrolled in (False, True)}
     original = layer.inner_loop
 
-    def chosen(sequences: Any, *arguments: Any, **keywords: Any) -> Any:
-        if sequences.shape[1] is None:  # as many steps as the device finds: only Keras's loop takes them
+    def inner_loop(sequences: Tensor, *arguments: Tensor, **keywords: Tensor) -> Tree:
+        if sequences.shape[1] is None:  # a number of steps that only the device knows: only Keras's loop takes it
             return original(sequences, *arguments, **keywords)
-        return forms[_is_unrolled(wanted, sequences)](sequences, *arguments, **keywords)
+        return forms[_is_unrolled(lowering, sequences)](sequences, *arguments, **keywords)
 
-    return replaced(layer, "inner_loop", chosen)
+    return replaced(layer, "inner_loop", inner_loop)
 
 
 def recurrent_layers(model: keras.Model) -> dict[Path, keras.layers.RNN]:
-    """The recurrent layers of a model by path; one that is shared stands under each of its paths."""
+    """Returns the recurrent layers of a model by path; a shared layer appears under each of its paths."""
     return {path: layer for path, layer in layers_by_path(model) if isinstance(layer, keras.layers.RNN)}
 
 
-def _is_unrolled(wanted: str, sequences: Any) -> bool:
+def _is_unrolled(lowering: str, sequences: Tensor) -> bool:
     steps = sequences.shape[1]
-    return wanted == "unrolled" or (wanted == _UNROLLED_IF_SHORT and steps is not None and steps <= LONGEST_UNROLLED)
+    return lowering == "unrolled" or (
+        lowering == _UNROLLED_IF_SHORT and steps is not None and steps <= LONGEST_UNROLLED
+    )
 
 
-def _unrolled_by_keras(layer: Any, wanted: str) -> Callable:
-    """For cells that are not known here: Keras's own loop, or its own steps."""
+def _unroll_by_keras(layer: keras.layers.RNN, lowering: str) -> Callable[..., Tree]:
+    """Returns a `call` for layers without a cell class here: Keras's own loop, or its own unrolled steps."""
     original, before = layer.call, layer.unroll
 
-    def call(sequences: Any, *arguments: Any, **keywords: Any) -> Any:
-        layer.unroll = before or _is_unrolled(wanted, sequences)
+    def call(sequences: Tensor, *arguments: Tensor, **keywords: Tensor) -> Tree:
+        layer.unroll = before or _is_unrolled(lowering, sequences)
         try:
             return original(sequences, *arguments, **keywords)
         finally:

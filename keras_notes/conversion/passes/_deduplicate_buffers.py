@@ -1,32 +1,41 @@
-"""Constants of the same bytes, once in the file."""
+"""A pass that keeps each constant once in the file."""
 
 from __future__ import annotations
 
 import hashlib
 
-from ai_edge_litert.tools import flatbuffer_utils
+from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["share_buffers"]
+__all__ = ["deduplicate_buffers"]
 
 
-def share_buffers(tflite: bytes) -> bytes:
-    """The file with each constant once.
+def deduplicate_buffers(model: schema.ModelT) -> bool:
+    """Lets tensors with the same bytes share one buffer, and removes the other buffers.
 
-    The quantizer writes a constant anew for each of its uses that differ, such as an embedding whose rows are looked up
-    and multiplied by, and once more for each signature.
+    The quantizer writes a constant again for each of its uses that differ, such as an embedding whose rows are looked
+    up and multiplied by, and once more for each signature.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
-    first: dict[bytes, int] = {}
-    replaced = set()
+    first_buffers: dict[bytes, int] = {}
+    duplicates = set()
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
             if data is None or len(data) == 0:
                 continue
-            shared = first.setdefault(hashlib.sha256(bytes(data)).digest(), tensor.buffer)
+            shared = first_buffers.setdefault(hashlib.sha256(bytes(data)).digest(), int(tensor.buffer))
             if shared != tensor.buffer:
-                replaced.add(tensor.buffer)
+                duplicates.add(int(tensor.buffer))
                 tensor.buffer = shared
-    for number in replaced:
-        model.buffers[number].data = None  # emptied and not removed, so that the others keep their numbers
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if replaced else tflite
+    if duplicates:
+        _remove_buffers(model, duplicates)
+    return bool(duplicates)
+
+
+def _remove_buffers(model: schema.ModelT, removed: set[int]) -> None:
+    """Removes buffers that no tensor uses; the others move up."""
+    kept = [index for index in range(len(model.buffers)) if index not in removed]
+    new_indices = {index: place for place, index in enumerate(kept)}
+    model.buffers = [model.buffers[index] for index in kept]
+    owners = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    for owner in (*owners, *(model.metadata or ())):
+        owner.buffer = new_indices[int(owner.buffer)]

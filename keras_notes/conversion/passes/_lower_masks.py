@@ -1,26 +1,26 @@
-"""Masks before a softmax that leave integers room for the scores.
+"""A pass that lowers the masks before a softmax only as far as integers need.
 
-A score that shall not count is set to -1e9 or less, or has such a number added to it. One step of the 256 of int8 or
-the 65,536 of int16 would then be as large as all the scores that do count. exp(-12) is less than half a step of a
-softmax in int16, so a mask needs to be no lower than that below the lowest score.
+A score that must not count is set to -1e9 or less, or has such a number added to it. One step of the 256 of int8 or the
+65,536 of int16 would then be as large as all the scores that do count. exp(-12) is less than half a step of a softmax
+in int16, so a mask needs to be no lower than 12 below the lowest score.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_notes.conversion.passes._schema import code_of, name_of
+from keras_notes.conversion.passes._schema import TensorRange, add_constant, code_of, constant_of, name_of
 
 __all__ = ["lower_masks"]
 
 _MARGIN = 12.0
-# No score of a network that works is as large; every mask is (65504 is the least in use, for float16).
+# No score of a network that works is as large; every mask is (65504 is the smallest in use, for float16).
 _MASKED = 1e4
 _OPERATORS = schema.BuiltinOperator
 _SELECTS = (_OPERATORS.SELECT, _OPERATORS.SELECT_V2)
@@ -28,143 +28,150 @@ _SUMS = (_OPERATORS.ADD, _OPERATORS.SUB)
 _MOVES = (_OPERATORS.RESHAPE, _OPERATORS.EXPAND_DIMS, _OPERATORS.TRANSPOSE, _OPERATORS.BROADCAST_TO)
 
 
-def lower_masks(tflite: bytes, ranges: Mapping[str, Sequence[float]], is_integer: Callable[[str], bool]) -> bytes:
-    """The float file, with each mask just below the scores of its softmax.
+class _Scores(NamedTuple):
+    """The range of the scores that count."""
+
+    minimum: float
+    maximum: float
+
+
+class _Place(NamedTuple):
+    """The place of a constant: an operator by its index, and an input of it."""
+
+    operator: int
+    input: int
+
+
+def lower_masks(model: schema.ModelT, ranges: Mapping[str, TensorRange], is_integer: Callable[[str], bool]) -> bool:
+    """Replaces each mask by one just below the scores of its softmax.
 
     Args:
-        tflite: A file in float32.
-        ranges: The least and largest value of each tensor over the calibration samples.
+        model: A file in float32.
+        ranges: The range of each tensor over the calibration samples, by name.
         is_integer: Whether the operator that gives the tensor of this name will compute in integers; other softmaxes
             keep their masks.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     changed = False
     for graph in model.subgraphs:
         masks = _Masks(model, graph, ranges)
         for operator in graph.operators:
-            if masks.code(operator) == _OPERATORS.SOFTMAX and is_integer(name_of(graph.tensors[operator.outputs[0]])):
-                masks.scores(operator.inputs[0])
+            if code_of(model, operator) == _OPERATORS.SOFTMAX and is_integer(
+                name_of(graph.tensors[operator.outputs[0]])
+            ):
+                masks.find_scores(operator.inputs[0])
         changed |= masks.apply()
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if changed else tflite
+    return changed
 
 
 @dataclass
 class _Masks:
-    """The masks of a graph, and what is to take the place of their values."""
+    """The masks of a graph, and the values that are to replace them."""
 
     model: schema.ModelT
     graph: schema.SubGraphT
-    ranges: Mapping[str, Sequence[float]]
-    # By the operator and the place of its constant: one that several softmaxes share must be low enough for each.
-    _replacements: dict[tuple[int, int], float] = field(default_factory=dict)
+    ranges: Mapping[str, TensorRange]
+    # A constant that several softmaxes share must be low enough for each.
+    _replacements: dict[_Place, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._producers = {result: n for n, one in enumerate(self.graph.operators) for result in one.outputs}
+        self._producers: dict[int, int] = {
+            result: index for index, operator in enumerate(self.graph.operators) for result in operator.outputs
+        }
 
-    def code(self, operator) -> int:
-        return code_of(self.model, operator)
-
-    def scores(self, tensor: int) -> tuple[float, float] | None:
+    def find_scores(self, tensor: int) -> _Scores | None:
         """Finds the masks on the scores; returns the range of those that count, None if it is not known."""
-        number = self._producers.get(tensor)
-        if number is not None:
-            operator = self.graph.operators[number]
-            code = self.code(operator)
+        producer = self._producers.get(tensor)
+        if producer is not None:
+            operator = self.graph.operators[producer]
+            code = code_of(self.model, operator)
             if code in _SELECTS:
-                return self._selected(number, operator)
+                return self._scores_of_select(producer, operator)
             if code in _SUMS:
-                return self._summed(number, operator, code)
+                return self._scores_of_sum(producer, operator, code)
             if code in _MOVES:
-                return self.scores(operator.inputs[0])
+                return self.find_scores(operator.inputs[0])
         return self._measured(tensor)
 
     def apply(self) -> bool:
         """Puts the new values in place; returns whether there are any."""
-        for (number, place), value in self._replacements.items():
-            operator = self.graph.operators[number]
+        for place, value in self._replacements.items():
+            operator = self.graph.operators[place.operator]
             inputs = list(operator.inputs)
-            inputs[place] = self._lowered(inputs[place], value, f"{number}_{place}")
+            inputs[place.input] = self._add_lowered(inputs[place.input], value, f"{place.operator}_{place.input}")
             operator.inputs = inputs
         return bool(self._replacements)
 
-    def _selected(self, number: int, operator) -> tuple[float, float] | None:
-        for place, other in ((1, 2), (2, 1)):
-            values = self._constant(operator.inputs[place])
+    def _scores_of_select(self, index: int, operator: schema.OperatorT) -> _Scores | None:
+        for masked, other in ((1, 2), (2, 1)):
+            values = self._constant(operator.inputs[masked])
             if values is not None and (values <= -_MASKED).all():
-                counting = self.scores(operator.inputs[other])
+                counting = self.find_scores(operator.inputs[other])
                 if counting is not None:
-                    self._replace(number, place, counting[0] - _MARGIN)
+                    self._replace(_Place(index, masked), counting.minimum - _MARGIN)
                 return counting
-        branches = [self.scores(operator.inputs[place]) for place in (1, 2)]
+        branches = [self.find_scores(operator.inputs[place]) for place in (1, 2)]
         known = [branch for branch in branches if branch is not None]
         if len(known) < len(branches):
             return None
-        return min(least for least, _ in known), max(most for _, most in known)
+        return _Scores(min(branch.minimum for branch in known), max(branch.maximum for branch in known))
 
-    def _summed(self, number: int, operator, code: int) -> tuple[float, float] | None:
-        for place, other in ((1, 0), (0, 1)):
-            sign = -1.0 if code == _OPERATORS.SUB and place == 1 else 1.0
-            found = self._added_mask(number, operator.inputs[place], place, sign)
-            if found is None or (code == _OPERATORS.SUB and place == 0):
+    def _scores_of_sum(self, index: int, operator: schema.OperatorT, code: int) -> _Scores | None:
+        for summand, other in ((1, 0), (0, 1)):
+            sign = -1.0 if code == _OPERATORS.SUB and summand == 1 else 1.0
+            mask = self._mask_of_summand(_Place(index, summand), operator.inputs[summand], sign)
+            if mask is None or (code == _OPERATORS.SUB and summand == 0):
                 continue
-            (mask_number, mask_place), values = found
-            counting = self.scores(operator.inputs[other])
+            place, values = mask
+            counting = self.find_scores(operator.inputs[other])
             if counting is None:
                 return None
             kept = sign * values[np.abs(values) < _MASKED]
-            least, most = counting[0] + kept.min(initial=0.0), counting[1] + kept.max(initial=0.0)
-            self._replace(mask_number, mask_place, -sign * (most - least + _MARGIN))
-            return float(least), float(most)
+            minimum = counting.minimum + kept.min(initial=0.0)
+            maximum = counting.maximum + kept.max(initial=0.0)
+            self._replace(place, -sign * (maximum - minimum + _MARGIN))
+            return _Scores(float(minimum), float(maximum))
         return self._measured(operator.outputs[0])
 
-    def _added_mask(self, number: int, tensor: int, place: int, sign: float):
-        """Where the constant stands that makes a summand a mask, and its values; None if the summand is none."""
+    def _mask_of_summand(self, place: _Place, tensor: int, sign: float) -> tuple[_Place, np.ndarray] | None:
+        """Returns the place of the constant that makes a summand a mask, and its values; None for another summand."""
         values = self._constant(tensor)
         if values is not None:
-            return ((number, place), values) if self._has_mask(values, sign) else None
-        maker = self._producers.get(tensor)
-        if maker is None:
+            return (place, values) if self._has_mask(values, sign) else None
+        producer = self._producers.get(tensor)
+        if producer is None:
             return None
-        operator = self.graph.operators[maker]
-        if self.code(operator) in _MOVES:
-            return self._added_mask(maker, operator.inputs[0], 0, sign)
-        if self.code(operator) == _OPERATORS.MUL:  # (1 - mask) * -1e9
-            for factor, shares in ((1, 0), (0, 1)):
+        operator = self.graph.operators[producer]
+        code = code_of(self.model, operator)
+        if code in _MOVES:
+            return self._mask_of_summand(_Place(producer, 0), operator.inputs[0], sign)
+        if code == _OPERATORS.MUL:  # (1 - mask) * -1e9
+            for factor, other in ((1, 0), (0, 1)):
                 values = self._constant(operator.inputs[factor])
-                share = self._measured(operator.inputs[shares])
-                is_share = share is not None and 0 <= share[0] <= share[1] <= 1
+                share = self._measured(operator.inputs[other])
+                is_share = share is not None and 0 <= share.minimum <= share.maximum <= 1
                 if values is not None and values.size == 1 and self._has_mask(values, sign) and is_share:
-                    return (maker, factor), values
+                    return _Place(producer, factor), values
         return None
 
     def _has_mask(self, values: np.ndarray, sign: float) -> bool:
         return bool((sign * values <= -_MASKED).any() and (sign * values < _MASKED).all())
 
-    def _replace(self, number: int, place: int, value: float) -> None:
-        before = self._replacements.get((number, place), 0.0)
-        self._replacements[number, place] = max(before, value, key=abs)
+    def _replace(self, place: _Place, value: float) -> None:
+        self._replacements[place] = max(self._replacements.get(place, 0.0), value, key=abs)
 
-    def _measured(self, tensor: int) -> tuple[float, float] | None:
-        found = self.ranges.get(name_of(self.graph.tensors[tensor]))
-        return None if found is None or max(map(abs, found[:2])) >= _MASKED else (found[0], found[1])
-
-    def _constant(self, index: int) -> np.ndarray | None:
-        tensor = self.graph.tensors[index]
-        data = self.model.buffers[tensor.buffer].data
-        if data is None or tensor.type != schema.TensorType.FLOAT32:
+    def _measured(self, tensor: int) -> _Scores | None:
+        values = self.ranges.get(name_of(self.graph.tensors[tensor]))
+        if values is None or max(abs(values.minimum), abs(values.maximum)) >= _MASKED:
             return None
-        return np.frombuffer(bytes(data), "<f4")
+        return _Scores(values.minimum, values.maximum)
 
-    def _lowered(self, constant: int, value: float, suffix: str) -> int:
-        """Adds a constant with another value for what is masked; returns its index."""
-        old = self.graph.tensors[constant]
-        values = np.frombuffer(bytes(self.model.buffers[old.buffer].data), "<f4")
-        buffer = schema.BufferT()
+    def _constant(self, tensor: int) -> np.ndarray | None:
+        return constant_of(self.model, self.graph.tensors[tensor])
+
+    def _add_lowered(self, constant: int, value: float, suffix: str) -> int:
+        """Adds a constant with another value at the masked places; returns its index."""
+        tensor = copy.copy(self.graph.tensors[constant])
+        values = np.frombuffer(bytes(self.model.buffers[tensor.buffer].data), "<f4")
         lowered = np.where(np.abs(values) >= _MASKED, np.float32(value), values).astype("<f4")
-        buffer.data = np.frombuffer(lowered.tobytes(), np.uint8)
-        self.model.buffers.append(buffer)
-        tensor = copy.copy(old)
         tensor.name = f"{name_of(tensor)}#lowered_{suffix}".encode()
-        tensor.buffer = len(self.model.buffers) - 1
-        self.graph.tensors.append(tensor)
-        return len(self.graph.tensors) - 1
+        return add_constant(self.model, self.graph, tensor, lowered)

@@ -1,33 +1,32 @@
-"""The integers of a quantization-aware model, on the very scales that they were trained on.
+"""A pass that restores the integers of a quantization-aware model, on the very scales that they were trained on.
 
-Converter and quantizer carry scales as ranges, and compute them anew: some differ in the last bit, which decides where
+Converter and quantizer carry scales as ranges, and compute them again: some differ in the last bit, which decides where
 a value lies between two integers.
 
-The quantizer finds a scale for each channel from its largest weight. That is the trained one but for channels whose
-weights are all 0, which get so small a scale that their bias overflows, and for scales that channels share, so that
-clustered weights are as few integers as centroids.
+The quantizer takes the scale of each channel from its largest weight. That is the trained scale except for channels
+whose weights are all 0, which get so small a scale that their bias overflows, and for scales that channels share, so
+that clustered weights have no more integers than centroids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes.compression import Grid
-from keras_notes.conversion.passes._schema import code_of, name_of
+from keras_notes.conversion.passes._schema import code_of, constant_of, name_of
 
-__all__ = ["TrainedWeights", "with_trained_integers"]
+__all__ = ["TrainedWeights", "restore_trained_integers"]
 
 _OPERATORS = schema.BuiltinOperator
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where an operator has its parts among the inputs, and the weights their channels."""
+    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
 
     x: int
     weights: int
@@ -60,21 +59,19 @@ class TrainedWeights:
     scales: np.ndarray
 
 
-def with_trained_integers(
-    tflite: bytes, float_tflite: bytes, trained: Iterable[TrainedWeights], grids: Sequence[Grid]
-) -> bytes:
-    """The quantized file with the integers and scales of the training.
+def restore_trained_integers(
+    model: schema.ModelT, float_model: schema.ModelT, trained: Iterable[TrainedWeights], grids: Sequence[Grid]
+) -> bool:
+    """Gives a quantized file the integers and scales of the training.
 
     Args:
-        tflite: A file whose weights are int8 by channel.
-        float_tflite: The float file that it was made of, with the same names.
-        trained: The weights that were trained; each is known again by its values.
-        grids: The grids of activations; each is known again by its scale but for the last bits, and its zero point.
+        model: A file whose weights are int8 by channel.
+        float_model: The float file that it was made of, with the same names.
+        trained: The weights that were trained; each is recognized by its values.
+        grids: The grids of activations; each is recognized by its scale except for the last bits, and its zero point.
     """
-    scales = {_key(one.values): one.scales.reshape(-1) for one in trained}
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
-    source = flatbuffer_utils.read_model_from_bytearray(bytearray(float_tflite))
-    floats = {name_of(tensor): values for tensor, values in _constants(source)}
+    scales = {_key(weights.values): weights.scales.reshape(-1) for weights in trained}
+    float_constants = _constants_by_name(float_model)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if tensor.type in _ACTIVATIONS:
@@ -82,12 +79,12 @@ def with_trained_integers(
         for operator in graph.operators:
             places = _PLACES.get(code_of(model, operator))
             if places is not None:
-                _settle(model, graph, operator, places, floats, scales)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+                _restore_weights(model, graph, operator, places, float_constants, scales)
+    return True
 
 
-def _snap(quantization, grids: Sequence[Grid]) -> None:
-    """Gives a tensor the trained scale that its own nearly is."""
+def _snap(quantization: schema.QuantizationParametersT | None, grids: Sequence[Grid]) -> None:
+    """Gives a tensor the trained scale that is nearly its own."""
     if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
         return
     scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
@@ -99,28 +96,43 @@ def _snap(quantization, grids: Sequence[Grid]) -> None:
         quantization.scale = np.array([best.scale], "float32")
 
 
-def _settle(model, graph, operator, places: _Places, floats: dict, scales: dict) -> None:
+def _restore_weights(
+    model: schema.ModelT,
+    graph: schema.SubGraphT,
+    operator: schema.OperatorT,
+    places: _Places,
+    float_constants: Mapping[str, np.ndarray],
+    trained_scales: Mapping[bytes, np.ndarray],
+) -> None:
+    """Restores the integers of an operator's weights and bias, if the weights are trained ones."""
     weights = graph.tensors[operator.inputs[places.weights]]
-    values = floats.get(name_of(weights))
-    if weights.type != schema.TensorType.INT8 or values is None or (found := scales.get(_key(values))) is None:
+    values = float_constants.get(name_of(weights))
+    scales = None if values is None else trained_scales.get(_key(values))
+    if weights.type != schema.TensorType.INT8 or values is None or scales is None:
         return
     axis = places.channels
     kernel = values.reshape(weights.shape)
-    if len(found) != kernel.shape[axis]:
+    if len(scales) != kernel.shape[axis]:
         return
     shape = [-1 if number == axis else 1 for number in range(kernel.ndim)]
-    integers = np.clip(np.round(kernel / found.reshape(shape).astype("float64")), -127, 127)
+    integers = np.clip(np.round(kernel / scales.reshape(shape).astype("float64")), -127, 127)
     model.buffers[weights.buffer].data = np.frombuffer(integers.astype("int8").tobytes(), np.uint8)
-    weights.quantization.scale = found.astype("float32")
-    weights.quantization.zeroPoint = np.zeros(len(found), "int64")
+    weights.quantization.scale = scales.astype("float32")
+    weights.quantization.zeroPoint = np.zeros(len(scales), "int64")
     weights.quantization.quantizedDimension = axis
     if len(operator.inputs) > places.bias and operator.inputs[places.bias] >= 0:
         x, bias = (graph.tensors[operator.inputs[place]] for place in (places.x, places.bias))
-        _settle_bias(model, bias, x, found, floats)
+        _restore_bias(model, bias, x, scales, float_constants)
 
 
-def _settle_bias(model, bias, x, scales: np.ndarray, floats: dict) -> None:
-    values = floats.get(name_of(bias))
+def _restore_bias(
+    model: schema.ModelT,
+    bias: schema.TensorT,
+    x: schema.TensorT,
+    scales: np.ndarray,
+    float_constants: Mapping[str, np.ndarray],
+) -> None:
+    values = float_constants.get(name_of(bias))
     if values is None or bias.type not in _BIASES:
         return
     steps = float(x.quantization.scale[0]) * scales.astype("float64")
@@ -130,14 +142,17 @@ def _settle_bias(model, bias, x, scales: np.ndarray, floats: dict) -> None:
     bias.quantization.zeroPoint = np.zeros(len(steps), "int64")
 
 
-def _constants(model) -> Iterator[tuple]:
+def _constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
+    """Returns the values of the float constants of a file."""
+    constants = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            data = model.buffers[tensor.buffer].data
-            if data is not None and tensor.type == schema.TensorType.FLOAT32:
-                yield tensor, np.frombuffer(bytes(data), "<f4")
+            values = constant_of(model, tensor)
+            if values is not None:
+                constants[name_of(tensor)] = values
+    return constants
 
 
 def _key(values: np.ndarray) -> bytes:
-    """The same for the same weights in another order of their axes."""
+    """Returns the same key for the same weights in another order of their axes."""
     return np.sort(values + 0.0, axis=None).astype("<f4").tobytes()  # + 0.0: -0.0 is 0.0

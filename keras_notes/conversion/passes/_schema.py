@@ -1,23 +1,38 @@
-"""What is read of a file's objects, or added to them, in more than one place."""
+"""Access to the objects of a .tflite file that several passes share."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["code_index", "code_of", "name_of"]
+__all__ = ["TensorRange", "add_constant", "code_index", "code_of", "constant_of", "name_of", "signatures_of"]
 
 
-def code_of(model: Any, operator: Any) -> int:
-    """The built-in operator that an operator is."""
+class TensorRange(NamedTuple):
+    """The values of a tensor over all samples.
+
+    Attributes:
+        minimum: The smallest value.
+        maximum: The largest value.
+        rank: The number of dimensions of the tensor, at least 1.
+    """
+
+    minimum: float
+    maximum: float
+    rank: int
+
+
+def code_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
+    """Returns the code of an operator in `schema.BuiltinOperator`."""
     known = model.operatorCodes[operator.opcodeIndex]
-    # Old files have the one, new ones both.
+    # Old files have the deprecated code only, new ones both.
     return max(known.builtinCode, known.deprecatedBuiltinCode)
 
 
-def code_index(model: Any, code: int) -> int:
-    """The number of a built-in operator among those of the file, which is added if it is not there."""
+def code_index(model: schema.ModelT, code: int) -> int:
+    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing."""
     for index, known in enumerate(model.operatorCodes):
         if max(known.builtinCode, known.deprecatedBuiltinCode) == code:
             return index
@@ -28,6 +43,36 @@ def code_index(model: Any, code: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def name_of(tensor: Any) -> str:
-    """The name of a tensor, which is in bytes when it was read."""
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
+def name_of(tensor: schema.TensorT) -> str:
+    """Returns the name of a tensor, which is bytes in a file that was read."""
+    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
+
+
+def constant_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
+    """Returns the values of a float32 constant, flat; None for any other tensor."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or tensor.type != schema.TensorType.FLOAT32:
+        return None
+    return np.frombuffer(bytes(data), "<f4")
+
+
+def add_constant(model: schema.ModelT, graph: schema.SubGraphT, tensor: schema.TensorT, values: np.ndarray) -> int:
+    """Adds a tensor with constant values to a graph; returns its index.
+
+    Args:
+        model: The objects of the file.
+        graph: The graph that gets the tensor.
+        tensor: The tensor, without a buffer.
+        values: Its values, in little-endian order.
+    """
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def signatures_of(model: schema.ModelT, graph_index: int) -> list[schema.SignatureDefT]:
+    """Returns the signatures that run a graph."""
+    return [signature for signature in model.signatureDefs or () if signature.subgraphIndex == graph_index]

@@ -1,12 +1,12 @@
-"""Calibration: the range of each tensor of a float file over the calibration samples; a program of its own.
+"""Calibrates: measures the range of each tensor of a float file over the calibration samples; a program of its own.
 
     python _run_calibrator.py JOB
 
 JOB is a directory with `float.tflite`, `job.json` ({"signatures": {name: input names}, ...}) and a file
-`calibration_<signature number>.npz` for each signature. The result is JOB/ranges.json: {tensor name: [least, most,
+`calibration_<signature number>.npz` for each signature. The result is JOB/ranges.json: {tensor name: [minimum, maximum,
 rank]}.
 
-Not `Quantizer.calibrate` of ai-edge-quantizer: its ranges are moving averages, which cut off what is rare (errors ten
+Not `Quantizer.calibrate` of ai-edge-quantizer: its ranges are moving averages, which cut off rare values (errors ten
 times as large on the nets of benchmarks/conversion/engines.py), and it runs on XNNPACK, which refuses to show some
 tensors. It imports nothing of keras_notes, so that it starts without Keras.
 """
@@ -25,10 +25,10 @@ LARGEST = 3e38
 
 
 def ranges_of(job: Path) -> dict[str, list]:
-    """The least and largest value of each tensor over all calibration samples, and its rank, by tensor name."""
+    """Returns the minimum, the maximum and the rank of each tensor over all calibration samples, by tensor name."""
     tflite = (job / "float.tflite").read_bytes()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that keeping all tensors takes memory is meant
+        warnings.simplefilter("ignore")  # it warns of the memory that keeping all tensors takes
         interpreter = Interpreter(
             model_content=tflite,
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -40,7 +40,7 @@ def ranges_of(job: Path) -> dict[str, list]:
     for number, (name, inputs) in enumerate(json.loads((job / "job.json").read_text())["signatures"].items()):
         runner = interpreter.get_signature_runner(name)
         graph = runner._subgraph_index
-        # Not of constants: the range of a whole weight would take the place of those of its channels.
+        # Without constants: the range of a whole weight would replace those of its channels.
         computed = {i for i, t in enumerate(model.subgraphs[graph].tensors) if model.buffers[t.buffer].data is None}
         details = [
             detail
@@ -66,10 +66,10 @@ def widen(ranges: dict[str, list], detail: dict, interpreter: Interpreter, graph
     values = values[np.abs(values) < LARGEST]
     if values.size == 0:
         return
-    least, most = float(values.min()), float(values.max())
+    minimum, maximum = float(values.min()), float(values.max())
     if (before := ranges.get(detail["name"])) is not None:
-        least, most = min(least, before[0]), max(most, before[1])
-    ranges[detail["name"]] = [least, most, max(1, len(detail["shape"]))]
+        minimum, maximum = min(minimum, before[0]), max(maximum, before[1])
+    ranges[detail["name"]] = [minimum, maximum, max(1, len(detail["shape"]))]
 
 
 if __name__ == "__main__":

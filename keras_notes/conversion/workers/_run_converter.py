@@ -1,4 +1,4 @@
-"""The converter itself: the only code that imports tensorflow, run as a program of its own.
+"""The converter: a program of its own around TensorFlow's converter.
 
     python _run_converter.py JOB
 
@@ -37,7 +37,7 @@ def convert(job: Path, settings: dict[str, Any]) -> bytes:
 
 
 def samples(job: Path, signatures: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """The calibration samples one by one, with the signature that they are for."""
+    """Yields the calibration samples one by one, each with the name of its signature."""
     for number, (name, inputs) in enumerate(signatures.items()):
         with np.load(job / f"calibration_{number}.npz") as arrays:
             values = dict(zip(inputs, arrays.values(), strict=True))
@@ -48,5 +48,5 @@ def samples(job: Path, signatures: dict[str, list[str]]) -> Iterator[tuple[str, 
 if __name__ == "__main__":
     job_directory = Path(sys.argv[1])
     job_settings = json.loads((job_directory / "job.json").read_text())
-    made = "quantized.tflite" if job_settings["int8"] else "float.tflite"
-    (job_directory / made).write_bytes(convert(job_directory, job_settings))
+    file_name = "quantized.tflite" if job_settings["int8"] else "float.tflite"
+    (job_directory / file_name).write_bytes(convert(job_directory, job_settings))

@@ -1,4 +1,4 @@
-"""Carries models that were trained on another backend over to TensorFlow; a program of its own.
+"""The exporter: a program of its own that carries models from another backend over to TensorFlow.
 
     KERAS_BACKEND=tensorflow python _run_exporter.py JOB
 

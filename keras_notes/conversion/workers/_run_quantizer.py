@@ -23,13 +23,13 @@ from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_mana
 
 ANYTHING = qtyping.TFLOperationName.ALL_SUPPORTED
 PER_CHANNEL = qtyping.QuantGranularity.CHANNELWISE
-# As the quantizer cuts them.
+# The quantizer cuts scopes at this length.
 LONGEST_SCOPE = 10000
 EDGES = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
 
 
 def add_recipe(manager: recipe_manager.RecipeManager, regex: str, recipe: str) -> None:
-    """Lets the operators whose scope matches `regex` have a recipe."""
+    """Gives a recipe to the operators whose scope matches `regex`."""
     match recipe:
         case "float32":
             nothing = algorithm_manager.AlgorithmName.NO_QUANTIZE
@@ -40,7 +40,7 @@ def add_recipe(manager: recipe_manager.RecipeManager, regex: str, recipe: str) -
         case "dynamic_int8":
             manager.add_dynamic_config(regex, ANYTHING, 8, PER_CHANNEL)
         case "weight_int4":
-            # Of two entries that match, the last one that the operator supports counts; not every one takes 4 bits.
+            # Of two matching entries, the last that the operator supports counts; not every operator takes 4 bits.
             manager.add_dynamic_config(regex, ANYTHING, 8, PER_CHANNEL)
             manager.add_dynamic_config(f"(?:{regex})", ANYTHING, 4, PER_CHANNEL)
         case "static_int8":
@@ -52,19 +52,19 @@ def add_recipe(manager: recipe_manager.RecipeManager, regex: str, recipe: str) -
 
 
 def quantize(job: Path) -> None:
-    """Quantizes JOB/float.tflite as JOB/job.json says."""
+    """Quantizes JOB/float.tflite with the settings in JOB/job.json."""
     settings = json.loads((job / "job.json").read_text())
     manager = recipe_manager.RecipeManager()
     add_recipe(manager, ".*", settings["recipe"])
     for operator, recipe in settings["by_operator"].items():
         scope = f"^{re.escape(operator)};"
-        # Else what its own recipe does not know would have that of the others.
+        # Otherwise an operator that its own recipe does not support would get the default recipe.
         add_recipe(manager, scope, "float32")
         add_recipe(manager, f"(?:{scope})", recipe)
     tflite = (job / "float.tflite").read_bytes()
     kept = [(scope, edge) for scope in edges_of_loops(tflite) for edge in EDGES]
-    # Not all edges for the sake of one: what an integer operator gives to an output and to another operator would be
-    # in floating point for both.
+    # Only the sides that need it: otherwise a result that is both an output and the input of another integer operator
+    # would be in floating point for both.
     kept += [(".*", qtyping.TFLOperationName[edge]) for edge in settings["float_edges"]]
     for scope, edge in kept:
         manager.add_quantization_config(scope, edge, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
@@ -75,7 +75,7 @@ def quantize(job: Path) -> None:
 
 
 def edges_of_loops(tflite: bytes) -> list[str]:
-    """Expressions for what goes into the bodies of loops and out of them, which stays in floating point."""
+    """Returns expressions for the inputs and outputs of loop bodies, which stay in floating point."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     called = {signature.subgraphIndex for signature in model.signatureDefs or ()}
     bodies = [graph for number, graph in enumerate(model.subgraphs) if number not in called]
@@ -88,11 +88,11 @@ def edges_of_loops(tflite: bytes) -> list[str]:
 
 
 def ranges_of(job: Path) -> dict:
-    """JOB/ranges.json in the quantizer's own form."""
-    found = json.loads((job / "ranges.json").read_text())
+    """Returns JOB/ranges.json in the quantizer's own form."""
+    ranges = json.loads((job / "ranges.json").read_text())
     return {
-        name: {"min": np.full((1,) * rank, least, np.float32), "max": np.full((1,) * rank, most, np.float32)}
-        for name, (least, most, rank) in found.items()
+        name: {"min": np.full((1,) * rank, minimum, np.float32), "max": np.full((1,) * rank, maximum, np.float32)}
+        for name, (minimum, maximum, rank) in ranges.items()
     }
 
 

@@ -228,7 +228,7 @@ def test_labels_that_fail_in_training_are_told():
     [
         ("raise KeyError('first')", "TF-MOT failed to prune 'net': KeyError: 'first'"),
         ("import os; os.kill(os.getpid(), 9)", "its process crashed with SIGKILL"),
-        ("raise SystemExit(3)", "exit code 3, without a word"),
+        ("raise SystemExit(3)", "its process ended with exit code 3 and wrote nothing"),
     ],
 )
 def test_a_process_that_fails_is_an_error_and_leaves_nothing(script, message, tmp_path, monkeypatch):

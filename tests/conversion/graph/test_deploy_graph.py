@@ -165,3 +165,41 @@ def test_states_of_a_batch_are_refused():
     model = keras.Sequential([keras.Input(batch_shape=(2, 2, 3)), keras.layers.GRU(4, stateful=True, name="cell")])
     with pytest.raises(errors.ConversionError, match=r"must have the batch size 1\. Received: 2 for 'cell'"):
         deploy_graph(model)
+
+
+def stateful_block(name):
+    """A model around one stateful layer "cell"."""
+    series = [keras.Input(batch_shape=(1, 2, 3)), keras.layers.SimpleRNN(4, stateful=True, name="cell")]
+    return keras.Sequential(series, name=name)
+
+
+def around(*blocks):
+    """A model of nested models on the same series."""
+    inputs = keras.Input(batch_shape=(1, 2, 3), name="series")
+    return keras.Model(inputs, keras.layers.Concatenate()([block(inputs) for block in blocks]))
+
+
+def test_states_of_layers_with_one_name_are_named_by_path():
+    model = around(stateful_block("left"), stateful_block("right"))
+    graph = deploy_graph(model)
+    assert [state.input for state in graph.states] == ["left_cell_state_0", "right_cell_state_0"]
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float32")
+    run = graph.run({"series": x})
+    assert list(run.inputs) == ["series", "left_cell_state_0", "right_cell_state_0"]
+    expected = {name: layer for name in ("left", "right") for layer in model.get_layer(name).layers}
+    for place, (name, cell) in enumerate(expected.items()):
+        whole = keras.layers.RNN(cell.cell)
+        last = run.outputs["output"][-1, 4 * place : 4 * place + 4]
+        np.testing.assert_allclose(last, whole(x.reshape(1, 10, 3))[0], atol=1e-6)
+        np.testing.assert_array_equal(run.outputs[f"{name}_cell_state_0_next"][-1], last)
+
+
+def test_states_of_a_nested_layer_with_a_unique_name_keep_its_name():
+    graph = deploy_graph(keras.Sequential([keras.Input(batch_shape=(1, 2, 3)), stateful_block("left")]))
+    assert [state.input for state in graph.states] == ["cell_state_0"]
+
+
+def test_states_of_paths_that_look_alike_are_numbered():
+    blocks = [keras.Sequential([stateful_block("b")], name="a"), stateful_block("a_b")]
+    names = [state.input for state in deploy_graph(around(*blocks)).states]
+    assert sorted(names) == ["a_b_cell_2_state_0", "a_b_cell_state_0"]

@@ -14,7 +14,7 @@ import keras_notes as kn
 from keras_notes import errors
 from keras_notes._litert.reader import read_tflite
 from keras_notes.bundle import open_bundle
-from keras_notes.conversion.graph._layer_lowerings import lowered
+from keras_notes.conversion.graph._layer_lowerings import lower_layers
 from tests.support.bundles import ROOT, edit_manifest, rewrite_golden, run_device
 
 RNG = np.random.default_rng(0)
@@ -164,7 +164,7 @@ def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tm
     model = keras.Sequential([keras.Input((6, 4), name="x"), norm, layers.Dense(3)])
     model.set_weights([w + 0.1 * RNG.normal(size=w.shape) for w in model.get_weights()])
     before = keras.ops.convert_to_numpy(norm(X))
-    with lowered([norm], integers=False, recurrent={}):
+    with lower_layers([norm], integers=False, recurrent={}):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(norm(X)), before, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(norm(X)), before)
     bundle = _converted(model, tmp_path / "bundle", "static_int8")

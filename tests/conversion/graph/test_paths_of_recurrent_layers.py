@@ -10,8 +10,8 @@ from keras import layers
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes._litert.reader import read_tflite
-from keras_notes.conversion._pipeline import FileMaker
-from keras_notes.conversion._recipes import plan_of
+from keras_notes.conversion._pipeline import ConversionPipeline
+from keras_notes.conversion._recipes import parse_recipe
 from keras_notes.conversion.graph._deploy_graph import deploy_graph
 
 SHORT, LONG = 12, 36  # sequences that are written out for integers, and too long for that
@@ -47,8 +47,8 @@ def operators_of(model, directory, recipe, **arguments):
 
 def forms_of(model, recipe="float32", lowering="auto"):
     """The forms of the recurrent layers by path."""
-    maker = FileMaker((deploy_graph(model),), 1, {}, lowering)
-    return maker._recurrent(plan_of(recipe))["serving_default"]
+    pipeline = ConversionPipeline((deploy_graph(model),), 1, {}, lowering)
+    return pipeline._recurrent_forms(parse_recipe(recipe))["serving_default"]
 
 
 def test_a_short_layer_in_an_integer_block_is_written_out(tmp_path):
@@ -134,8 +134,8 @@ def test_the_name_of_a_subclassed_model_is_no_part_of_the_path():
 
     model = Net(name="net")
     x = np.zeros((1, SHORT, INPUTS), "float32")
-    maker = FileMaker((deploy_graph(model, example=x),), 1, {}, {"block/cell": "unrolled"})
-    plan = plan_of({"default": "dynamic_int8", "layers": {"net": "static_int8"}})
-    assert maker._recurrent(plan) == {"serving_default": {"net/block/cell": "unrolled"}}
+    pipeline = ConversionPipeline((deploy_graph(model, example=x),), 1, {}, {"block/cell": "unrolled"})
+    plan = parse_recipe({"default": "dynamic_int8", "layers": {"net": "static_int8"}})
+    assert pipeline._recurrent_forms(plan) == {"serving_default": {"net/block/cell": "unrolled"}}
     with pytest.raises(ValueError, match="`lowering` must name recurrent layers"):
-        FileMaker((deploy_graph(model, example=x),), 1, {}, {"net": "unrolled"})
+        ConversionPipeline((deploy_graph(model, example=x),), 1, {}, {"net": "unrolled"})

@@ -5,7 +5,8 @@ import numpy as np
 from ai_edge_litert.tools import flatbuffer_utils
 
 import keras_notes as kn
-from keras_notes.conversion.passes._deduplicate_buffers import share_buffers
+from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
+from keras_notes.conversion.passes._model_file import ModelFile
 from tests.support.bundles import interpreter
 
 
@@ -41,7 +42,9 @@ def test_copies_are_shared_and_nothing_else_changes(tmp_path):
     tflite = bundle.model_path.read_bytes()
     copied = with_copies(tflite)
     assert len(copied) > len(tflite) + 64 * 64
-    shared = share_buffers(copied)
+    file = ModelFile(copied)
+    assert file.run_passes([deduplicate_buffers])
+    shared = file.to_bytes()
     assert len(buffers_of(shared)) == len(buffers_of(tflite)) < len(buffers_of(copied))
     outputs = []
     for name, content in (("copied", copied), ("shared", shared)):
@@ -49,4 +52,6 @@ def test_copies_are_shared_and_nothing_else_changes(tmp_path):
         runner = interpreter(tmp_path / name).get_signature_runner("again")
         outputs.append(runner(input=x[:1])["output"])
     np.testing.assert_array_equal(*outputs)
-    assert share_buffers(shared) == shared, "a file without copies stays as it is"
+    again_shared = ModelFile(shared)
+    assert not again_shared.run_passes([deduplicate_buffers]), "a file without copies stays as it is"
+    assert again_shared.to_bytes() == shared

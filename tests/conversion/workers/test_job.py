@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_notes import errors
-from keras_notes.conversion._pipeline import FileMaker
-from keras_notes.conversion._recipes import plan_of
+from keras_notes.conversion._pipeline import ConversionPipeline
+from keras_notes.conversion._recipes import parse_recipe
 from keras_notes.conversion.graph._deploy_graph import deploy_graph
 from keras_notes.conversion.workers import _job
 
@@ -30,7 +30,7 @@ def convert_by(tmp_path, monkeypatch):
     def convert(script):
         (tmp_path / "_run_converter.py").write_text(script)
         monkeypatch.setattr(_job, "_PROGRAMS", tmp_path)
-        return FileMaker((deploy_graph(net),), 1, CALIBRATION).make(plan_of("static_int8"), "uint8")
+        return ConversionPipeline((deploy_graph(net),), 1, CALIBRATION).run(parse_recipe("static_int8"), "uint8")
 
     return convert
 

@@ -16,7 +16,8 @@ from keras_notes.compression.quantization.rules._shapes import concatenated
 
 __all__ = ["LONGEST", "RECURRENT_LAYERS"]
 
-# Of the steps that are written out: operators grow with them, and so does the time to compile the training.
+# The largest number of steps that are written out: operators grow with them, and so does the time to compile the
+# training. Higher than the limit of `convert`, 32, which can fall back to a loop: here no loop computes in integers.
 LONGEST = 64
 
 
