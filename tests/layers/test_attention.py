@@ -25,7 +25,7 @@ def arrays():
 
 @pytest.fixture
 def mask():
-    """True for some; the last query of the first sample may look at no key, key 2 of the second is seen by none."""
+    """A random mask: no key for the last query of the first sample, no query for key 2 of the second."""
     mask = np.random.default_rng(1).random((2, 1, QUERIES, KEYS)) < 0.7
     mask[0, 0, -1] = False
     mask[1, ..., 2] = False

@@ -93,7 +93,7 @@ class BeamSearch:
     alpha: float
 
     def run(self, caches: tuple[Cache, ...]) -> tuple[Tensor, Tensor]:
-        """Searches.
+        """Runs the search from the first position.
 
         Args:
             caches: Caches for the first step: arrays of b k rows, with the k rows of a sample next to each other.
@@ -125,7 +125,7 @@ class BeamSearch:
         return (state.position < self.max_length) & ops.any(bound > state.best_score)
 
     def _advance(self, *variables: Tensor) -> tuple:
-        """Continues the hypotheses by one id."""
+        """Continues the unfinished hypotheses by one id, and keeps the most probable ones."""
         state = _State(*variables)
         next_log_probs, caches = self.step(ops.reshape(state.last_ids, (-1,)), state.caches, state.position)
         candidates = self._continue(state, next_log_probs)

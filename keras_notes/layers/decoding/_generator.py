@@ -159,7 +159,7 @@ class SinglePathSearch:
     alpha: float
 
     def run(self, caches: tuple[Cache, ...]) -> tuple[Tensor, Tensor]:
-        """Searches; returns ids of shape (b, max_length), and scores of shape (b,)."""
+        """Runs the search from the first position; returns ids (b, max_length) and scores (b,)."""
         batch_size = self.batch_size
         first_state = _State(
             position=ops.convert_to_tensor(0, "int32"),

@@ -18,13 +18,13 @@ IDS = {"start_id": START, "end_id": END}
 
 @pytest.fixture(scope="module")
 def model():
-    """Of the five sources it ends some early, some never."""
+    """A model that ends some targets of the five sources early, and some never."""
     return talkative()
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """Of four ids, for targets of up to four: 121 hypotheses."""
+    """A model of four ids, for targets of up to four ids: 121 hypotheses."""
     return talkative(4, max_length=4)
 
 
