@@ -1,4 +1,4 @@
-"""What travels inside the .tflite file itself: a description as JSON, and the labels as an appended zip.
+"""Metadata inside a .tflite file: a description as JSON, and the labels in an appended zip archive.
 
 LiteRT ignores both: a flatbuffer's metadata, and bytes behind its end. `unzip model.tflite` gives labels.txt, which is
 how TFLite's own metadata keeps associated files (https://www.tensorflow.org/lite/models/convert/metadata).
@@ -9,22 +9,23 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
+
+from keras_notes._shared.types import Config
 
 __all__ = ["DESCRIPTION", "embed"]
 
 DESCRIPTION = "keras_notes"
 LABELS_FILE = "labels.txt"
-# A zip holds a time for each file; this one is the first that it can hold, so that equal files have equal bytes.
+# The first time that a zip archive can hold, so that equal files have equal bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-def embed(tflite: bytes, description: Mapping[str, Any], labels: Sequence[str] | None) -> bytes:
-    """The file with a description, and with its labels if it has any."""
+def embed(tflite: bytes, description: Config, labels: Sequence[str] | None) -> bytes:
+    """Returns the file with a description, and with labels if there are any."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     buffer = schema.BufferT()
     buffer.data = list(json.dumps(description, separators=(",", ":")).encode())
@@ -32,10 +33,10 @@ def embed(tflite: bytes, description: Mapping[str, Any], labels: Sequence[str] |
     entry = schema.MetadataT()
     entry.name, entry.buffer = DESCRIPTION, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) + (b"" if labels is None else _zipped(labels))
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) + (b"" if labels is None else _zip_labels(labels))
 
 
-def _zipped(labels: Sequence[str]) -> bytes:
+def _zip_labels(labels: Sequence[str]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr(zipfile.ZipInfo(LABELS_FILE, _NO_TIME), "".join(f"{label}\n" for label in labels))

@@ -18,7 +18,7 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_choice, check_positive, one_line, received
-from keras_notes._shared.samples import checked_samples
+from keras_notes._shared.samples import check_samples
 from keras_notes.compression._copies import copied
 
 __all__ = ["TfmotJob", "training_settings"]
@@ -94,7 +94,7 @@ class TfmotJob:
 
     def add_samples(self, argument: str, values: Any) -> None:
         """Adds inputs of the model, under the name of an argument."""
-        given = checked_samples(argument, values, self._specs)
+        given = check_samples(argument, values, self._specs)
         self._arrays.update({f"{argument} {place}": array for place, array in enumerate(given.values())})
 
     def run(self, task: str, **settings: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from keras_notes._shared.checks import received
-from keras_notes._shared.layer_patching import replaced_call
-from keras_notes._shared.samples import checked_samples
+from keras_notes._shared.layer_patching import patch_call
+from keras_notes._shared.samples import check_samples
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion.graph._layer_lowerings import in_full_precision, lowered
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_layers
@@ -65,7 +65,7 @@ class DeployGraph:
 
     def arrays(self, argument: str, values: Any) -> dict[str, np.ndarray]:
         """Checks samples given by the user, and returns them by input name, each of shape (samples, ...)."""
-        return checked_samples(argument, values, self.input_specs)
+        return check_samples(argument, values, self.input_specs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """What the deploy graph is fed, states included, and what the trained model gives for it, computed by Keras.
@@ -157,7 +157,7 @@ def _deployed(layers: Iterable[keras.Layer]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for layer in layers:
             if isinstance(layer, CompressedModel) and layer.scheme is not None:
-                stack.enter_context(replaced_call(layer, layer.deployed(mark)))
+                stack.enter_context(patch_call(layer, layer.deployed(mark)))
         yield
 
 

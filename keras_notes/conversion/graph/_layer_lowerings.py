@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import keras
 from keras import ops
 
-from keras_notes._shared.layer_patching import replaced_call
+from keras_notes._shared.layer_patching import patch_call
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_lowering
 from keras_notes.layers import OneHot, one_hot
 
@@ -32,7 +32,7 @@ def lowered(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping
         for layer in layers:
             for kind, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
                 if type(layer) is kind:
-                    stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
+                    stack.enter_context(patch_call(layer, functools.partial(lowering, layer)))
             if isinstance(layer, keras.layers.RNN):
                 stack.enter_context(recurrent_lowering(layer, recurrent.get(id(layer))))
         yield

@@ -10,7 +10,7 @@ import keras
 
 from keras_notes import layers
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patching import replaced, replaced_call
+from keras_notes._shared.layer_patching import patch_call, patch_method
 from keras_notes._shared.layer_patterns import Path, last_match, layers_by_path, matches
 from keras_notes.conversion.graph._fused_lstm import check_fusible, fused_call
 from keras_notes.conversion.graph._recurrent_cells import cell_of
@@ -78,9 +78,9 @@ def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractCon
     if wanted is None or (kind is None and wanted == "loop"):
         return contextlib.nullcontext()
     if wanted == "fused":
-        return replaced_call(layer, fused_call(layer))
+        return patch_call(layer, fused_call(layer))
     if kind is None:
-        return replaced_call(layer, _unrolled_by_keras(layer, wanted))
+        return patch_call(layer, _unrolled_by_keras(layer, wanted))
     forms = {form: inner_loop(layer, kind, unrolled=form) for form in (False, True)}
     original = layer.inner_loop
 
@@ -89,7 +89,7 @@ def recurrent_lowering(layer: Any, wanted: str | None) -> contextlib.AbstractCon
             return original(sequences, *arguments, **keywords)
         return forms[_is_unrolled(wanted, sequences)](sequences, *arguments, **keywords)
 
-    return replaced(layer, "inner_loop", chosen)
+    return patch_method(layer, "inner_loop", chosen)
 
 
 def recurrent_layers(model: keras.Model) -> dict[Path, keras.layers.RNN]:
