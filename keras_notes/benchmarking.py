@@ -1,8 +1,9 @@
-"""Benchmarking: how long a bundle takes on LiteRT, alone or beside another one. Imports neither Keras nor TensorFlow.
+"""Benchmarking: the latency of a bundle on LiteRT, alone or compared with another bundle.
 
-Times are of this machine, so they say which of two files is the faster, not how fast a phone is: for that,
-`tflite/python/run.py` prints the latency of the device that it runs on. LiteRT's Python API gives no times of single
-operators (its profiler is in the C API alone), so there is no profile here.
+Times are those of this machine: they show which of two files is faster, not how fast a phone is. For that,
+`tflite/python/run.py` prints the latency of the device that it runs on. LiteRT's Python API does not give the times of
+single operators (its profiler is in the C API only), so there is no profile here. This module imports neither Keras nor
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,12 @@ from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_at_least, check_choice, received
 from keras_notes._shared.text_table import align
+from keras_notes._shared.types import Config
 from keras_notes.bundle import MANIFEST_FILE, Bundle, as_bundle
 
 __all__ = ["BenchReport", "BenchRow", "Limits", "Ratio", "bench", "bundle_bytes"]
 
-# The order of the rounds, and so the report but for its times, is the same in every run.
+# The order of the rounds is the same in every run.
 _SEED = 0
 
 
@@ -35,15 +36,17 @@ class BenchRow:
     """The times of one bundle on a number of threads, in milliseconds, and its sizes in bytes.
 
     Attributes:
-        bundle: "A" is the first bundle of the call, "B" the other one.
+        bundle: "A" for the first bundle of the call, "B" for the other one.
         name: Name of the model.
-        load_ms: From the file to a model that is ready to run; median over the rounds.
-        first_ms: The first invocation after that; median over the rounds.
+        recipe: Recipe of the bundle.
+        threads: Number of threads.
+        load_ms: Time from the file to a model that is ready to run; median over the rounds.
+        first_ms: Time of the first invocation after that; median over the rounds.
         p50_ms: Median of the warm invocations of all rounds.
-        p95_ms: Their 95th percentile.
-        peak_bytes: Memory that loading and running add at most to a process that has run the file before: weights,
-            activations and the runtime's tables, without LiteRT's own code; to some 100 KiB. None where the system
-            does not say, as Linux does.
+        p95_ms: 95th percentile of the warm invocations of all rounds.
+        peak_bytes: Peak memory that loading and running add to a process that has run the file before: weights,
+            activations and tables of the runtime, without LiteRT's own code; accurate to about 100 KiB. None on systems
+            other than Linux that do not report it.
         model_bytes: Size of the .tflite file.
         bundle_bytes: Size of all files of the bundle.
     """
@@ -63,7 +66,14 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Ratio:
-    """p50 of A / p50 of B in each round: the median over the rounds, and their quartiles. Above 1, A is the slower."""
+    """The ratio p50 of A / p50 of B over the rounds; above 1, A is slower.
+
+    Attributes:
+        threads: Number of threads.
+        median: Median over the rounds.
+        lower: Lower quartile over the rounds.
+        upper: Upper quartile over the rounds.
+    """
 
     threads: int
     median: float
@@ -73,12 +83,17 @@ class Ratio:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What `bench` measured. `str(report)` is a table to read.
+    """The result of `bench`. `str(report)` is a table to read.
 
     Attributes:
-        rows: One for each bundle and number of threads.
-        ratios: One for each number of threads; empty unless two bundles were compared.
-        repeat: Warm invocations of a bundle in a round.
+        kernels: Set of kernels that the files ran on.
+        runtime_version: Version of LiteRT.
+        machine: System and processor.
+        cores: Number of cores that the process may use.
+        repeat: Number of warm invocations of a bundle in a round.
+        rounds: Number of rounds.
+        rows: Times by bundle and number of threads.
+        ratios: Ratios of A to B by number of threads; () unless two bundles were compared.
     """
 
     kernels: str
@@ -90,8 +105,8 @@ class BenchReport:
     rows: tuple[BenchRow, ...]
     ratios: tuple[Ratio, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
+    def to_dict(self) -> Config:
+        """Returns the report as plain values, for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -119,44 +134,44 @@ def bench(
     rounds: int = 5,
     limits: Limits = DEFAULT_LIMITS,
 ) -> BenchReport:
-    """Measures how long a bundle takes, and which of two takes longer.
+    """Measures the latency and memory of a bundle, or compares two.
 
-    Each round loads the file anew and runs the golden inputs of the first signature in turn; an invocation is timed
-    alone, without the copies of its inputs and outputs. A round on one sample comes first and does not count. Two
-    bundles take turns within each round, A B B A or B A A B by the toss of a seeded coin, so that a machine that grows
-    slower meanwhile does so for both; their ratio is
+    Each round loads the file again and runs the golden inputs of the first signature in turn; only the invocations are
+    timed, without the copies of inputs and outputs. A round on one sample comes first and does not count. Two bundles
+    take turns within each round, in the order A B B A or B A A B by a seeded coin, so that a machine that slows down
+    does so for both. Their ratio is
 
         p50 of A / p50 of B
 
-    in each round, and the report states its median and quartiles over the rounds.
+    in each round, and the report has its median and quartiles over the rounds.
 
     Args:
-        bundle_or_directory: A bundle, or where it stands: A.
-        other: Another one to compare it with: B. It may be of another model.
+        bundle_or_directory: A bundle, or its folder: A.
+        other: Another bundle, or its folder, to compare with: B. It may hold another model.
         threads: Numbers of threads to measure with, each >= 1.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference".
-        repeat: Warm invocations of a bundle in a round, >= 1.
-        rounds: How often everything is repeated, >= 1.
-        limits: The time and memory that the files may use.
+        repeat: Number of warm invocations of a bundle in a round, >= 1.
+        rounds: Number of rounds, >= 1.
+        limits: Time and memory that the files may use.
 
     Returns:
         The `BenchReport`: times in milliseconds, sizes in bytes.
 
     Raises:
-        BundleError: If a bundle is damaged, LiteRT cannot run it, crashes, or goes over a limit.
+        BundleError: If a bundle is damaged, or LiteRT cannot run it, crashes, or exceeds a limit.
         ValueError: If an argument is out of its range.
         TypeError: If a count is not an integer.
 
     Example:
-        report = bench("build/int8", "build/float32", threads=[1])
-        print(report)                    # a table
-        print(report.ratios[0].median)   # 0.5: the int8 file takes half the time
+        >>> report = bench("tflite/testdata/bars_static_int8", threads=[1, 2], repeat=10, rounds=2)
+        >>> [(row.name, row.threads, row.p50_ms < 1000) for row in report.rows]
+        [('bars', 1, True), ('bars', 2, True)]
     """
     check_choice("kernels", kernels, KERNELS)
     repeat, rounds = check_at_least("repeat", repeat, 1), check_at_least("rounds", rounds, 1)
-    counts = _checked_threads(threads)
-    given = [bundle_or_directory] if other is None else [bundle_or_directory, other]
-    runs = [_Run(letter, bundle, kernels, limits) for letter, bundle in zip("AB", given, strict=False)]
+    counts = _check_threads(threads)
+    bundles = [bundle_or_directory] if other is None else [bundle_or_directory, other]
+    runs = [_Run(letter, bundle, kernels, limits) for letter, bundle in zip("AB", bundles, strict=False)]
     rows: list[BenchRow] = []
     ratios: list[Ratio] = []
     for count in counts:
@@ -177,14 +192,27 @@ def bench(
 
 
 def bundle_bytes(bundle: Bundle) -> int:
-    """Size of all files of a bundle, the manifest included."""
+    """Returns the size of all files of a bundle, the manifest included.
+
+    Args:
+        bundle: The bundle.
+
+    Returns:
+        The size in bytes.
+
+    Example:
+        >>> from keras_notes.bundle import open_bundle
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> bundle_bytes(bundle) > bundle.model_bytes
+        True
+    """
     listed = sum(entry.bytes for entry in bundle.manifest.files.values())
     return listed + (bundle.directory / MANIFEST_FILE).stat().st_size
 
 
 @dataclass(frozen=True)
 class _Round:
-    """What one round measured of one bundle."""
+    """The measurements of one bundle in one round."""
 
     load_ms: float
     first_ms: float
@@ -193,7 +221,7 @@ class _Round:
 
 
 class _Run:
-    """A bundle, and how to run it."""
+    """A bundle with its kernels and limits, ready to measure."""
 
     def __init__(self, letter: str, bundle: Bundle | str | os.PathLike[str], kernels: str, limits: Limits) -> None:
         self.letter = letter
@@ -211,16 +239,16 @@ class _Run:
         return _Round(value["load_ms"], value["first_ms"], None if peak is None else int(peak), warm_ms)
 
     def row(self, threads: int, rounds: Sequence[_Round]) -> BenchRow:
-        p50_ms, p95_ms = np.percentile(np.concatenate([one.warm_ms for one in rounds]), [50, 95])
-        peaks = [one.peak_bytes for one in rounds if one.peak_bytes is not None]
+        p50_ms, p95_ms = np.percentile(np.concatenate([measured.warm_ms for measured in rounds]), [50, 95])
+        peaks = [measured.peak_bytes for measured in rounds if measured.peak_bytes is not None]
         manifest = self._bundle.manifest
         return BenchRow(
             bundle=self.letter,
             name=manifest.name,
             recipe=manifest.recipe,
             threads=threads,
-            load_ms=float(np.median([one.load_ms for one in rounds])),
-            first_ms=float(np.median([one.first_ms for one in rounds])),
+            load_ms=float(np.median([measured.load_ms for measured in rounds])),
+            first_ms=float(np.median([measured.first_ms for measured in rounds])),
             p50_ms=float(p50_ms),
             p95_ms=float(p95_ms),
             peak_bytes=max(peaks, default=None),
@@ -230,7 +258,7 @@ class _Run:
 
 
 def _rounds(runs: Sequence[_Run], threads: int, repeat: int, rounds: int) -> dict[str, list[_Round]]:
-    """The rounds of each bundle by its letter, measured in turns."""
+    """Measures the bundles in turns; returns the rounds of each by its letter."""
     for run in runs:
         run.round(threads, 1)
     measured: dict[str, list[_Round]] = {run.letter: [] for run in runs}
@@ -241,7 +269,7 @@ def _rounds(runs: Sequence[_Run], threads: int, repeat: int, rounds: int) -> dic
 
 
 def _turns(rounds: int) -> list[bool]:
-    """Whether B comes first, for each round: A B B A or B A A B, by a coin for each two rounds."""
+    """Returns for each round whether B comes first: A B B A or B A A B, by a coin for each two rounds."""
     coins = np.random.default_rng(_SEED).integers(0, 2, (rounds + 1) // 2)
     return [bool(coin) != second for coin in coins for second in (False, True)][:rounds]
 
@@ -252,7 +280,7 @@ def _ratio(threads: int, first: Sequence[_Round], second: Sequence[_Round]) -> R
     return Ratio(threads, float(median), float(lower), float(upper))
 
 
-def _checked_threads(threads: Any) -> list[int]:
+def _check_threads(threads: Sequence[int]) -> list[int]:
     if isinstance(threads, str) or not isinstance(threads, Sequence):
         raise TypeError(f"`threads` must be a sequence of numbers, such as (1, 2). {received(threads=threads)}")
     if not threads or len(set(threads)) < len(threads):
@@ -261,7 +289,7 @@ def _checked_threads(threads: Any) -> list[int]:
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,16 +1,16 @@
-"""A .tflite file seen from outside the process that holds it: what is in it, what it gives, how long it takes."""
+"""The content, outputs and latencies of a .tflite file, which a worker process holds."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits, run_task
+from keras_notes._shared.types import Config
 from keras_notes.bundle import SignatureEntry
 from keras_notes.errors import BundleError
 
@@ -18,16 +18,18 @@ __all__ = ["describe", "latencies", "outputs", "tensor_errors"]
 
 
 def describe(path: Path, limits: Limits = DEFAULT_LIMITS) -> TfliteFile:
-    """What the file holds.
+    """Returns the content of the file.
 
     Raises:
-        BundleError: If it is no .tflite file.
+        BundleError: If it is not a .tflite file.
     """
     value, _ = run_task("describe", path, {}, {}, limits)
     try:
         return TfliteFile.from_dict(value)
     except (AttributeError, KeyError, TypeError) as error:  # a damaged file took the process over
-        raise BundleError(f"{str(path)!r} made its own process answer what no reader says: {error!r}.") from error
+        raise BundleError(
+            f"{str(path)!r} made its worker process give an answer that no reader gives: {error!r}."
+        ) from error
 
 
 def outputs(
@@ -38,21 +40,21 @@ def outputs(
     batch_size: int = 1,
     limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, np.ndarray]:
-    """What a signature gives for samples, by output name, in the units of the trained model.
+    """Returns the outputs of a signature for samples, by output name, in the units of the trained model.
 
     Raises:
         BundleError: If LiteRT cannot load or run the file.
     """
     arguments = {"signature": dataclasses.asdict(signature), "kernels": kernels, "batch_size": batch_size}
-    got = run_task("outputs", path, arguments, inputs, limits)[1]
+    results = run_task("outputs", path, arguments, inputs, limits)[1]
     count = len(next(iter(inputs.values())))
     for entry in signature.outputs:
-        if entry.name not in got or got[entry.name].shape != (count, *entry.shape[1:]):
+        if entry.name not in results or results[entry.name].shape != (count, *entry.shape[1:]):
             raise BundleError(
                 f"{str(path)!r} must give {count} samples of shape {entry.shape[1:]} at {entry.name!r}. "
-                f"Received: {got[entry.name].shape if entry.name in got else 'nothing'}."
+                f"Received: {results[entry.name].shape if entry.name in results else 'nothing'}."
             )
-    return got
+    return results
 
 
 def latencies(
@@ -63,8 +65,8 @@ def latencies(
     threads: int,
     repeat: int,
     limits: Limits = DEFAULT_LIMITS,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """`load_ms`, `first_ms` and `peak_bytes`, and the milliseconds of each of `repeat` warm invocations."""
+) -> tuple[Config, np.ndarray]:
+    """Returns `load_ms`, `first_ms` and `peak_bytes`, and the milliseconds of each of `repeat` warm invocations."""
     arguments = {
         "signature": dataclasses.asdict(signature),
         "kernels": kernels,
@@ -82,8 +84,8 @@ def tensor_errors(
     reference_signature: SignatureEntry,
     inputs: Mapping[str, np.ndarray],
     limits: Limits = DEFAULT_LIMITS,
-) -> list[dict[str, Any]]:
-    """Sums of squares and largest errors of each inner tensor, beside that of the same name in a float file."""
+) -> list[Config]:
+    """Returns the fields of a `TensorError` for each inner tensor, against that of the same name in a float file."""
     arguments = {
         "reference": str(reference),
         "signature": dataclasses.asdict(signature),

@@ -1,6 +1,6 @@
-"""Messages between a process and its worker: a length, so many bytes of JSON, then the arrays that it names.
+"""Messages between a process and its worker: a length, that many bytes of JSON, then the raw arrays that it names.
 
-Not pickle: what comes back was made by a process that read an untrusted file.
+This is nearly the format of safetensors. It is not pickle, because the process that answers has read an untrusted file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from keras_notes._shared.types import Config
+
 __all__ = ["read_message", "write_message"]
 
 _LENGTH = struct.Struct(">Q")
-_LONGEST = 2**30
-_KINDS = "biuf"
+_MAX_LENGTH = 2**30
+_NUMERIC_KINDS = "biuf"
 
 
-def write_message(stream: BinaryIO, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def write_message(stream: BinaryIO, content: Config, arrays: Mapping[str, np.ndarray]) -> None:
     """Sends a JSON object and arrays by name."""
     described = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
     text = json.dumps({"content": content, "arrays": described}).encode()
@@ -30,25 +32,29 @@ def write_message(stream: BinaryIO, content: Mapping[str, Any], arrays: Mapping[
     stream.flush()
 
 
-def read_message(stream: BinaryIO, most_bytes: float = math.inf) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Receives a JSON object and arrays by name, which may hold `most_bytes` together.
+def read_message(stream: BinaryIO, max_bytes: float = math.inf) -> tuple[Config, dict[str, np.ndarray]]:
+    """Receives a JSON object and arrays by name.
+
+    Args:
+        stream: Stream to read from.
+        max_bytes: Largest size of all arrays together.
 
     Raises:
-        EOFError: If the other side is gone.
-        ValueError: If it did not send a message.
+        EOFError: If the other process ended.
+        ValueError: If it sent something other than a message.
     """
     (length,) = _LENGTH.unpack(_read(stream, _LENGTH.size))
-    if length > _LONGEST:
-        raise ValueError(f"A message must have at most {_LONGEST} bytes. Received: length={length}.")
-    content, described = _parsed(_read(stream, length))
+    if length > _MAX_LENGTH:
+        raise ValueError(f"A message must have at most {_MAX_LENGTH} bytes. Received: length={length}.")
+    content, described = _parse(_read(stream, length))
     size = sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in described)
-    if size > most_bytes:
-        raise ValueError(f"The arrays of a message must have at most {most_bytes} bytes. Received: {size}.")
+    if size > max_bytes:
+        raise ValueError(f"The arrays of a message must have at most {max_bytes} bytes. Received: {size}.")
     return content, {name: _read_array(stream, dtype, shape) for name, dtype, shape in described}
 
 
-def _parsed(text: bytes | bytearray) -> tuple[dict[str, Any], list[tuple[str, np.dtype, list[int]]]]:
-    """The content of a message, and name, type and shape of its arrays."""
+def _parse(text: bytes | bytearray) -> tuple[Config, list[tuple[str, np.dtype, list[int]]]]:
+    """Returns the content of a message, and name, type and shape of each array."""
     try:
         message = json.loads(text)
         content = message["content"]
@@ -56,7 +62,7 @@ def _parsed(text: bytes | bytearray) -> tuple[dict[str, Any], list[tuple[str, np
         sizes = [size for _, _, shape in described for size in shape]
         is_message = (
             isinstance(content, dict)
-            and all(isinstance(name, str) and dtype.kind in _KINDS for name, dtype, _ in described)
+            and all(isinstance(name, str) and dtype.kind in _NUMERIC_KINDS for name, dtype, _ in described)
             and all(isinstance(size, int) and size >= 0 for size in sizes)
         )
         if not is_message:
@@ -72,10 +78,11 @@ def _read_array(stream: BinaryIO, dtype: np.dtype, shape: list[int]) -> np.ndarr
 
 
 def _read(stream: Any, size: int) -> bytearray:
+    # Any: `BinaryIO` does not declare `readinto`, which every binary stream has.
     data = bytearray(size)
     rest = memoryview(data)
     while rest:
-        # An unbuffered stream gives what is there, which may be less.
+        # An unbuffered stream may give fewer bytes than asked for.
         count = stream.readinto(rest)
         if not count:
             raise EOFError("The other process ended.")
@@ -83,7 +90,7 @@ def _read(stream: Any, size: int) -> bytearray:
     return data
 
 
-def _write(stream: Any, data: bytes) -> None:
+def _write(stream: BinaryIO, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[stream.write(rest) :]

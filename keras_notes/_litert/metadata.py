@@ -1,4 +1,4 @@
-"""What travels inside the .tflite file itself: a description as JSON, and the labels as an appended zip.
+"""Metadata inside a .tflite file: a description as JSON, and the labels in an appended zip archive.
 
 LiteRT ignores both: a flatbuffer's metadata, and bytes behind its end. `unzip model.tflite` gives labels.txt, which is
 how TFLite's own metadata keeps associated files (https://www.tensorflow.org/lite/models/convert/metadata).
@@ -19,7 +19,7 @@ __all__ = ["DESCRIPTION", "add_description", "append_labels"]
 
 DESCRIPTION = "keras_notes"
 LABELS_FILE = "labels.txt"
-# A zip holds a time for each file; this one is the first that it can hold, so that equal files have equal bytes.
+# The first time that a zip archive can hold, so that equal files have equal bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -36,10 +36,10 @@ def add_description(model: schema.ModelT, description: Json) -> bool:
 
 def append_labels(tflite: bytes, labels: Sequence[str]) -> bytes:
     """Appends labels to the bytes of a file."""
-    return tflite + _zipped(labels)
+    return tflite + _zip_labels(labels)
 
 
-def _zipped(labels: Sequence[str]) -> bytes:
+def _zip_labels(labels: Sequence[str]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr(zipfile.ZipInfo(LABELS_FILE, _NO_TIME), "".join(f"{label}\n" for label in labels))

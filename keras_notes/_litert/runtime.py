@@ -1,6 +1,7 @@
-"""A signature of a .tflite file on LiteRT, in the units of the trained model. Imports neither Keras nor TensorFlow.
+"""A signature of a .tflite file on LiteRT, in the units of the trained model.
 
-It runs whatever the file says in this process: outside of tests that is the sandbox's worker.
+This module imports neither Keras nor TensorFlow. It runs the file in the process that calls it: outside of tests that
+is the sandbox's worker.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from keras_notes.errors import BundleError
 
 __all__ = ["KERNELS", "Runtime", "quantize"]
 
-# Kernel sets differ in rounding, so an integer comparison says which one it ran on.
+# Kernel sets differ in rounding, so a comparison of integers names its kernels.
 KERNELS = {
     "xnnpack": OpResolverType.AUTO,
     "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": OpResolverType.BUILTIN_REF,
 }
-# LiteRT fails without a word where it gets no memory.
+# LiteRT gives no reason where it gets no memory.
 _NO_REASON = "it gives no reason, which is most likely too little memory (`keras_notes.verification.Limits`)"
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: str) -> np.ndarray:
-    """round(values / scale) + zero_point, halves away from zero, saturated to the type.
+    """Returns round(values / scale) + zero_point, with halves away from zero, saturated to the type.
 
-    As in LiteRT's reference kernel; its faster kernels round exact halves to even, one step away on such a value.
+    This is what LiteRT's reference kernel computes; its faster kernels round exact halves to even, a step away.
     """
     steps = np.asarray(values, np.float32) / np.float32(scale)
     whole = np.trunc(steps)
@@ -62,10 +63,15 @@ class Runtime:
     def outputs(
         self, inputs: Mapping[str, np.ndarray], batch_size: int, before_each: Callable[[int], None]
     ) -> dict[str, np.ndarray]:
-        """Runs samples, `batch_size` at once, and stacks the outputs; says before each run how many samples it takes.
+        """Runs samples, `batch_size` at once, and stacks the outputs.
 
-        Each run starts from a fresh state; but of a signature with states, the samples are the steps of one sequence:
-        the first takes its states from `inputs`, every other one what the step before it gave.
+        Each run starts from a fresh state. For a signature with states the samples are the steps of one sequence: the
+        first step takes its states from `inputs`, each later one from the step before it.
+
+        Args:
+            inputs: Samples by input name, each of shape (samples, ...).
+            batch_size: Number of samples of a run.
+            before_each: Function that is called before each run with `batch_size`.
         """
         count = len(next(iter(inputs.values())))
         rows: list[dict[str, np.ndarray]] = []
@@ -74,14 +80,14 @@ class Runtime:
             if rows:
                 batch.update({state.input: rows[-1][state.output] for state in self.signature.states})
             before_each(batch_size)
-            rows.append(self._one(batch))
+            rows.append(self._run_batch(batch))
         return {entry.name: np.concatenate([row[entry.name] for row in rows]) for entry in self.signature.outputs}
 
     def feed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inputs as the edge of the file takes them."""
+        """Returns the inputs in the types of the file's edge."""
         return {entry.name: _to_edge(entry, inputs[entry.name]) for entry in self.signature.inputs}
 
-    def _one(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.interpreter.reset_all_variables()
         try:
             results = self._run(**self.feed(inputs))

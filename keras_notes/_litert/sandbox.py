@@ -1,8 +1,8 @@
-"""A process of its own for every .tflite file: what a damaged file does there, it does not do to the caller.
+"""A worker process for .tflite files, so that a damaged file cannot harm the caller.
 
-LiteRT is native code that trusts what it loads: a wrong offset is a segmentation fault, a wrong size an allocation of
-gigabytes, a wrong loop no end. So files are parsed and run by a worker with limits on CPU time and memory; its death is
-a `BundleError`. A worker is kept for the next file as long as nothing went wrong in LiteRT.
+LiteRT is native code that trusts what it loads: a wrong offset can crash it, a wrong size can allocate gigabytes, and a
+wrong loop may never end. So a worker with limits on CPU time and memory parses and runs the files; its death becomes a
+`BundleError`. A worker is kept for the next file as long as nothing went wrong in LiteRT.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, TypeAlias, cast
 
 import numpy as np
 
 from keras_notes._litert.messages import read_message, write_message
 from keras_notes._shared.checks import check_at_least, check_positive, one_line
+from keras_notes._shared.types import Config, Json
 from keras_notes.errors import BundleError
 
 __all__ = ["DEFAULT_LIMITS", "Limits", "run_task"]
 
 _PROGRAM = Path(__file__).with_name("sandbox_worker.py")
 _MIB, _GIB = 2**20, 2**30
-# The tasks that run no native code on what the file holds.
+# The tasks that run no native code on the content of the file.
 _IN_PYTHON = ("describe",)
 # A process that has closed its streams is about to end.
 _SECONDS_TO_END = 5.0
@@ -38,12 +39,20 @@ _SECONDS_TO_END = 5.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may use.
+    """Time and memory that a .tflite file may use.
 
     Attributes:
-        cpu_seconds: CPU time for one step, which is loading, or one sample; and a second more for each MiB of the file.
-        memory_bytes: Address space beyond what the worker itself takes.
-        wall_seconds: Time between two signs of life, for what waits without computing.
+        cpu_seconds: CPU time of one step (loading, or one sample) in seconds; one second is added per MiB of the file.
+        memory_bytes: Address space beyond that of the worker itself.
+        wall_seconds: Time between two heartbeats of the worker in seconds, for a file that waits without computing.
+
+    Raises:
+        ValueError: If a limit is not positive.
+        TypeError: If a limit is not a number.
+
+    Example:
+        >>> Limits(cpu_seconds=60.0).memory_bytes
+        4294967296
     """
 
     cpu_seconds: float = 5.0
@@ -58,16 +67,16 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
-Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
+Answer: TypeAlias = tuple[Config, dict[str, np.ndarray]]
 
 
 def run_task(
     task: str,
     path: Path,
-    arguments: Mapping[str, Any],
+    arguments: Config,
     arrays: Mapping[str, np.ndarray],
     limits: Limits = DEFAULT_LIMITS,
-) -> tuple[Any, dict[str, np.ndarray]]:
+) -> tuple[Json, dict[str, np.ndarray]]:
     """Runs a task of `sandbox_worker.py` on a .tflite file; returns its value and its arrays.
 
     Raises:
@@ -83,23 +92,23 @@ def run_task(
     }
     wall_seconds = max(limits.wall_seconds, 4 * cpu_seconds)
     with _lock:
-        reply, got = _answer(path, request, arrays, wall_seconds)
+        reply, results = _answer(path, request, arrays, wall_seconds)
     if "error" in reply:
         raise BundleError(one_line(f"{str(path)!r} {reply['error']}"))
-    return reply["value"], got
+    return reply["value"], results
 
 
 _REMEDY = "If the file is sound, it needs more time or memory than `keras_notes.verification.Limits` grants it."
 
 
-def _answer(path: Path, request: Mapping[str, Any], arrays: Mapping[str, np.ndarray], wall_seconds: float) -> Answer:
+def _answer(path: Path, request: Config, arrays: Mapping[str, np.ndarray], wall_seconds: float) -> Answer:
     while True:
         worker = _usable_worker()
         try:
-            reply, got = worker.ask(request, arrays, wall_seconds)
+            reply, results = worker.ask(request, arrays, wall_seconds)
         except _NoAnswerError as error:
             worker.close()
-            # What an earlier file did to the worker shows late, and so does what else befell it while it was idle.
+            # The harm of an earlier file, and what happened to the worker while it was idle, show only now.
             if not worker.is_new and not error.is_over_a_limit:
                 continue
             raise BundleError(one_line(f"LiteRT {error} on {str(path)!r}. {_REMEDY}")) from error
@@ -107,15 +116,15 @@ def _answer(path: Path, request: Mapping[str, Any], arrays: Mapping[str, np.ndar
             worker.close()
             raise
         if "error" in reply and request["task"] not in _IN_PYTHON:
-            worker.close()  # native code that met a bad file may have lost its footing
+            worker.close()  # native code may be in a bad state after a bad file
         else:
             worker.is_new = False
             _idle.append(worker)
-        return reply, got
+        return reply, results
 
 
 class _NoAnswerError(Exception):
-    """The worker gave no answer; the message says what it did."""
+    """The worker gave no answer; the message says what it did instead."""
 
     def __init__(self, how: str, *, is_over_a_limit: bool = False) -> None:
         super().__init__(how)
@@ -131,21 +140,21 @@ class _Worker:
 
     def __init__(self) -> None:
         self.is_new = True
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - what LiteRT says on stderr, shown if it ends
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stderr of LiteRT, shown if it ends
+        pipes: Config = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen([sys.executable, str(_PROGRAM)], bufsize=0, **pipes)
-        self._requests: Any = self._process.stdin
-        self._answers: Any = self._process.stdout
+        self._requests = cast(BinaryIO, self._process.stdin)
+        self._answers = cast(BinaryIO, self._process.stdout)
         self._talk: threading.Thread | None = None
 
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: Mapping[str, Any], arrays: Mapping[str, np.ndarray], wall_seconds: float) -> Answer:
-        """Sends a request and returns the answer to it.
+    def ask(self, request: Config, arrays: Mapping[str, np.ndarray], wall_seconds: float) -> Answer:
+        """Sends a request and returns its answer.
 
-        Another thread talks to the worker, so that no read or write can last longer than `wall_seconds`, wherever in a
+        Another thread talks to the worker, so that no read or write lasts longer than `wall_seconds`, wherever in a
         message the worker stops.
         """
         told: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
@@ -164,18 +173,20 @@ class _Worker:
                 raise _NoAnswerError("gave an answer that cannot be read") from answer
             if isinstance(answer, Exception):
                 raise answer
-            if "beat" not in answer[0]:
+            if "heartbeat" not in answer[0]:
                 return answer
             is_begun = True
 
-    def _exchange(self, request: Mapping[str, Any], arrays: Mapping[str, np.ndarray], tell: Callable) -> None:
+    def _exchange(
+        self, request: Config, arrays: Mapping[str, np.ndarray], tell: Callable[[Answer | Exception], None]
+    ) -> None:
         try:
             write_message(self._requests, request, arrays)
             is_answered = False
             while not is_answered:
                 answer = read_message(self._answers, request["memory_bytes"])
                 is_answered = not answer[0].keys().isdisjoint(("value", "error"))
-                if not is_answered and "beat" not in answer[0]:
+                if not is_answered and "heartbeat" not in answer[0]:
                     raise ValueError("An answer must be a value, an error or a sign of life.")
                 tell(answer)
         except Exception as error:
@@ -186,12 +197,12 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         if self._talk is not None:
-            # It may be at a stream, whose number another file would take.
+            # The thread may use a stream whose file number another file could take.
             self._talk.join(_SECONDS_TO_END)
         self._close_streams()
 
     def forget(self) -> None:
-        """Lets go of a process that is not this one's, but that of the process which this one was forked from."""
+        """Releases a process that belongs to the parent of this fork."""
         self._process.returncode = 0
         self._close_streams()
 
@@ -200,7 +211,7 @@ class _Worker:
         self._answers.close()
         self._log.close()
 
-    def _how_it_ended(self, request: Mapping[str, Any]) -> _NoAnswerError:
+    def _how_it_ended(self, request: Config) -> _NoAnswerError:
         try:
             returncode = self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -210,12 +221,12 @@ class _Worker:
                 f"computed for more than {request['cpu_seconds']:.3g} s in one step", is_over_a_limit=True
             )
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace")
-        if "bad_alloc" in said:
+        output = self._log.read().decode(errors="replace")
+        if "bad_alloc" in output:
             return _NoAnswerError(f"asked for more than {request['memory_bytes'] / _GIB:.3g} GiB of memory")
         if returncode < 0:
             return _NoAnswerError(f"crashed with {_signal_name(-returncode)}")
-        last = " ".join(said.strip().splitlines()[-1:])
+        last = " ".join(output.strip().splitlines()[-1:])
         return _NoAnswerError(f"ended without an answer ({last or f'exit code {returncode}'})")
 
 
@@ -245,7 +256,7 @@ def _end_workers() -> None:
 
 
 def _forget_workers() -> None:
-    """In a fork: the workers answer another process, and the lock may be held by a thread that is not here."""
+    """Drops all workers in a fork: they answer the parent, and a thread that is not here may hold the lock."""
     global _lock
     _lock = threading.Lock()
     while _idle:

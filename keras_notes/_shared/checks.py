@@ -70,11 +70,11 @@ def check_integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_at_least(name: str, value: Any, least: int) -> int:
-    """Returns `value` as an int, which must be an integer >= `least`."""
+def check_at_least(name: str, value: Any, minimum: int) -> int:
+    """Returns `value` as an int, which must be an integer >= `minimum`."""
     value = check_integer(name, value)
-    if value < least:
-        raise ValueError(f"`{name}` must be >= {least}. {received(**{name: value})}")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be >= {minimum}. {received(**{name: value})}")
     return value
 
 

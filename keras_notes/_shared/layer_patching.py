@@ -1,6 +1,6 @@
-"""Replaces what a layer computes, or a method of it, for a while, on the object itself.
+"""Temporarily replaces a method of one layer object.
 
-That works for functional, nested and subclassed models alike, and inside a compiled function, because the Python of a
+This works for functional, nested and subclassed models alike, and inside a compiled function, because the Python of a
 layer runs while the function is traced.
 """
 
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-__all__ = ["replaced", "replaced_call"]
+__all__ = ["patch_call", "patch_method"]
 
 
-def replaced_call(layer: keras.Layer, call: Callable) -> contextlib.AbstractContextManager[None]:
-    """Lets `layer` compute `call` while the block runs."""
-    return replaced(layer, "call", call)
+def patch_call(layer: keras.Layer, call: Callable) -> contextlib.AbstractContextManager[None]:
+    """Replaces the `call` of `layer` while the block runs."""
+    return patch_method(layer, "call", call)
 
 
 @contextlib.contextmanager
-def replaced(layer: keras.Layer, method: str, replacement: Callable) -> Iterator[None]:
-    """Lets `layer` have another method of this name while the block runs."""
+def patch_method(layer: keras.Layer, method: str, replacement: Callable) -> Iterator[None]:
+    """Replaces a method of `layer` while the block runs."""
     before = vars(layer).get(method)
     # Past Keras's own __setattr__, which would track the function as part of the layer's state.
     object.__setattr__(layer, method, replacement)

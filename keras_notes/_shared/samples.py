@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
-__all__ = ["checked_samples"]
+from keras_notes._shared.types import ArrayLike
+
+__all__ = ["check_samples"]
 
 
-def checked_samples(argument: str, values: Any, specs: Mapping[str, keras.InputSpec]) -> dict[str, np.ndarray]:
+def check_samples(argument: str, values: ArrayLike, specs: Mapping[str, keras.InputSpec]) -> dict[str, np.ndarray]:
     """Returns samples by input name, each of shape (samples, ...).
 
     Args:
-        argument: What to call them in an error.
-        values: An array (one input), or arrays in a list, or by input name.
+        argument: Name of the argument, for errors.
+        values: An array for a single input, or arrays in a list, or by input name.
         specs: Type and shape of each input, by name.
 
     Raises:
         ValueError: If they are not finite, or of another shape than the inputs.
-        TypeError: If they are no numbers.
+        TypeError: If they are not numbers.
     """
     by_name = _by_name(argument, values, list(specs))
-    arrays = {name: _checked(argument, name, by_name[name], spec) for name, spec in specs.items()}
+    arrays = {name: _check_array(argument, name, by_name[name], spec) for name, spec in specs.items()}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or min(counts.values()) < 1:
         raise ValueError(
@@ -33,33 +34,33 @@ def checked_samples(argument: str, values: Any, specs: Mapping[str, keras.InputS
     return arrays
 
 
-def _by_name(argument: str, values: Any, names: list[str]) -> dict[str, Any]:
+def _by_name(argument: str, values: ArrayLike, names: list[str]) -> dict[str, ArrayLike]:
     if isinstance(values, Mapping):
-        given = dict(values)
+        arrays = dict(values)
     elif isinstance(values, (list, tuple)):
-        given = dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
+        arrays = dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
     else:
-        given = {names[0]: values} if len(names) == 1 else {}
-    if set(given) != set(names):
+        arrays = {names[0]: values} if len(names) == 1 else {}
+    if set(arrays) != set(names):
         raise ValueError(
             f"`{argument}` must hold one array for each of the inputs {names}: an array, a list, or a dict by "
-            f"name. Received: {sorted(given) if isinstance(values, Mapping) else type(values).__name__}."
+            f"name. Received: {sorted(arrays) if isinstance(values, Mapping) else type(values).__name__}."
         )
-    return given
+    return arrays
 
 
-def _checked(argument: str, name: str, values: Any, spec: keras.InputSpec) -> np.ndarray:
+def _check_array(argument: str, name: str, values: ArrayLike, spec: keras.InputSpec) -> np.ndarray:
     array = np.asarray(values)
-    wanted = tuple(spec.shape[1:])
+    shape = tuple(spec.shape[1:])
     if array.dtype.kind not in "fiub":
         raise TypeError(f"`{argument}` must hold numbers. Received: dtype {array.dtype} for the input {name!r}.")
-    if array.ndim == 0 or array.shape[1:] != wanted:
+    if array.ndim == 0 or array.shape[1:] != shape:
         raise ValueError(
-            f"`{argument}` must have the shape (samples, {', '.join(map(str, wanted))}) for the input {name!r}. "
+            f"`{argument}` must have the shape (samples, {', '.join(map(str, shape))}) for the input {name!r}. "
             f"Received: shape {array.shape}."
         )
     is_float = "float" in spec.dtype
-    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is an error of ours below
+    with np.errstate(invalid="ignore", over="ignore"):  # values that do not fit are an error below
         cast = array.astype(spec.dtype)
     wrong = ~np.isfinite(cast if is_float else array)
     if wrong.any():

@@ -1,4 +1,4 @@
-"""What the command line is given: models, samples, recipes by layer."""
+"""Arguments of the command line: models, samples, recipes by layer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import keras
 import numpy as np
 
-__all__ = ["arrays", "labelled", "model", "recipe"]
+from keras_notes._shared.types import ArrayLike, Config
+
+__all__ = ["load_arrays", "load_labelled", "load_model", "parse_recipe"]
 
 
-def model(source: str, trusted: Sequence[str]) -> keras.Model:
-    """Loads a `.keras` file in safe mode, a SavedModel, or what a function "module:function" returns.
+def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
+    """Loads a `.keras` file in safe mode, a SavedModel, or the model that a function "module:function" returns.
 
     Args:
         source: A path, or "module:function".
@@ -28,24 +30,24 @@ def model(source: str, trusted: Sequence[str]) -> keras.Model:
     if (where := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, where)
     for name in trusted:
-        _module(name)
+        _import_module(name)
     path = Path(source)
     if ":" in source and not path.exists():
-        return _built(source)
+        return _build_model(source)
     if path.is_dir():
-        return _saved_model(path)
+        return _load_saved_model(path)
     try:
-        # In safe mode whatever happens: a model may hold code, and a file is no one to trust.
+        # Always in safe mode: a model may hold code, and files are untrusted.
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file runs into anything from BadZipFile to KeyError
+    except Exception as error:  # a damaged file may raise anything from BadZipFile to KeyError
         raise ValueError(
             f"{source!r} cannot be loaded as a Keras model: {error}. If its layers are yours, name the module that "
             f"registers them: --trust MODULE."
         ) from error
 
 
-def arrays(path: Path | None) -> Any:
-    """The samples of a .npy file, or of a .npz file by input name.
+def load_arrays(path: Path | None) -> np.ndarray | dict[str, np.ndarray] | None:
+    """Loads the samples of a .npy file, or of a .npz file by input name.
 
     Raises:
         ValueError: If it is neither.
@@ -59,19 +61,19 @@ def arrays(path: Path | None) -> Any:
         raise ValueError(f"{str(path)!r} must be a .npy or .npz file of numbers. Received: {error}") from error
 
 
-def labelled(x: Path | None, y: Path | None) -> tuple[Any, Any] | None:
-    """Samples and their class ids; None if neither is given.
+def load_labelled(x: Path | None, y: Path | None) -> tuple[ArrayLike, ArrayLike] | None:
+    """Loads samples and their class ids; returns None without paths.
 
     Raises:
         ValueError: If only one is.
     """
     if (x is None) != (y is None):
         raise ValueError("`-x` and `-y` must be given together. Received: only one of them.")
-    return None if x is None else (arrays(x), arrays(y))
+    return None if x is None else (load_arrays(x), load_arrays(y))
 
 
-def recipe(default: str, layers: Sequence[str]) -> Any:
-    """The recipe, with exceptions given as "PATTERN=RECIPE".
+def parse_recipe(default: str, layers: Sequence[str]) -> str | Config:
+    """Returns the recipe, with exceptions that are written as "PATTERN=RECIPE".
 
     Raises:
         ValueError: If one has no "=".
@@ -84,23 +86,23 @@ def recipe(default: str, layers: Sequence[str]) -> Any:
     return {"default": default, "layers": {pattern: name for pattern, _, name in pairs}}
 
 
-def _module(name: str):
+def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"The module {name!r} cannot be imported: {error}") from error
 
 
-def _built(source: str) -> keras.Model:
+def _build_model(source: str) -> keras.Model:
     module, _, function = source.partition(":")
-    build = getattr(_module(module), function, None)
+    build = getattr(_import_module(module), function, None)
     if not callable(build):
         raise ValueError(f"A builder must be a function, MODULE:FUNCTION. Received: {source!r}.")
     return build()
 
 
-def _saved_model(path: Path) -> keras.Model:
-    """A functional model around the signature "serving_default" of a SavedModel."""
+def _load_saved_model(path: Path) -> keras.Model:
+    """Returns a functional model around the signature "serving_default" of a SavedModel."""
     if not (path / "saved_model.pb").is_file():
         raise ValueError(f"A folder must be a SavedModel. Received: {str(path)!r} without saved_model.pb.")
     try:

@@ -1,4 +1,4 @@
-"""`keras-notes inspect`: what a bundle or a .tflite file holds, in words or as JSON."""
+"""`keras-notes inspect`: the content of a bundle or a .tflite file, as text or JSON."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from keras_notes.errors import BundleError
 
 __all__ = ["inspect"]
 
-# Below this the noise of quantization is a tenth of the signal's power.
+# Below this ratio the noise of quantization has more than a tenth of the signal's power.
 _BAD_DB = 10.0
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Prints what `options.directory`, a bundle or a .tflite file, holds.
+    """Prints the content of `options.directory`, a bundle or a .tflite file.
 
     Raises:
         BundleError: If it is neither.
@@ -60,8 +60,8 @@ def _inspect_file(path: Path, as_json: bool) -> None:
         return
     print(f"{path.name}: {path.stat().st_size} bytes")
     if isinstance(description, dict):
-        made = ", ".join(f"{key} {description.get(key)}" for key in ("name", "recipe", "edges"))
-        print(f"made by keras_notes: {made}; labels: {description.get('labels')}")
+        origin = ", ".join(f"{key} {description.get(key)}" for key in ("name", "recipe", "edges"))
+        print(f"made by keras_notes: {origin}; labels: {description.get('labels')}")
     for signature in file.signatures:
         print(f"signature {signature.name}: {', '.join(signature.inputs)} -> {', '.join(signature.outputs)}")
     _print_file(file)
@@ -74,9 +74,9 @@ def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
         print("layers: " + ", ".join(f"{pattern} {recipe}" for pattern, recipe in manifest.exceptions.items()))
     for signature in manifest.signatures:
         print(f"signature {signature.name}, {signature.golden_samples} golden samples")
-        for kind, entries in (("input", signature.inputs), ("output", signature.outputs)):
+        for role, entries in (("input", signature.inputs), ("output", signature.outputs)):
             for entry in entries:
-                print(f"  {kind} {_described(entry)}")
+                print(f"  {role} {_format_tensor(entry)}")
         for state in signature.states:
             print(f"  state {state.output} -> {state.input}")
     _print_file(file)
@@ -98,7 +98,7 @@ def _print_file(file: TfliteFile) -> None:
         print(f"in floating point: {', '.join(float_operators) or 'none'}")
 
 
-def _described(entry: TensorEntry) -> str:
+def _format_tensor(entry: TensorEntry) -> str:
     grid = "" if entry.scale is None else f", 1 LSB = {entry.scale:.6g}, zero point {entry.zero_point}"
     return f"{entry.name}: {entry.dtype} {list(entry.shape)}{grid}"
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KerasNotesError, ValueError, TypeError, OSError) as error:
         print(f"keras-notes {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return CANNOT_RUN
-    except Exception:  # a defect of ours: shown whole, and never with the exit code of "not equal"
+    except Exception:  # a bug in this package: shown in full, and never with the exit code of "not equal"
         traceback.print_exc()
         return CANNOT_RUN
     return OK
@@ -55,18 +55,18 @@ def _parser() -> argparse.ArgumentParser:
 
     verifying = commands.add_parser("verify", help="compare a bundle with the trained model")
     _add_directory(verifying)
-    _completed(verifying.add_argument("-x", type=Path, metavar="X.npy", help="test inputs"), shtab.FILE)
+    _add_completion(verifying.add_argument("-x", type=Path, metavar="X.npy", help="test inputs"), shtab.FILE)
     verifying.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids, to measure the accuracy")
     verifying.set_defaults(run=_verify)
 
     inspecting = commands.add_parser("inspect", help="say what a bundle or a .tflite file holds")
-    _completed(inspecting.add_argument("directory", type=Path, metavar="DIR|FILE"), shtab.FILE)
+    _add_completion(inspecting.add_argument("directory", type=Path, metavar="DIR|FILE"), shtab.FILE)
     inspecting.add_argument("--debug", action="store_true", help="the error of each tensor down the graph")
     inspecting.set_defaults(run=_inspect.inspect)
 
     measuring = commands.add_parser("bench", help="measure latency and memory; of two bundles in turn, and their ratio")
     _add_directory(measuring)
-    _completed(measuring.add_argument("other", type=Path, nargs="?", metavar="OTHER"), shtab.DIRECTORY)
+    _add_completion(measuring.add_argument("other", type=Path, nargs="?", metavar="OTHER"), shtab.DIRECTORY)
     measuring.add_argument("--threads", default="1,2", metavar="N,N", help="thread counts; 1,2 by default")
     measuring.add_argument("--repeat", type=int, default=200, metavar="N", help="warm invocations; 200 by default")
     measuring.set_defaults(run=_bench)
@@ -82,19 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _completed(action: argparse.Action, kind: dict[str, str]) -> None:
+def _add_completion(action: argparse.Action, completion: dict[str, str]) -> None:
     """Tells the shell what to offer for an argument; shtab reads an attribute of it."""
-    action.complete = kind  # type: ignore[attr-defined]
+    action.complete = completion  # type: ignore[attr-defined]
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:
-    _completed(parser.add_argument("directory", type=Path, metavar="DIR"), shtab.DIRECTORY)
+    _add_completion(parser.add_argument("directory", type=Path, metavar="DIR"), shtab.DIRECTORY)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     forms = "a .keras file, a SavedModel, or MODULE:FUNCTION that returns a model"
-    _completed(parser.add_argument("model", metavar="MODEL", help=forms), shtab.FILE)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the bundle shall be")
+    _add_completion(parser.add_argument("model", metavar="MODEL", help=forms), shtab.FILE)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder for the bundle")
     parser.add_argument(
         "--recipe", default="static_int8", help=f"{', '.join((*RECIPES, AUTO))}; static_int8 by default"
     )
@@ -105,7 +105,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="X.npy", help="typical inputs, (samples, ...); a .npz by input name"
     )
-    parser.add_argument("--golden", type=Path, metavar="X.npy", help="inputs whose outputs the bundle shall keep")
+    parser.add_argument("--golden", type=Path, metavar="X.npy", help="inputs whose outputs the bundle keeps")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     parser.add_argument("--preprocessing", metavar="WORDS", help="how raw data becomes the model's input")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json of a model of text, to keep")
@@ -119,7 +119,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     choosing.add_argument(
         "--accuracy-budget", type=float, default=0.01, metavar="LOSS", help="accuracy that it may lose; 0.01 by default"
     )
-    choosing.add_argument("--prefer", default="bytes", help="bytes (by default) or latency: what shall be least")
+    choosing.add_argument("--prefer", default="bytes", help="bytes (by default) or latency: the measure to minimize")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that stands in DIR")
     parser.add_argument("--json", action="store_true", help="print the report of the verification as JSON")
     parser.set_defaults(run=_convert)
@@ -129,17 +129,17 @@ def _convert(options: argparse.Namespace) -> None:
     check_target(options.output, options.overwrite)
     _show_progress()
     bundle = convert(
-        _arguments.model(options.model, options.trust),
+        _arguments.load_model(options.model, options.trust),
         options.output,
-        _arguments.recipe(options.recipe, options.layer),
+        _arguments.parse_recipe(options.recipe, options.layer),
         edges=options.edges,
-        calibration=_arguments.arrays(options.calibration),
-        golden=_arguments.arrays(options.golden),
+        calibration=_arguments.load_arrays(options.calibration),
+        golden=_arguments.load_arrays(options.golden),
         labels=None if options.labels is None else options.labels.read_text().splitlines(),
         preprocessing=options.preprocessing,
         tokenizer=options.tokenizer,
         batch_size=None if options.any_batch else 1,
-        validation_data=_arguments.labelled(options.x, options.y),
+        validation_data=_arguments.load_labelled(options.x, options.y),
         accuracy_budget=options.accuracy_budget,
         prefer=options.prefer,
         overwrite=options.overwrite,
@@ -152,7 +152,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _show_progress() -> None:
-    """Says on the terminal, if stderr is one, what is being done."""
+    """Logs each step to stderr if that is a terminal."""
     if sys.stderr.isatty():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(relativeCreated)7.0f ms  %(message)s"))
@@ -162,7 +162,7 @@ def _show_progress() -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    x, y = _arguments.labelled(options.x, options.y) or (None, None)
+    x, y = _arguments.load_labelled(options.x, options.y) or (None, None)
     _print_report(verify(options.directory, x, y, kernels=options.kernels), options)
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_notes._shared.samples import checked_samples
+from keras_notes._shared.samples import check_samples
 
 __all__ = ["input_arrays", "inputs_of", "spec_like"]
 
@@ -44,4 +44,4 @@ def input_arrays(structure: Any, calibration: Any) -> list[np.ndarray]:
     }
     # A dict of inputs is flattened by its keys, which need not be their names.
     given = tree.flatten(calibration) if isinstance(structure, dict) else calibration
-    return list(checked_samples("calibration", given, specs).values())
+    return list(check_samples("calibration", given, specs).values())

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from keras_notes._shared.labels import check_labels
+from keras_notes._shared.types import ArrayLike
 from keras_notes.bundle import SignatureEntry
 
-__all__ = ["labelled_samples"]
+__all__ = ["check_labelled_samples"]
 
 
-def labelled_samples(signature: SignatureEntry, x: Any, y: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Returns samples by input name, and their class ids; nothing for nothing.
+def check_labelled_samples(
+    signature: SignatureEntry, x: ArrayLike | None, y: ArrayLike | None
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Returns samples by input name, and their class ids; {} and None without x and y.
 
     Raises:
         ValueError: If they do not fit the signature, or a class id is out of range.
-        TypeError: If they are no numbers.
+        TypeError: If x does not hold numbers.
     """
     if (x is None) != (y is None):
         raise ValueError("`x` and `y` must be given together. Received: only one of them.")
-    if x is None:
+    if x is None or y is None:
         return {}, None
     named = dict(x) if isinstance(x, Mapping) else {signature.inputs[0].name: x}
     if set(named) != {entry.name for entry in signature.inputs}:

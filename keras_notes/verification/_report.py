@@ -1,23 +1,32 @@
-"""What a verification found: the report, as values and as a page to read."""
+"""The report of a verification, as values and as text."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+
+from keras_notes._shared.types import Config
 
 __all__ = ["OutputReport", "Report"]
 
 
 @dataclass(frozen=True)
 class OutputReport:
-    """The error of one output over all golden samples; `*_lsb` in steps of its integer grid, None for float.
+    """The errors of one output over all golden samples.
 
-    `mean_error` is signed: the part of the error that is the same everywhere. `top1_agreement` is the share of golden
-    samples with the same largest class, None where an output has no classes. `rms_error_by_quarter` says whether the
-    error of a model with states drifts: of each quarter of the golden sequence, None for a model without states or a
-    sequence of fewer than 4 steps. `failures` says which limits this output exceeds; it is
-    empty if there are none.
+    Attributes:
+        signature: Name of the signature.
+        name: Name of the output.
+        max_error: Largest absolute error.
+        rms_error: Root mean square of the error.
+        mean_error: Signed mean of the error, which is the part that is the same everywhere.
+        max_error_lsb: `max_error` in steps of the output's integer grid; None for a float output.
+        rms_error_lsb: `rms_error` in those steps; None for a float output.
+        mean_error_lsb: `mean_error` in those steps; None for a float output.
+        top1_agreement: Share of golden samples with the same largest class; None for an output without classes.
+        rms_error_by_quarter: Root mean square of the error in each quarter of the golden sequence, which shows drift;
+            None for a model without states, or a sequence of fewer than 4 steps.
+        failures: Limits that this output exceeds, as sentences; () if it exceeds none.
     """
 
     signature: str
@@ -35,9 +44,22 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. `str(report)` is a page to read.
+    """The result of `verify`. `str(report)` is a text to read.
 
-    `is_mixed` says whether some operators of the file compute in floating point, `float_islands`, and others do not.
+    Attributes:
+        name: Name of the model.
+        recipe: Recipe of the bundle.
+        kernels: Set of kernels that the file ran on.
+        runtime_version: Version of LiteRT.
+        model_bytes: Size of the .tflite file.
+        outputs: Errors of each output of each signature.
+        golden_samples: Number of golden samples of all signatures.
+        accuracy: Accuracy of the file on x and y, in [0, 1]; None without them.
+        accuracy_samples: Number of samples in x; 0 without them.
+        operators: Number of operators by name, the most frequent first.
+        float_islands: Operators that compute in floating point, as "NAME tensor"; () for a fully integer file.
+        failures: Failures of all outputs.
+        is_mixed: Whether some operators compute in floating point and others do not.
     """
 
     name: str
@@ -59,8 +81,8 @@ class Report:
         """Whether every output is within the bundle's tolerance."""
         return not self.failures
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
+    def to_dict(self) -> Config:
+        """Returns the report as plain values, for JSON."""
         return {"ok": self.ok, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:

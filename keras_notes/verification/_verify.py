@@ -1,7 +1,8 @@
-"""Verification: runs a bundle on LiteRT and compares it with the trained model. Imports neither Keras nor TensorFlow.
+"""Verification: runs a bundle on LiteRT and compares it with the trained model.
 
-Conversion wrote the golden outputs; here they are only compared, by the same rules as in every runner of `tflite/`. The
-file runs in a process of its own, with limits on time and memory, so that a damaged one is an error and no more.
+Conversion wrote the golden outputs; verification compares with them by the same rules as every runner of `tflite/`. The
+file runs in a worker process with limits on time and memory, so that a damaged file is only an error. This module
+imports neither Keras nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from keras_notes._litert.model import INTEGER_DTYPES, Signature, TfliteFile
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_choice, one_line
+from keras_notes._shared.types import ArrayLike
 from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, as_bundle
 from keras_notes.errors import BundleError, VerificationError
-from keras_notes.verification._labelled_samples import labelled_samples
+from keras_notes.verification._labelled_samples import check_labelled_samples
 from keras_notes.verification._report import OutputReport, Report
 
 __all__ = ["Limits", "OutputReport", "Report", "verify"]
@@ -30,38 +31,45 @@ __all__ = ["Limits", "OutputReport", "Report", "verify"]
 
 def verify(
     bundle_or_directory: Bundle | str | os.PathLike[str],
-    x: Any = None,
-    y: Any = None,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     *,
     kernels: str = "xnnpack",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
-    """Proves that a bundle gives what the trained model gave, within the tolerance of its recipe.
+    """Checks that a bundle computes what the trained model computed, within the tolerance of its recipe.
 
-    Checks the hashes, and that the file holds the tensors that the manifest describes; runs every golden sample on
-    LiteRT, and compares: float files by the largest error, relative to the largest golden output; integer files in
-    steps of the output's grid (LSB), by the largest, the root mean square and the mean error.
+    Checks the hashes, and that the file has the tensors that the manifest describes; then runs every golden sample on
+    LiteRT and compares the outputs. Outputs of float files are compared by the largest error, relative to the largest
+    golden value; outputs with an integer grid in steps of that grid (LSB), by the largest, the root mean square and the
+    mean error.
 
     Args:
-        bundle_or_directory: A bundle, or where it stands. Its files are read and hashed again in either case.
+        bundle_or_directory: A bundle, or its folder. Its files are read and hashed again in either case.
         x: Test inputs of shape (samples, ...), in the units of the trained model; a dict by name for several inputs.
         y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
-        limits: The time and memory that the file may use.
+        limits: Time and memory that the file may use.
 
     Returns:
         The `Report`.
 
     Raises:
-        VerificationError: If an output strays beyond the tolerance; `.report` holds every figure.
-        BundleError: If the bundle is damaged, LiteRT cannot run it, crashes, or goes over a limit.
-        ValueError: If x and y do not fit the model, or a label is out of range.
+        VerificationError: If an error exceeds the tolerance; its `.report` holds every figure.
+        BundleError: If the bundle is damaged, or LiteRT cannot run it, crashes, or exceeds a limit.
+        ValueError: If x and y do not fit the model, a label is out of range, or `kernels` is unknown.
+        TypeError: If x does not hold numbers.
+
+    Example:
+        >>> report = verify("tflite/testdata/bars_static_int8")
+        >>> report.ok, report.outputs[0].name, report.golden_samples
+        (True, 'output', 16)
     """
     check_choice("kernels", kernels, KERNELS)
     bundle = as_bundle(bundle_or_directory)
-    samples, labels = labelled_samples(bundle.manifest.signatures[0], x, y)
+    samples, labels = check_labelled_samples(bundle.manifest.signatures[0], x, y)
     file = tflite_process.describe(bundle.model_path, limits)
-    _check_described(bundle, file)
+    _check_edges(bundle, file)
     run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
     outputs = tuple(output for entry in bundle.manifest.signatures for output in _compare(bundle, entry, file, run))
     report = Report(
@@ -86,30 +94,29 @@ def verify(
     return report
 
 
-def _check_described(bundle: Bundle, file: TfliteFile) -> None:
+def _check_edges(bundle: Bundle, file: TfliteFile) -> None:
     """Raises BundleError unless the file has the tensors that the manifest describes, on the same grids."""
     signatures = {signature.name: signature for signature in file.signatures}
-    for described in bundle.manifest.signatures:
-        found = signatures.get(described.name)
-        for kind in ("inputs", "outputs"):
-            there = set() if found is None else _edges(file, found, kind)
-            entries = getattr(described, kind)
-            wanted = {(entry.name, entry.dtype, entry.shape, entry.scale, entry.zero_point) for entry in entries}
-            if there != wanted:
+    for entry in bundle.manifest.signatures:
+        signature = signatures.get(entry.name)
+        for side, tensors in (("inputs", entry.inputs), ("outputs", entry.outputs)):
+            actual = set() if signature is None else _edges(file, signature, side)
+            expected = {(t.name, t.dtype, t.shape, t.scale, t.zero_point) for t in tensors}
+            if actual != expected:
                 raise BundleError(
-                    f"The model of {str(bundle.directory)!r} must have the {kind} that its manifest describes. "
-                    f"Received: {one_line(f'{sorted(there, key=str)} for {sorted(wanted, key=str)}')}. "
+                    f"The model of {str(bundle.directory)!r} must have the {side} that its manifest describes. "
+                    f"Received: {one_line(f'{sorted(actual, key=str)} for {sorted(expected, key=str)}')}. "
                     f"Convert the model again."
                 )
 
 
-def _edges(file: TfliteFile, signature: Signature, kind: str) -> set[tuple]:
-    """Name, type, shape and grid of the inputs or outputs of a signature."""
+def _edges(file: TfliteFile, signature: Signature, side: str) -> set[tuple]:
+    """Returns name, type, shape and grid of each tensor in the "inputs" or "outputs" of a signature."""
     graph = file.graph(signature)
-    grid = graph.input_grid if kind == "inputs" else graph.output_grid
+    grid, indices = (graph.input_grid, signature.inputs) if side == "inputs" else (graph.output_grid, signature.outputs)
     return {
         (name, graph.tensors[i].dtype, graph.tensors[i].shape, grid(i).scale, grid(i).zero_point)
-        for name, i in getattr(signature, kind).items()
+        for name, i in indices.items()
     }
 
 
@@ -119,35 +126,34 @@ def _compare(bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: C
     if bundle.manifest.batch_size is None and signature.golden_samples > 1:
         _check_batched(signature, outputs, run(signature, inputs, batch_size=signature.golden_samples))
     tolerance = bundle.manifest.tolerance
-    compared = []
+    reports = []
     for entry in signature.outputs:
-        wanted, got = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
-        output = _output_report(signature, entry, wanted, got)
-        failures = _failures(output, tolerance, float(np.abs(wanted).max()) or 1.0)
-        if failures and (outside := _outside_of_grid(file, signature.name, entry.name, wanted)):
+        expected, actual = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
+        output = _output_report(signature, entry, expected, actual)
+        failures = _failures(output, tolerance, float(np.abs(expected).max()) or 1.0)
+        if failures and (outside := _count_outside_of_grid(file, signature.name, entry.name, expected)):
             failures.append(
-                f"{outside} of {wanted.size} golden values of the output {_path(signature.name, entry.name)!r} "
+                f"{outside} of {expected.size} golden values of the output {_path(signature.name, entry.name)!r} "
                 f"lie outside of its grid: calibrate with more samples"
             )
-        compared.append(dataclasses.replace(output, failures=tuple(failures)))
-    return compared
+        reports.append(dataclasses.replace(output, failures=tuple(failures)))
+    return reports
 
 
-def _outside_of_grid(file: TfliteFile, signature: str, output: str, wanted: np.ndarray) -> int:
-    """How many values the integers of an output cannot stand for, by more than a step."""
-    found = next(entry for entry in file.signatures if entry.name == signature)
-    graph = file.graph(found)
-    grid = graph.output_grid(found.outputs[output])
+def _count_outside_of_grid(file: TfliteFile, signature_name: str, output: str, values: np.ndarray) -> int:
+    """Returns how many values lie outside of the range of an output's integers, by more than a step."""
+    signature = next(signature for signature in file.signatures if signature.name == signature_name)
+    grid = file.graph(signature).output_grid(signature.outputs[output])
     if grid.dtype not in INTEGER_DTYPES or not grid.scale or grid.zero_point is None:
         return 0
     ends = np.iinfo(grid.dtype)
     with np.errstate(all="ignore"):  # a damaged file may have any scale
-        steps = wanted / grid.scale + grid.zero_point
+        steps = values / grid.scale + grid.zero_point
     return int(((steps < ends.min - 1) | (steps > ends.max + 1)).sum())
 
 
 def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarray], at_once: Mapping[str, np.ndarray]):
-    """Raises BundleError unless a batch gives what its samples give alone, but for the order of sums."""
+    """Raises BundleError unless a batch gives the outputs of its samples alone, up to the order of sums."""
     for entry in signature.outputs:
         step = (entry.scale or 0.0) + 1e-4 * float(np.abs(one_by_one[entry.name]).max() or 1.0)
         largest = float(np.abs(at_once[entry.name].astype(np.float64) - one_by_one[entry.name]).max())
@@ -159,12 +165,14 @@ def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarra
             )
 
 
-def _output_report(signature: SignatureEntry, entry: TensorEntry, wanted: np.ndarray, got: np.ndarray) -> OutputReport:
-    error = got - wanted
+def _output_report(
+    signature: SignatureEntry, entry: TensorEntry, expected: np.ndarray, actual: np.ndarray
+) -> OutputReport:
+    error = actual - expected
     largest, mean = float(np.abs(error).max()), float(error.mean())
     rms = float(np.sqrt(np.square(error).mean()))
-    has_classes = wanted.ndim > 1 and wanted.shape[-1] > 1
-    agreement = float((wanted.argmax(-1) == got.argmax(-1)).mean()) if has_classes else None
+    has_classes = expected.ndim > 1 and expected.shape[-1] > 1
+    agreement = float((expected.argmax(-1) == actual.argmax(-1)).mean()) if has_classes else None
     return OutputReport(
         signature=signature.name,
         name=entry.name,
@@ -175,12 +183,12 @@ def _output_report(signature: SignatureEntry, entry: TensorEntry, wanted: np.nda
         rms_error_lsb=None if entry.scale is None else rms / entry.scale,
         mean_error_lsb=None if entry.scale is None else mean / entry.scale,
         top1_agreement=agreement,
-        rms_error_by_quarter=_by_quarter(error) if signature.states else None,
+        rms_error_by_quarter=_drift_by_quarter(error) if signature.states else None,
     )
 
 
-def _by_quarter(error: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The root mean square of each quarter of a sequence, whose steps are the first axis."""
+def _drift_by_quarter(error: np.ndarray) -> tuple[float, float, float, float] | None:
+    """Returns the root mean square error of each quarter of a sequence, whose steps are the first axis."""
     if len(error) < 4:
         return None
     first, second, third, fourth = (float(np.sqrt(np.square(part).mean())) for part in np.array_split(error, 4))
@@ -203,14 +211,14 @@ def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> l
             ("root mean square error", output.rms_error, _times(tolerance.rms_error, scale)),
         )
     path = _path(output.signature, output.name)
-    limited = [(what, value, most) for what, value, most in measures if most is not None]
+    limited = [(measure, value, limit) for measure, value, limit in measures if limit is not None]
     if not limited:
         return [f"the tolerance of the bundle must limit the output {path!r}. Received: no limit that applies"]
     return [
-        f"the {what} of the output {path!r} must be at most {most:.3g}{unit}. Received: {value}{unit}"
-        for what, value, most in limited
-        # Not `value > most`: a NaN must fail.
-        if not (value is not None and abs(value) <= most)
+        f"the {measure} of the output {path!r} must be at most {limit:.3g}{unit}. Received: {value}{unit}"
+        for measure, value, limit in limited
+        # Not `value > limit`: a NaN must fail.
+        if not (value is not None and abs(value) <= limit)
     ]
 
 

@@ -10,65 +10,65 @@ PROGRAM = Path(__file__).parents[2] / "keras_notes" / "_litert" / "sandbox_worke
 served = []
 
 
-def pid(beat):
+def pid(heartbeat):
     return os.getpid()
 
 
-def die(beat, number):
+def die(heartbeat, number):
     os.kill(os.getpid(), number)
 
 
-def die_if_used(beat):
+def die_if_used(heartbeat):
     if len(served) > 1:
         os.kill(os.getpid(), signal.SIGSEGV)
     return "alive"
 
 
-def abort(beat):
+def abort(heartbeat):
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'")
     os.abort()
 
 
-def leave(beat):
+def leave(heartbeat):
     os.write(2, b"first line\nthe last line\n")
     os._exit(3)
 
 
-def loop(beat):
+def loop(heartbeat):
     while True:
         pass
 
 
-def wait(beat):
+def wait(heartbeat):
     time.sleep(60)
 
 
-def go_on(beat):
+def go_on(heartbeat):
     for _ in range(10):
         end = time.process_time() + 0.1
         while time.process_time() < end:
             pass
-        beat()
+        heartbeat()
 
 
-def swell(beat):
+def swell(heartbeat):
     return len(bytearray(2**34))
 
 
-def fail(beat):
+def fail(heartbeat):
     raise ZeroDivisionError("a\nb" + "x" * 100_000)
 
 
-def print_much(beat):
+def print_much(heartbeat):
     print("on stdout", flush=True)
     while True:
         os.write(2, b"a line\n" * 10_000)
 
 
 def _task(run):
-    def task(path, arrays, beat, **arguments):
+    def task(path, arrays, heartbeat, **arguments):
         served.append(path)
-        return run(beat, **arguments), {}
+        return run(heartbeat, **arguments), {}
 
     return task
 

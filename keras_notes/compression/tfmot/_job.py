@@ -13,7 +13,7 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_choice, check_positive, one_line, received
-from keras_notes._shared.samples import checked_samples
+from keras_notes._shared.samples import check_samples
 from keras_notes._shared.worker_program import run_program
 from keras_notes.compression._copies import copied
 
@@ -88,7 +88,7 @@ class TfmotJob:
 
     def add_samples(self, argument: str, values: Any) -> None:
         """Adds inputs of the model, under the name of an argument."""
-        given = checked_samples(argument, values, self._specs)
+        given = check_samples(argument, values, self._specs)
         self._arrays.update({f"{argument} {place}": array for place, array in enumerate(given.values())})
 
     def run(self, task: str, **settings: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from keras_notes._shared.checks import received
 from keras_notes._shared.keras_internals import layers_of
-from keras_notes._shared.layer_patching import replaced_call
+from keras_notes._shared.layer_patching import patch_call
 from keras_notes._shared.layer_patterns import Path as LayerPath
 from keras_notes._shared.layer_patterns import layers_by_path
-from keras_notes._shared.samples import checked_samples
+from keras_notes._shared.samples import check_samples
 from keras_notes._shared.types import ArrayLike, Tensor, Tree
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion.graph._layer_lowerings import lower_layers, use_full_precision
@@ -93,7 +93,7 @@ class DeployGraph:
 
     def arrays(self, argument: str, values: ArrayLike) -> dict[str, np.ndarray]:
         """Checks the samples in an argument; returns them by input name, each of shape (samples, ...)."""
-        return checked_samples(argument, values, self.input_specs)
+        return check_samples(argument, values, self.input_specs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> GraphRun:
         """Runs the trained model by Keras.
@@ -187,7 +187,7 @@ def _deploy_compressed(layers: Iterable[keras.Layer]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for layer in layers:
             if isinstance(layer, CompressedModel) and layer.scheme is not None:
-                stack.enter_context(replaced_call(layer, layer.deployed(insert_fake_quant)))
+                stack.enter_context(patch_call(layer, layer.deployed(insert_fake_quant)))
         yield
 
 

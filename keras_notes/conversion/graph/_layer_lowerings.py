@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import keras
 from keras import ops
 
-from keras_notes._shared.layer_patching import replaced_call
+from keras_notes._shared.layer_patching import patch_call
 from keras_notes._shared.types import Tensor
 from keras_notes.conversion.graph._recurrent_lowerings import lower_recurrent
 from keras_notes.layers import OneHot, one_hot
@@ -33,7 +33,7 @@ def lower_layers(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Ma
         for layer in layers:
             for layer_class, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
                 if type(layer) is layer_class:
-                    stack.enter_context(replaced_call(layer, functools.partial(lowering, layer)))
+                    stack.enter_context(patch_call(layer, functools.partial(lowering, layer)))
             if isinstance(layer, keras.layers.RNN):
                 stack.enter_context(lower_recurrent(layer, recurrent.get(id(layer))))
         yield

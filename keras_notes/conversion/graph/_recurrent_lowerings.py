@@ -9,7 +9,7 @@ import keras
 
 from keras_notes import layers
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patching import replaced, replaced_call
+from keras_notes._shared.layer_patching import patch_call, patch_method
 from keras_notes._shared.layer_patterns import Path, last_match, layers_by_path, matches
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.conversion.graph._fused_lstm import check_fusible, make_fused_call
@@ -82,9 +82,9 @@ def lower_recurrent(layer: keras.layers.RNN, lowering: str | None) -> contextlib
     if lowering is None or (cell_class is None and lowering == "loop"):
         return contextlib.nullcontext()
     if lowering == "fused":
-        return replaced_call(layer, make_fused_call(layer))
+        return patch_call(layer, make_fused_call(layer))
     if cell_class is None:
-        return replaced_call(layer, _unroll_by_keras(layer, lowering))
+        return patch_call(layer, _unroll_by_keras(layer, lowering))
     forms = {unrolled: make_inner_loop(layer, cell_class, unrolled=unrolled) for unrolled in (False, True)}
     original = layer.inner_loop
 
@@ -93,7 +93,7 @@ def lower_recurrent(layer: keras.layers.RNN, lowering: str | None) -> contextlib
             return original(sequences, *arguments, **keywords)
         return forms[_is_unrolled(lowering, sequences)](sequences, *arguments, **keywords)
 
-    return replaced(layer, "inner_loop", inner_loop)
+    return patch_method(layer, "inner_loop", inner_loop)
 
 
 def recurrent_layers(model: keras.Model) -> dict[Path, keras.layers.RNN]:

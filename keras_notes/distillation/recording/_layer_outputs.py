@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import keras
 
 from keras_notes._shared.checks import received
-from keras_notes._shared.layer_patching import replaced_call
+from keras_notes._shared.layer_patching import patch_call
 
 __all__ = ["find_layer", "recording", "single_output"]
 
@@ -90,7 +90,7 @@ def recording(layers: list[keras.Layer]) -> Iterator[list[list]]:
     calls: list[list] = [[] for _ in layers]
     with contextlib.ExitStack() as stack:
         for layer, record in zip(layers, calls, strict=True):
-            stack.enter_context(replaced_call(layer, _recorded(layer, record)))
+            stack.enter_context(patch_call(layer, _recorded(layer, record)))
         yield calls
 
 
