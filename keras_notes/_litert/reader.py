@@ -45,7 +45,14 @@ def read_tflite(path: Path) -> TfliteFile:
 
 
 def describe_model(model: schema.ModelT) -> TfliteFile:
-    """Describes a file whose objects are in memory already."""
+    """Describes a file whose objects are in memory already.
+
+    Args:
+        model: The objects, as `flatbuffer_utils` reads them.
+
+    Raises:
+        IndexError: If an operator or a signature names a tensor that is missing.
+    """
     main, *bodies = (_graph(graph, model) for graph in model.subgraphs)
     signatures = tuple(_signature(entry) for entry in model.signatureDefs or ())
     _check_indices([main, *bodies], signatures)
