@@ -8,7 +8,8 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-
 # TensorFlow and oneDNN report on start-up what no one can act on; errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # One process a core; the tests of a file stay together, because they share what is converted or trained for them.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations=25
+BENCHMARK := $(BIN)/python -m benchmarks
 
 .PHONY: demo web test test-slow test-torch native arm64 native-arm64 devices bench fuzz lint clean help
 
@@ -22,7 +23,7 @@ help:
 	@echo "make arm64       the Python runner on an emulated ARM64 (build/arm64/); a Debian with qemu-user from apt"
 	@echo "make native-arm64  the same with the native runner; g++-aarch64-linux-gnu from apt"
 	@echo "make devices     every runner on every bundle of the examples, compared value by value (tflite/README.md)"
-	@echo "make bench       the side-by-side measurements"
+	@echo "make bench       the side-by-side measurements, hours of them; for a list: python -m benchmarks"
 	@echo "make fuzz        10,000 damaged bundles, none of which may end or hang the process that looks at them"
 	@echo "make lint        ruff, mypy, import-linter"
 
@@ -128,31 +129,31 @@ build/translator/bundle/model.json: | $(VENV)/.demo-installed
 
 devices: $(VENV)/.dev-installed build/digits/bundle/model.json build/activity/stream/model.json \
 		build/translator/bundle/model.json web build/native/run build/native-arm64/run
-	$(BIN)/python benchmarks/devices/devices.py --write
+	$(BENCHMARK) devices table --write
 
 bench: $(VENV)/.dev-installed
-	$(BIN)/python benchmarks/losses/accuracy.py
-	$(BIN)/python benchmarks/losses/imbalance.py
-	$(BIN)/python benchmarks/conversion/after_training.py
-	$(BIN)/python benchmarks/conversion/tolerance.py
-	$(BIN)/python benchmarks/conversion/engines.py
-	$(BIN)/python benchmarks/conversion/matrix.py
-	$(BIN)/python benchmarks/compression/compression.py coverage
-	$(BIN)/python benchmarks/compression/compression.py parity
-	$(BIN)/python benchmarks/compression/compression.py accuracy
-	$(BIN)/python benchmarks/compression/compression.py students
-	$(BIN)/python benchmarks/compression/compression.py cost
-	$(BIN)/python benchmarks/compression/compression.py size
-	$(BIN)/python benchmarks/sequence/sequence.py lowerings
-	$(BIN)/python benchmarks/sequence/sequence.py streaming
-	$(BIN)/python benchmarks/sequence/decoding.py
-	$(BIN)/python -m benchmarks.translation.translation all
-	$(BIN)/python benchmarks/distillation/distillation.py cost
-	$(BIN)/python benchmarks/distillation/distillation.py help
-	$(BIN)/python benchmarks/devices/web.py
+	$(BENCHMARK) losses accuracy
+	$(BENCHMARK) losses imbalance
+	$(BENCHMARK) conversion after_training
+	$(BENCHMARK) conversion tolerance
+	$(BENCHMARK) conversion engines
+	$(BENCHMARK) conversion matrix
+	$(BENCHMARK) compression coverage
+	$(BENCHMARK) compression parity
+	$(BENCHMARK) compression accuracy
+	$(BENCHMARK) compression students
+	$(BENCHMARK) compression cost
+	$(BENCHMARK) compression size
+	$(BENCHMARK) sequence lowerings
+	$(BENCHMARK) sequence streaming
+	$(BENCHMARK) sequence decoding
+	$(BENCHMARK) translation all
+	$(BENCHMARK) distillation cost
+	$(BENCHMARK) distillation help
+	$(BENCHMARK) devices web
 
 fuzz: $(VENV)/.dev-installed
-	$(BIN)/python -m tests.fuzz.fuzz --count 10000 --processes 2
+	$(BIN)/python -m tests.fuzz --count 10000 --processes 2
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
     python examples/activity_on_phone.py [--seed 0] [--epochs 15] [--output build/activity]
 
 Data: HAPT (Reyes-Ortiz et al. 2015), six activities, acceleration in g and rotation in rad/s, the means of four samples
-at 50 Hz, official split by subject. Found as datasets_sequences.py says. Protocol, declared before anything runs:
+at 50 Hz, official split by subject. Found as datasets/sequences.py says. Protocol, declared before anything runs:
 
 * A phone never says when an activity begins. So the networks learn from streams of 10.24 s (128 steps), put together
   of two stretches of 5.12 s of one subject, often of two activities, and are asked at every step. The first 1.28 s
@@ -25,19 +25,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from datasets.sequences import hapt
 
 import keras_notes as kn
-from examples.datasets_sequences import hapt
 from keras_notes.conversion import streaming_model
 
 LABELS = ("walking", "upstairs", "downstairs", "sitting", "standing", "lying")

@@ -2,9 +2,9 @@
 
     python examples/translator_on_phone.py [--epochs 12] [--seed 0] [--output build/translator]
 
-Data: Multi30k (Elliott et al. 2016), 29,000 pairs of descriptions of images; found as datasets_sequences.py says.
+Data: Multi30k (Elliott et al. 2016), 29,000 pairs of descriptions of images; found as datasets/sequences.py says.
 4,000 pieces of words for both languages together (byte-pair encoding by Hugging Face's tokenizers). Pairs of more than
-31 pieces on a side are left out. The student's net of benchmarks/translation/translation.py, trained on the data alone:
+31 pieces on a side are left out. The student's net of benchmarks/translation/program.py, trained on the data alone:
 width 64, 4 heads, 2 and 1 blocks, one embedding for source, target and output; Adam up to 5e-3 in 500 steps and down to
 0 by a cosine, labels smoothed by 0.1. That benchmark has BLEU, and what a teacher adds; this is the way to the phone.
 
@@ -24,14 +24,13 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras
 import numpy as np
+from datasets.sequences import multi30k
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import keras_notes as kn
-from examples.datasets_sequences import multi30k
 from keras_notes.layers import Transformer, decoding_models, decoding_samples, generate
 
 PAD, START, END, UNKNOWN = range(4)

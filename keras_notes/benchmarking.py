@@ -21,8 +21,8 @@ from keras_notes._litert import client as tflite_process
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_at_least, check_choice, received
-from keras_notes._shared.text_table import aligned
-from keras_notes.bundle import MANIFEST_FILE, Bundle, open_bundle
+from keras_notes._shared.text_table import align
+from keras_notes.bundle import MANIFEST_FILE, Bundle, as_bundle
 
 __all__ = ["BenchReport", "BenchRow", "Limits", "Ratio", "bench", "bundle_bytes"]
 
@@ -99,7 +99,7 @@ class BenchReport:
         lines = [
             f"LiteRT {self.runtime_version} with {self.kernels} kernels on {self.machine}, {self.cores} cores; "
             f"{self.rounds} rounds of {self.repeat} invocations",
-            *aligned([header, *map(_cells, self.rows)]),
+            *align([header, *map(_cells, self.rows)]),
         ]
         lines += [
             f"A/B with threads={ratio.threads}: {ratio.median:.3f} of the p50s, median of {self.rounds} rounds "
@@ -197,7 +197,7 @@ class _Run:
 
     def __init__(self, letter: str, bundle: Bundle | str | os.PathLike[str], kernels: str, limits: Limits) -> None:
         self.letter = letter
-        self._bundle = open_bundle(bundle.directory if isinstance(bundle, Bundle) else bundle)
+        self._bundle = as_bundle(bundle)
         self._signature = self._bundle.manifest.signatures[0]
         self._inputs = self._bundle.golden(self._signature)[0]
         self._kernels = kernels

@@ -1,5 +1,7 @@
 """The shape of the package: imports point one way, names are true, tools agree, the wheel holds the package only."""
 
+import ast
+import configparser
 import importlib
 import re
 import subprocess
@@ -7,20 +9,45 @@ import sys
 import zipfile
 from pathlib import Path
 
+import grimp
 import keras
 import numpy as np
 import pytest
 
 import keras_notes as kn
+from tests.support.source_tree import bound_names, code_lines, module_counts, private_keras_reads, sources
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "keras_notes"
 PACKAGES = (
     "keras_notes",
     "keras_notes.losses",
     "keras_notes.layers",
     "keras_notes.distillation",
+    "keras_notes.compression",
+    "keras_notes.compression.tfmot",
     "keras_notes.conversion",
+    "keras_notes.bundle",
+    "keras_notes.verification",
+    "keras_notes.benchmarking",
+    "keras_notes.report",
+    "keras_notes.cli",
+    "keras_notes.errors",
 )
+# Names that say nothing of what they hold; a reader has to look the value up each time.
+EMPTY_NAMES = {
+    "one",
+    "found",
+    "given",
+    "wanted",
+    "kind",
+    "most",
+    "least",
+    "made",
+    "got",
+    "settled",
+    "taken",
+}
 
 
 def run(*command, **arguments):
@@ -67,9 +94,9 @@ def test_mypy_finds_nothing():
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_all_names_are_there_and_sorted(name):
+def test_all_names_are_there_once_and_described(name):
     module = importlib.import_module(name)
-    assert sorted(module.__all__) == module.__all__
+    assert len(set(module.__all__)) == len(module.__all__)
     for public in module.__all__:
         assert getattr(module, public).__doc__, public
 
@@ -93,10 +120,92 @@ def test_importing_the_package_never_imports_tf_mot_and_leaves_the_environment_a
     assert run("-c", code).returncode == 0
 
 
-def test_modules_stay_readable_in_one_sitting():
-    sources = [*(ROOT / "keras_notes").rglob("*.py"), *(ROOT / "tflite").rglob("*.py")]
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources}
-    assert {name: length for name, length in lengths.items() if length > 300} == {}
+def test_a_file_has_at_most_250_lines_of_code():
+    lengths = {path: code_lines(path.read_text()) for path in (*sources(PACKAGE), *sources(ROOT / "tflite"))}
+    assert {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length > 250} == {}
+
+
+def test_a_folder_has_at_most_16_modules():
+    counts = module_counts(PACKAGE)
+    assert {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > 16} == {}
+
+
+def test_docstrings_comments_and_blank_lines_are_no_code():
+    assert code_lines('"""Module.\n\nMore."""\n\n# A comment.\nx = """text\nmore"""  # a comment\n') == 2
+
+
+def test_names_are_nouns_of_what_they_hold():
+    empty = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources(PACKAGE)
+        for line, name in bound_names(path.read_text())
+        if name.strip("_") in EMPTY_NAMES
+    ]
+    assert empty == []
+
+
+def test_an_empty_name_is_seen_wherever_it_is_bound():
+    text = "def f(given, *, kind=1):\n    self.found = [one for one in given]\n    with x as (got, y):\n        pass\n"
+    assert {name for _, name in bound_names(text)} >= {"given", "kind", "found", "one", "got"}
+
+
+def test_types_are_said():
+    words = sum(len(re.findall(r"\bAny\b", path.read_text())) for path in sources(PACKAGE))
+    assert words <= 250
+
+
+def test_the_package_asserts_nothing():
+    asserts = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(PACKAGE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert)
+    ]
+    assert asserts == []
+
+
+def test_the_private_side_of_keras_is_read_in_one_file():
+    reads = {str(path.relative_to(PACKAGE)): private_keras_reads(path.read_text()) for path in sources(PACKAGE)}
+    assert [name for name, read in reads.items() if read] == ["_shared/keras_internals.py"]
+
+
+def test_no_loss_is_asked_by_getattr():
+    asked = re.compile(r"\b(getattr|hasattr)\((self\.)?_?\w*loss\b")
+    assert [path for path in sources(PACKAGE / "distillation") if asked.search(path.read_text())] == []
+
+
+def test_no_subpackage_imports_a_private_module_of_another():
+    graph = grimp.build_graph("keras_notes", cache_dir=None)
+    private = [
+        f"{importer} imports {module}"
+        for module in graph.modules
+        for importer in graph.find_modules_that_directly_import(module)
+        if _is_private_to_another(importer, module)
+    ]
+    assert private == []
+
+
+def _is_private_to_another(importer, module):
+    """Whether a module below keras_notes.SUBPACKAGE has a private part in its path and the importer is elsewhere."""
+    parts = module.split(".")
+    inner = any(part.startswith("_") for part in parts[2:])
+    rooms = {"_shared", "_litert"}
+    return inner and parts[1] not in rooms and importer.split(".")[:2] != parts[:2]
+
+
+def test_a_private_import_is_seen():
+    assert _is_private_to_another("keras_notes.report._page", "keras_notes.bundle._bundle")
+    assert _is_private_to_another("keras_notes.conversion._convert", "keras_notes.compression.quantization._affine")
+    assert not _is_private_to_another("keras_notes.report._page", "keras_notes.bundle")
+    assert not _is_private_to_another("keras_notes.bundle", "keras_notes.bundle._bundle")
+    assert not _is_private_to_another("keras_notes.bundle._bundle", "keras_notes._shared.checks")
+
+
+def test_the_contract_stays_short():
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / "setup.cfg")
+    assert len(contract["importlinter:contract:layers"]["layers"].split("\n")) - 1 <= 10
+    assert len(contract["importlinter:contract:device-border"]["source_modules"].split("\n")) - 1 <= 6
 
 
 def test_the_readme_shows_the_public_names():
@@ -140,7 +249,10 @@ def test_the_wheel_holds_the_package_only_and_works_in_a_clean_environment(tmp_p
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"keras_notes"}
-    data = ("py.typed", "CHANGELOG.md", "bundle/bundle.schema.json")
+    data = (
+        *("py.typed", "CHANGELOG.md", "report/page.css"),
+        *(f"bundle/{name}.schema.json" for name in ("bundle", "candidates", "tensors")),
+    )
     assert {f"keras_notes/{name}" for name in data} <= set(names)
     assert run("-m", "venv", tmp_path / "clean").returncode == 0
     python = tmp_path / "clean" / "bin" / "python"

@@ -1,17 +1,20 @@
-"""What a step of quantization-aware training costs, relative to a step in floating point; interleaved rounds.
+"""Time of a step of quantization-aware training relative to a step in floating point, beside TF-MOT.
 
-    python benchmarks/compression/compression.py cost [--rounds 15]
+    python -m benchmarks compression cost [--rounds 15]
 
-The depthwise network of compression_tasks.py on images of 28 x 28, batches of 64, ten steps a round; with XLA, which is
-Keras's default, and without. TF-MOT's ratio is that of tf_keras, which has no XLA by default: its step in floating
-point and its quantization-aware one take turns in one process, as its users run it.
+The depthwise network of tasks.py on images of 28 x 28, batches of 64, ten steps a round, rounds interleaved; with XLA,
+which is Keras's default, and without. TF-MOT's ratio is that of tf_keras, which has no XLA by default: its step in
+floating point and its quantization-aware one take turns in one process, as its users run it.
 """
 
+import argparse
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
+from benchmarks import command_line
 from benchmarks.compression.tasks import depthwise_net, loss
 from keras_notes.compression import quantize_aware, tfmot
 
@@ -23,25 +26,33 @@ SCHEMES = {
 }
 
 
-def main(rounds: int) -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("compression cost", __doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the medians and quartiles of the ratios."""
+    rounds = build_parser().parse_args(arguments).rounds
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH * STEPS, 28, 28, 1)).astype("float32")
     y = rng.integers(0, 10, BATCH * STEPS)
     net = depthwise_net()
     print(f"a step of training, relative to floating point ({rounds} interleaved rounds, median and quartiles)")
     for compiled, title in ((True, "compiled by XLA"), (False, "not compiled by XLA")):
-        seconds = measured(net, x, y, rounds, compiled)
+        seconds = time_schemes(net, x, y, rounds, compiled)
         print(f"  Keras 3, {title}; a step in floating point {1e3 * np.median(seconds['float']) / STEPS:.1f} ms")
         for name in SCHEMES:
-            print(f"    {name:<24}{_ratio(seconds[name], seconds['float'])}", flush=True)
+            print(f"    {name:<24}{format_ratio(seconds[name], seconds['float'])}", flush=True)
     times = tfmot.step_times(net, x, y, rounds=rounds, steps_per_round=STEPS, batch_size=BATCH)
     print(f"  tf_keras; a step in floating point {1e3 * np.median(times['float']):.1f} ms")
-    print(f"    {'TF-MOT':<24}{_ratio(times['quantized'], times['float'])}")
+    print(f"    {'TF-MOT':<24}{format_ratio(times['quantized'], times['float'])}")
 
 
-def measured(net: keras.Model, x: np.ndarray, y: np.ndarray, rounds: int, compiled: bool) -> dict[str, list[float]]:
-    """The seconds of each round, by scheme."""
+def time_schemes(net: keras.Model, x: np.ndarray, y: np.ndarray, rounds: int, compiled: bool) -> dict[str, list[float]]:
+    """Returns the seconds of each round, by scheme."""
     models = {"float": depthwise_net()}
     models |= {name: quantize_aware(net, calibration=x[:BATCH], **options) for name, options in SCHEMES.items()}
     for model in models.values():
@@ -56,6 +67,6 @@ def measured(net: keras.Model, x: np.ndarray, y: np.ndarray, rounds: int, compil
     return seconds
 
 
-def _ratio(seconds: list[float], base: list[float]) -> str:
+def format_ratio(seconds: list[float], base: list[float]) -> str:
     low, middle, high = np.percentile(np.array(seconds) / np.array(base), [25, 50, 75])
     return f"{middle:6.2f} ({low:.2f} to {high:.2f})"

@@ -1,31 +1,33 @@
-"""Zeros and clusters counted in the int8 file itself, what they are worth in bytes, and channels in milliseconds.
+"""Zeros and clusters counted in the int8 file itself, the bytes that they save, and the time that channels save.
 
-    python benchmarks/compression/compression.py size [--seeds 5]
+    python -m benchmarks compression size [--seeds 5]
 
-The residual network on digits of compression_tasks.py, trained in floating point; then pruned to 75 % over 400 steps,
-clustered to 16 values with its zeros for 200 steps, and quantization-aware for 200 steps (Adam at 1e-3, 1e-3 and 1e-4);
-or without half of its channels, fine-tuned for 400 steps (Adam at 1e-3), and quantization-aware for 200. A stage that
-is not quantization-aware is converted to int8 after training. Zeros and values are those of the file's int8 weights;
-bytes are those of the .tflite file, raw and as a zip.
+The residual network on digits of tasks.py, trained in floating point; then pruned to 75 % over 400 steps, clustered to
+16 values with its zeros for 200 steps, and quantization-aware for 200 steps (Adam at 1e-3, 1e-3 and 1e-4); or without
+half of its channels, fine-tuned for 400 steps (Adam at 1e-3), and quantization-aware for 200. A stage that is not
+quantization-aware is converted to int8 after training. Zeros and values are those of the file's int8 weights; bytes are
+those of the .tflite file, raw and as a zip.
 
 Channels go from a larger network as well, five convolutions of 24 to 96 filters on 28 x 28 (the teacher of
-distillation_help.py, weights as they are initialized), for latency alone: p50 on LiteRT (XNNPACK, one thread) with half
+`distillation help`, weights as they are initialized), for latency alone: p50 on LiteRT (XNNPACK, one thread) with half
 of the channels over that with all of them, rounds in turns, as `kn.bench` measures it.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 import keras_notes as kn
-from benchmarks.compression.tasks import BATCH, CALIBRATION, TASKS, Data, batches, loss, trained_float
+from benchmarks import command_line
+from benchmarks.compression.tasks import BATCH, CALIBRATION, TASKS, Data, batches, loss, train_float
 from benchmarks.distillation.help import teacher_network
 from keras_notes.compression import PolynomialSparsity, cluster, prune, prune_channels, quantize_aware
 from tests.compression.files import integer_weights
@@ -34,49 +36,57 @@ SPARSITY, CLUSTERS, CHANNELS = 0.75, 16, 0.5
 ROUNDS = 15
 
 
-def main(seeds: int) -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("compression size", __doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row for each stage, the mean over the seeds, and the ratios of latency."""
+    seeds = build_parser().parse_args(arguments).seeds
     rows: dict[str, list[tuple]] = {}
     task = TASKS["digits"]
     for seed in range(seeds):
-        for name, model in stages(trained_float(task, seed), task.data(seed)):
-            rows.setdefault(name, []).append(measured(model, task.data(seed)))
+        for name, model in run_stages(train_float(task, seed), task.data(seed)):
+            rows.setdefault(name, []).append(measure_file(model, task.data(seed)))
         keras.backend.clear_session()
     print(f"{seeds} seeds, means; accuracy with its standard deviation, zeros with the least")
     print(f"{'':<34}{'accuracy':>18}{'zeros':>16}{'values':>8}{'bytes':>8}{'zipped':>8}")
-    for name, found in rows.items():
-        shares, zeros, values, raw, zipped = np.array(found).T
+    for name, measurements in rows.items():
+        shares, zeros, values, raw, zipped = np.array(measurements).T
         spread = f"{shares.mean():.4f} +- {np.std(shares, ddof=1):.4f}"
         cells = f"{spread:>18}{f'{zeros.mean():.4f} ({zeros.min():.4f})':>16}"
         print(f"  {name:<32}{cells}{values.max():>8.0f}{raw.mean():>8.0f}{zipped.mean():>8.0f}")
     print_latencies()
 
 
-def stages(model: keras.Model, data: Data) -> Iterator[tuple[str, keras.Model]]:
-    """The network after each stage."""
+def run_stages(model: keras.Model, data: Data) -> Iterator[tuple[str, keras.Model]]:
+    """Yields the network after each stage, with the stage's name."""
     calibration = data[0][0][:CALIBRATION]
     yield "float, then int8", model
     schedule = PolynomialSparsity(0.2, SPARSITY, begin_step=0, end_step=300, frequency=50)
-    pruned = fitted(prune(model, schedule), data, 400)
+    pruned = fit(prune(model, schedule), data, 400)
     yield "pruned, then int8", pruned
-    clustered = fitted(cluster(pruned, CLUSTERS), data, 200)
+    clustered = fit(cluster(pruned, CLUSTERS), data, 200)
     yield "pruned, clustered, then int8", clustered
-    yield "aware", fitted(quantize_aware(model, calibration=calibration), data, 200, 1e-4)
-    yield "pruned, clustered, aware", fitted(quantize_aware(clustered, calibration=calibration), data, 200, 1e-4)
-    smaller = fitted(prune_channels(model, CHANNELS), data, 400)
+    yield "aware", fit(quantize_aware(model, calibration=calibration), data, 200, 1e-4)
+    yield "pruned, clustered, aware", fit(quantize_aware(clustered, calibration=calibration), data, 200, 1e-4)
+    smaller = fit(prune_channels(model, CHANNELS), data, 400)
     yield "half of the channels, then int8", smaller
-    yield "half of the channels, aware", fitted(quantize_aware(smaller, calibration=calibration), data, 200, 1e-4)
+    yield "half of the channels, aware", fit(quantize_aware(smaller, calibration=calibration), data, 200, 1e-4)
 
 
-def fitted(model: keras.Model, data: Data, steps: int, rate: float = 1e-3) -> keras.Model:
-    """The model after some steps."""
+def fit(model: keras.Model, data: Data, steps: int, rate: float = 1e-3) -> keras.Model:
+    """Trains the model for some steps and returns it."""
     model.compile(keras.optimizers.Adam(rate), loss())
     model.fit(*batches(data, steps, 0), batch_size=BATCH, shuffle=False, verbose=0)
     return model
 
 
-def measured(model: keras.Model, data: Data) -> tuple[float, float, int, int, int]:
-    """Accuracy of the file, share of zeros, most different weights in a kernel, bytes, bytes as a zip."""
+def measure_file(model: keras.Model, data: Data) -> tuple[float, float, int, int, int]:
+    """Returns the accuracy of the file, share of zeros, most different weights in a kernel, bytes, bytes as a zip."""
     aware = getattr(model, "scheme", None) is not None
     calibration = None if aware else data[0][0][:CALIBRATION]
     with tempfile.TemporaryDirectory() as directory:
@@ -88,15 +98,15 @@ def measured(model: keras.Model, data: Data) -> tuple[float, float, int, int, in
             archive.write(path, "model.tflite")
         return (
             kn.verify(bundle, *data[1]).accuracy,
-            float(np.mean(np.concatenate([one.reshape(-1) for one in weights]) == 0)),
-            max(len(np.unique(one)) for one in weights),
+            float(np.mean(np.concatenate([integers.reshape(-1) for integers in weights]) == 0)),
+            max(len(np.unique(integers)) for integers in weights),
             path.stat().st_size,
             len(packed.getvalue()),
         )
 
 
 def print_latencies() -> None:
-    """Of both networks with and without half of their channels."""
+    """Prints the latency of both networks without half of their channels, as a share of that with all."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     for name, build in (
@@ -110,8 +120,8 @@ def print_latencies() -> None:
             with tempfile.TemporaryDirectory() as directory:
                 options = {"golden": x[:16], "calibration": x if recipe == "static_int8" else None}
                 smaller, whole = (
-                    kn.convert(one, Path(directory) / place, recipe, **options)
-                    for place, one in (("smaller", prune_channels(model, CHANNELS)), ("whole", model))
+                    kn.convert(network, Path(directory) / place, recipe, **options)
+                    for place, network in (("smaller", prune_channels(model, CHANNELS)), ("whole", model))
                 )
                 report = kn.bench(smaller, whole, threads=(1,), rounds=ROUNDS)
             ratio, (first, second) = report.ratios[0], report.rows

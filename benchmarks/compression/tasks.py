@@ -1,4 +1,4 @@
-"""What the measurements of compression train: data sets, networks, and how these train in floating point.
+"""Data sets and networks of the measurements of compression, and their training in floating point.
 
 Digits: scikit-learn's 1,797 images of 8 x 8, 1,200 of them for training, split by the seed; a residual network of three
 convolutions, 30 epochs. Fashion-MNIST (official split): a network of three depthwise-separable blocks, 4 epochs, whose
@@ -25,7 +25,7 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 from examples.datasets import fashion_mnist
-from examples.datasets_sequences import hapt, trec
+from examples.datasets.sequences import hapt, trec
 
 BATCH, CALIBRATION = 64, 256
 STEPS_AT_ONCE, WORDS, WIDTH = 4, 16, 32
@@ -53,7 +53,7 @@ def fashion() -> Data:
 def motions() -> Data:
     """Training and test windows and activities."""
     (x, y, _), (x_test, y_test, _) = hapt()
-    x, x_test = (one.reshape(len(one), -1, STEPS_AT_ONCE, one.shape[-1]).mean(2) for one in (x, x_test))
+    x, x_test = (windows.reshape(len(windows), -1, STEPS_AT_ONCE, windows.shape[-1]).mean(2) for windows in (x, x_test))
     mean, std = x.mean((0, 1)), x.std((0, 1))
     return ((x - mean) / std, y.astype("int32")), ((x_test - mean) / std, y_test.astype("int32"))
 
@@ -66,17 +66,17 @@ def questions() -> Data:
     known = {word: 2 + i for i, word in enumerate(sorted(word for word, count in counts.items() if count > 1))}
 
     def ids(texts: list[str]) -> np.ndarray:
-        found = np.zeros((len(texts), WORDS), "int32")
-        for row, text in zip(found, texts, strict=True):
+        rows = np.zeros((len(texts), WORDS), "int32")
+        for row, text in zip(rows, texts, strict=True):
             words = [known.get(word, 1) for word in text.lower().split()[:WORDS]]
             row[: len(words)] = words
-        return found
+        return rows
 
     return (ids(texts), y.astype("int32")), (ids(texts_test), y_test.astype("int32"))
 
 
 def residual_net() -> keras.Model:
-    """For digits."""
+    """Returns the network for digits."""
     inputs = keras.Input((8, 8, 1))
     x = skipped = block(inputs, layers.Conv2D(16, 3, padding="same", use_bias=False))
     x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
@@ -86,7 +86,7 @@ def residual_net() -> keras.Model:
 
 
 def depthwise_net() -> keras.Model:
-    """For Fashion-MNIST."""
+    """Returns the network for Fashion-MNIST."""
     inputs = keras.Input((28, 28, 1))
     x = block(inputs, layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False))
     for filters, strides in ((32, 1), (48, 2), (64, 1)):
@@ -96,12 +96,12 @@ def depthwise_net() -> keras.Model:
 
 
 def lstm_net() -> keras.Model:
-    """For HAPT."""
+    """Returns the network for HAPT."""
     return keras.Sequential([keras.Input((32, 6)), layers.LSTM(32), layers.Dense(6)])
 
 
 def transformer() -> keras.Model:
-    """For TREC."""
+    """Returns the network for TREC."""
     ids = keras.Input((WORDS,), dtype="int32")
     x = layers.Embedding(int(questions()[0][0].max()) + 1, WIDTH)(ids)
     x = layers.Dropout(0.2)(Positions()(x))
@@ -132,8 +132,8 @@ def block(x, layer: layers.Layer):
 def make_unequal(model: keras.Model, seed: int) -> None:
     """Gives the channels behind each depthwise convolution unequal ranges, and changes nothing of the function."""
     rng = np.random.default_rng(seed)
-    found = [one for one in model.layers if one.weights]
-    for depthwise, norm, pointwise in zip(found, found[1:], found[2:], strict=False):
+    with_weights = [layer for layer in model.layers if layer.weights]
+    for depthwise, norm, pointwise in zip(with_weights, with_weights[1:], with_weights[2:], strict=False):
         if isinstance(depthwise, layers.DepthwiseConv2D):
             factors = (10.0 ** rng.uniform(-1, 1, norm.gamma.shape)).astype("float32")
             norm.gamma.assign(norm.gamma * factors)
@@ -146,13 +146,13 @@ class Task:
     """A data set and a network.
 
     Attributes:
-        data: The training and test samples, given a seed.
-        build: The untrained network.
-        epochs: For how many it trains in floating point.
-        rate: The learning rate at the start.
+        data: Training and test samples, given a seed.
+        build: Untrained network.
+        epochs: Number of epochs in floating point.
+        rate: Learning rate at the start.
         tfmot: Whether TF-MOT takes the network.
-        from_logits: Whether it ends in logits; else in a softmax.
-        unequal: Whether its channels are given unequal ranges after training.
+        from_logits: Whether the network ends in logits; otherwise it ends in a softmax.
+        unequal: Whether the channels are given unequal ranges after training.
     """
 
     data: Callable[[int], Data]
@@ -173,12 +173,12 @@ TASKS = {
 
 
 def loss(from_logits: bool = True) -> keras.losses.Loss:
-    """Of logits, or probabilities, and class ids."""
+    """Returns the cross-entropy of logits, or probabilities, and class ids."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
 
-def trained_float(task: Task, seed: int) -> keras.Model:
-    """The network of a task, trained in floating point."""
+def train_float(task: Task, seed: int) -> keras.Model:
+    """Trains the network of a task in floating point and returns it."""
     keras.utils.set_random_seed(seed)
     model, (x, y) = task.build(), task.data(seed)[0]
     steps = task.epochs * -(-len(x) // BATCH)

@@ -1,6 +1,6 @@
 """`convert` beside plain TFLiteConverter quantization after training, on the same students and calibration data.
 
-    python benchmarks/conversion/after_training.py [--seeds 5]
+    python -m benchmarks conversion after_training [--seeds 5]
 
 Digits, 1,200 training and 597 test images; the student of examples/teacher_to_device.py, 30 epochs from labels. The
 float student is the reference; nothing is chosen by the test images.
@@ -9,8 +9,8 @@ float student is the reference; nothing is chosen by the test images.
 import argparse
 import contextlib
 import io
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -18,15 +18,13 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "examples"))
-
-from teacher_to_device import build_student, digits
-
 import keras_notes as kn
+from benchmarks import command_line
+from examples.teacher_to_device import build_student, digits
 
 
-def plain(model, x):
-    """The file that TFLiteConverter alone makes: full int8 inside, float edges."""
+def convert_plain(model, x):
+    """Converts by TFLiteConverter alone: int8 throughout inside, float edges."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([image[None]] for image in x)
@@ -35,8 +33,8 @@ def plain(model, x):
         return converter.convert()
 
 
-def accuracy(tflite, x, y):
-    """Accuracy of a file with one input and one output."""
+def accuracy_of(tflite, x, y):
+    """Returns the accuracy of a file with one input and one output."""
     interpreter = Interpreter(model_content=tflite, num_threads=1)
     interpreter.allocate_tensors()
     (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -48,8 +46,8 @@ def accuracy(tflite, x, y):
     return right / len(y)
 
 
-def measure(seeds):
-    """One row a seed: accuracy of the float student and of both files, bytes of both files."""
+def measure_seeds(seeds):
+    """Returns one row a seed: accuracy of the float student and of both files, bytes of both files."""
     x, x_test, y, y_test = digits()
     rows = []
     for seed in range(seeds):
@@ -59,23 +57,29 @@ def measure(seeds):
         student.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
         student.fit(x, y, epochs=30, batch_size=32, verbose=0)
         float_accuracy = student.evaluate(x_test, y_test, verbose=0)[1]
-        theirs = plain(student, x)
+        theirs = convert_plain(student, x)
         with tempfile.TemporaryDirectory() as directory:
             bundle = kn.convert(student, Path(directory) / "bundle", "static_int8", calibration=x)
             ours = bundle.model_path.read_bytes()
-        accuracies = [accuracy(tflite, x_test, y_test) for tflite in (theirs, ours)]
+        accuracies = [accuracy_of(tflite, x_test, y_test) for tflite in (theirs, ours)]
         rows.append((float_accuracy, *accuracies, len(theirs), len(ours)))
         print(f"{seed:>6} {float_accuracy:>10.4f} {accuracies[0]:>10.4f} {accuracies[1]:>12.4f} "
               f"{len(theirs):>12,} {len(ours):>12,}", flush=True)  # fmt: skip
     return np.array(rows)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("conversion after_training", __doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a row for each seed, and the differences over all seeds."""
+    options = build_parser().parse_args(arguments)
     print(f"{'seed':>6} {'float':>10} {'plain int8':>10} {'convert int8':>12} {'plain bytes':>12} {'our bytes':>12}")
-    rows = measure(options.seeds)
+    rows = measure_seeds(options.seeds)
     difference = rows[:, 2] - rows[:, 1]
     print(f"accuracy, convert minus plain: mean {difference.mean():+.4f}, from {difference.min():+.4f} to "
           f"{difference.max():+.4f}; bytes, convert / plain: {rows[:, 4].sum() / rows[:, 3].sum():.3f}")  # fmt: skip

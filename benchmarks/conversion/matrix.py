@@ -1,13 +1,13 @@
-"""Which models convert, by which recipe, and how near each file is to its model; beside Keras's own export.
+"""The models that convert, by recipe, and how near each file is to its model; beside Keras's own export.
 
-    python benchmarks/conversion/matrix.py [--only NAME ...] [--processes 2] [--write]
+    python -m benchmarks conversion matrix [--only NAME ...] [--processes 2] [--write]
 
-Every model of `conversion_zoo.py` (random weights that look trained), 256 calibration samples, 16 others as golden
+Every model of zoo.py (random weights that look trained), 256 calibration samples, 16 others as golden
 samples, each recipe; a row a model, made in a process of its own. A cell holds the size of the file in KiB and the
 largest error: of integer files in steps of the output's grid, of others as a share of the largest output; or why there
-is no file ("refused"), or what the verification found ("strays"), with how far rounding alone moves such a model: one
+is no file ("refused"), or that the verification failed ("strays"), with how far rounding alone moves such a model: one
 with random weights has no reason to be robust to it. The last column is `model.export(format="litert")`.
---write renews conversion_matrix.md beside this file, with every reason in full.
+--write renews matrix.md beside this file, with every reason in full.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks import command_line
 
 TABLE = Path(__file__).with_suffix(".md")
 RECIPES = ("float32", "float16", "dynamic_int8", "static_int8", "int16x8", "weight_int4")
@@ -29,8 +29,8 @@ SECONDS = 1800
 BAD_DB = 10
 
 
-def row(name):
-    """The cells of one model, by recipe, as {"text", "reason"}."""
+def measure_model(name):
+    """Converts one model by every recipe; returns its cells by recipe, as {"text", "reason"}."""
     import keras
 
     import keras_notes as kn
@@ -49,18 +49,18 @@ def row(name):
             try:
                 content = builder.build(parse_recipe(recipe), "float32")
                 bundle = write_bundle(Path(directory) / recipe, *content)
-                cells[recipe] = proven(bundle)
+                cells[recipe] = verify_bundle(bundle)
                 if cells[recipe]["reason"]:
-                    cells[recipe]["reason"] += f". {evidence(builder.graphs[0], bundle)}"
+                    cells[recipe]["reason"] += f". {explain_error(builder.graphs[0], bundle)}"
             except kn.errors.ConversionError as error:
                 cells[recipe] = {"text": "refused", "reason": str(error)}
         reference = bundle if (bundle := _float_bundle(directory)) else None
-        cells["keras export"] = exported(keras, model, Path(directory), reference)
+        cells["keras export"] = export_by_keras(keras, model, Path(directory), reference)
     return cells
 
 
-def proven(bundle):
-    """The cell of a bundle."""
+def verify_bundle(bundle):
+    """Verifies a bundle and returns its cell."""
     import keras_notes as kn
 
     try:
@@ -77,8 +77,8 @@ def proven(bundle):
     return {"text": f"{state}{bundle.model_bytes / 1024:.0f} K, {error}", "reason": reason}
 
 
-def evidence(graph, bundle):
-    """Whose error it is that a file strays: what rounding does without any converter, and where in the file it begins.
+def explain_error(graph, bundle):
+    """Returns why a file strays: what rounding does without any converter, and where in the file the error begins.
 
     The weights of the Keras model are rounded to the recipe's format, a scale for each output channel, and nothing
     else: not the activations.
@@ -88,7 +88,7 @@ def evidence(graph, bundle):
     inputs, exact = bundle.golden(bundle.manifest.signatures[0])
     samples = {name: inputs[name] for name in graph.input_specs}
     before = graph.model.get_weights()
-    graph.model.set_weights([_rounded(weight, bundle.manifest.recipe) for weight in before])
+    graph.model.set_weights([_round_weights(weight, bundle.manifest.recipe) for weight in before])
     rounded = graph.run(samples)[1]
     graph.model.set_weights(before)
     moved = max(abs(exact[name] - rounded[name]).max() / (abs(exact[name]).max() or 1.0) for name in exact)
@@ -97,17 +97,17 @@ def evidence(graph, bundle):
     return f"Rounding its weights alone, in Keras, moves its outputs by up to {moved:.1e} of the largest; {first}"
 
 
-def _rounded(weight, recipe):
+def _round_weights(weight, recipe):
     import numpy as np
 
     if weight.ndim < 2 or weight.dtype != np.float32:
         return weight
     if recipe == "float16":
         return weight.astype("float16").astype("float32")
-    most = 7 if recipe == "weight_int4" else 127
+    maximum = 7 if recipe == "weight_int4" else 127
     # A depthwise kernel, (height, width, channels, 1), has its channels before the last axis.
     axes = tuple(range(weight.ndim - 1 - (weight.ndim == 4 and weight.shape[-1] == 1)))
-    scale = np.maximum(abs(weight).max(axis=axes, keepdims=True), 1e-30) / most
+    scale = np.maximum(abs(weight).max(axis=axes, keepdims=True), 1e-30) / maximum
     return np.round(weight / scale) * scale
 
 
@@ -118,8 +118,8 @@ def _float_bundle(directory):
     return open_bundle(path) if path.exists() else None
 
 
-def exported(keras, model, directory, bundle):
-    """The cell of Keras's own export: whether LiteRT runs it, and gives what the model gives."""
+def export_by_keras(keras, model, directory, bundle):
+    """Exports by Keras alone; returns its cell: whether LiteRT runs the file, and gives what the model gives."""
     import numpy as np
 
     path = directory / "keras.tflite"
@@ -133,61 +133,63 @@ def exported(keras, model, directory, bundle):
     inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
     np.savez(directory / "golden.npz", *inputs.values(), *outputs.values())
     program = [sys.executable, str(Path(__file__).with_name("run_tflite.py")), str(path), str(directory / "golden.npz")]
-    found = subprocess.run([*program, str(len(inputs))], capture_output=True, text=True, check=False, timeout=300)
+    result = subprocess.run([*program, str(len(inputs))], capture_output=True, text=True, check=False, timeout=300)
     size = f"{path.stat().st_size / 1024:.0f} K"
-    if found.returncode != 0:
-        reason = (found.stderr.strip().splitlines() or [f"exit code {found.returncode}"])[-1]
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
         return {"text": f"{size}, does not run", "reason": reason[:300]}
-    return {"text": f"{size}, {float(found.stdout):.1e}", "reason": ""}
+    return {"text": f"{size}, {float(result.stdout):.1e}", "reason": ""}
 
 
-def rows(names, processes):
+def measure_models(names, processes):
     """Yields (name, cells) as they come, each made in a process of its own."""
 
-    def made(name):
-        command = [sys.executable, __file__, "--row", name]
+    def run_row(name):
+        command = command_line.own_command("conversion", "matrix", "--row", name)
+        settings = {"cwd": command_line.ROOT, "capture_output": True, "text": True, "timeout": SECONDS}
         try:
-            found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+            result = subprocess.run(command, **settings, check=False)
         except subprocess.TimeoutExpired:
             return name, None, f"longer than {SECONDS} s"
-        lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
-        return name, json.loads(lines[-1]) if lines else None, found.stderr[-2000:]
+        lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+        return name, json.loads(lines[-1]) if lines else None, result.stderr[-2000:]
 
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-        yield from pool.map(made, names)
+        yield from pool.map(run_row, names)
 
 
-def main():
-    """Prints the table, and writes it."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     from benchmarks.conversion.zoo import ZOO
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.build_parser("conversion matrix", __doc__)
     parser.add_argument("--only", nargs="+", choices=list(ZOO), default=list(ZOO), metavar="NAME")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--write", action="store_true", help=f"renew {TABLE.name}")
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table, and writes it if asked to; returns 1 if there is a model without a row."""
+    options = build_parser().parse_args(arguments)
     if options.row:
-        print(json.dumps(row(options.row)))
+        print(json.dumps(measure_model(options.row)))
         return 0
     columns = ("parameters", *RECIPES, "keras export")
     lines = ["| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    reasons, died = [], []
-    for name, cells, log in rows(options.only, options.processes):
+    reasons, without_row = [], []
+    for name, cells, log in measure_models(options.only, options.processes):
         if cells is None:
-            died.append(name)
+            without_row.append(name)
             print(f"{name}: no row\n{log}", flush=True)
             continue
         lines.append(f"| {name} | " + " | ".join(cells[column]["text"] for column in columns) + " |")
         reasons += [f"- {name}, {c}: {cells[c]['reason']}" for c in columns if cells[c]["reason"]]
         print(lines[-1], flush=True)
     if options.write:
-        head = f"Made by `python tests/benchmarks/{Path(__file__).name} --write`; what a cell means stands there.\n"
+        head = "Made by `python -m benchmarks conversion matrix --write`; `--help` says what a cell means.\n"
         TABLE.write_text("\n".join([head, *lines, "", "Reasons:", "", *reasons]) + "\n")
     else:
         print("\n".join(["", *reasons]))
-    return 1 if died else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return 1 if without_row else 0

@@ -15,7 +15,7 @@ def largest_error(path, golden, inputs):
     """Runs the golden samples one by one; inputs are matched by shape, as exported names differ."""
     interpreter = Interpreter(path, num_threads=1)
     details = interpreter.get_input_details()
-    fed, wanted = golden[:inputs], golden[inputs:]
+    fed, expected = golden[:inputs], golden[inputs:]
     order = [next(i for i, d in enumerate(details) if _fits(d, array)) for array in fed]
     if len(set(order)) != len(fed):
         order = list(range(len(fed)))
@@ -28,9 +28,9 @@ def largest_error(path, golden, inputs):
         for place, array in zip(order, fed, strict=True):
             interpreter.set_tensor(details[place]["index"], array[index : index + 1].astype(details[place]["dtype"]))
         interpreter.invoke()
-        got = [interpreter.get_tensor(result["index"]) for result in results]
-        for array in wanted:
-            same = [g for g in got if g.shape[1:] == array.shape[1:]]
+        outputs = [interpreter.get_tensor(result["index"]) for result in results]
+        for array in expected:
+            same = [g for g in outputs if g.shape[1:] == array.shape[1:]]
             error = min(np.abs(g[0] - array[index]).max() for g in same)
             worst = max(worst, float(error / (np.abs(array).max() or 1.0)))
     return worst

@@ -1,6 +1,6 @@
-"""How far sound static_int8 files stray from the trained model: the evidence for the tolerance in _recipes.py.
+"""Errors of sound static_int8 files against the trained model: the evidence for the tolerance in _recipes.py.
 
-    python benchmarks/conversion/tolerance.py [--epochs 10]
+    python -m benchmarks conversion tolerance [--epochs 10]
 
 Eleven small networks on digits, 597 test images as golden samples, on XNNPACK and on the reference kernels. Errors in
 steps (LSB) of the output's grid; accuracy of the float model and of the file. Then a deep one: MobileNetV2 (width 0.35,
@@ -8,21 +8,18 @@ steps (LSB) of the output's grid; accuracy of the float model and of the file. T
 """
 
 import argparse
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "examples"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
-
-from teacher_to_device import build_student, build_teacher, digits
-
 import keras_notes as kn
+from benchmarks import command_line
 from examples.datasets import fashion_mnist
+from examples.teacher_to_device import build_student, build_teacher, digits
 
 
 def residual(activation, blocks, last=None):
@@ -97,15 +94,15 @@ BUILDERS = (
 )
 
 
-def report_of(bundle, test, kernels):
-    """The report, whether the bundle passes or not."""
+def verify_bundle(bundle, test, kernels):
+    """Verifies a bundle and returns the report, whether it passes or not."""
     try:
         return kn.verify(bundle, *test, kernels=kernels)
     except kn.errors.VerificationError as error:
         return error.report
 
 
-def measure(build, seed, epochs):
+def measure_network(build, seed, epochs):
     """Trains one network, converts it, and prints a line for each set of kernels."""
     x, x_test, y, y_test = digits()
     keras.utils.set_random_seed(seed)
@@ -117,7 +114,7 @@ def measure(build, seed, epochs):
     with tempfile.TemporaryDirectory() as directory:
         bundle = kn.convert(model, Path(directory) / "bundle", calibration=x, golden=x_test)
         for kernels in ("xnnpack", "reference"):
-            report = report_of(bundle, (x_test, y_test), kernels)
+            report = verify_bundle(bundle, (x_test, y_test), kernels)
             (output,) = report.outputs
             errors = f"{output.max_error_lsb:8.1f} {output.rms_error_lsb:8.2f} {output.mean_error_lsb:9.2f}"
             accuracies = f"{output.top1_agreement:10.3f} {accuracy:9.4f} {report.accuracy:9.4f}"
@@ -127,7 +124,7 @@ def measure(build, seed, epochs):
 def measure_deep():
     """Trains a MobileNetV2 and prints a line for each recipe."""
     (x, y), (x_test, y_test) = fashion_mnist()
-    x, y, x_test, y_test = _coloured(x[:12_000]), y[:12_000], _coloured(x_test[:600]), y_test[:600]
+    x, y, x_test, y_test = _to_colour(x[:12_000]), y[:12_000], _to_colour(x_test[:600]), y_test[:600]
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNetV2(
         (32, 32, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None
@@ -143,7 +140,7 @@ def measure_deep():
         with tempfile.TemporaryDirectory() as directory:
             bundle = kn.convert(model, Path(directory) / "bundle", recipe, golden=x_test, **ranges)
             largest = abs(bundle.golden(bundle.manifest.signatures[0])[1]["output"]).max()
-            report = report_of(bundle, (x_test, y_test), "xnnpack")
+            report = verify_bundle(bundle, (x_test, y_test), "xnnpack")
         (output,) = report.outputs
         steps = "" if output.max_error_lsb is None else f"{output.max_error_lsb:10.1f} {output.rms_error_lsb:8.2f}"
         mean = "" if output.mean_error_lsb is None else f" {output.mean_error_lsb:8.2f}"
@@ -152,18 +149,24 @@ def measure_deep():
         print(f"mobilenet_v2 {recipe:<14} {shares} {accuracies} {steps}{mean}", flush=True)
 
 
-def _coloured(images):
+def _to_colour(images):
     """Grey images of 28 x 28 pixels as colour images of 32 x 32, from -1 to 1."""
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None].astype("float32") / 127.5 - 1
     return np.repeat(padded, 3, axis=-1)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("conversion tolerance", __doc__)
     parser.add_argument("--epochs", type=int, default=10)
-    options = parser.parse_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the lines of the small networks, then those of the deep one."""
+    options = build_parser().parse_args(arguments)
     errors = f"{'max LSB':>8} {'rms LSB':>8} {'mean LSB':>9}"
     print(f"{'network':<28} {'kernels':<10} {errors} {'agreement':>10} {'float':>9} {'int8':>9}")
     for seed, build in enumerate(BUILDERS):
-        measure(build, seed, options.epochs)
+        measure_network(build, seed, options.epochs)
     measure_deep()

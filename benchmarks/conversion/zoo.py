@@ -1,8 +1,8 @@
-"""The models of the conversion matrix: what people convert, small, seeded, with weights that look trained.
+"""Models of the conversion matrix: networks as people convert them, small, seeded, with weights that look trained.
 
 `ZOO` maps a name to a builder; `samples` draws inputs that fit a model, for calibration and for tests. Outputs are
-logits or numbers: one step of a softmax's output says nothing about the network before it (`softmax_classifier` and
-`sigmoid_multilabel` are there for the two exceptions).
+logits or numbers: one step of a softmax's output says nothing about the network before it (the two exceptions are
+`softmax_classifier` and `sigmoid_multilabel`).
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def samples(model: str | keras.Model, count: int, seed: int) -> np.ndarray | dic
 
     Args:
         model: The model, or its name in `ZOO`.
-        count: How many samples.
-        seed: Of the draw; the same samples each time.
+        count: Number of samples.
+        seed: Seed of the draw; the same samples each time.
 
     Returns:
         An array for one input, a dict by input name for several.

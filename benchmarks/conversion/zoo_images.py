@@ -1,4 +1,4 @@
-"""The conversion zoo, part one: every family of keras.applications, image models, and what shapes a model can have."""
+"""The conversion zoo, part one: every family of keras.applications, models of images, and forms of a model."""
 
 import functools
 

@@ -1,8 +1,8 @@
-"""What the models of the conversion zoo are made of: kinds of inputs, the registry, and weights that look trained.
+"""Parts of the models of the conversion zoo: sources of inputs, the registry, and weights that look trained.
 
 Fresh weights would hide faults of a conversion: a bias of zero, a gamma of one and moving statistics of a batch
-normalization that never saw data make different graphs give the same numbers. `settle` gives them values of the size
-that training gives.
+normalization that never saw data make different graphs give the same numbers. `draw_weights` gives them values of the
+size that training gives.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ class Entry:
     """A model of the zoo.
 
     Attributes:
-        body: From one Keras input a source to the outputs, or to the whole model.
-        sources: The inputs by name.
-        batch: The batch size that the model is built with; None where it may be any.
+        body: Function from one Keras input a source to the outputs, or to the whole model.
+        sources: Inputs by name.
+        batch: Batch size that the model is built with; None where it may be any.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Entry:
         outputs = self.body(*inputs)
         whole = isinstance(outputs, keras.Model)
         model = outputs if whole else keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=self.name)
-        settle(model, self.samples(SETTLING_SAMPLES, SETTLING_SEED))
+        draw_weights(model, self.samples(SETTLING_SAMPLES, SETTLING_SEED))
         return model
 
     def samples(self, count: int, seed: int) -> np.ndarray | dict[str, np.ndarray]:
@@ -137,15 +137,15 @@ class Registry(dict[str, Entry]):
     def add(self, batch: int | None = None, name: str | None = None, **sources: Source) -> Callable:
         """A decorator for the body of a model, which takes its name unless another is given."""
 
-        def added(body):
+        def add_body(body):
             entry = Entry(name or body.__name__, body, sources, batch)
             self[entry.name] = entry
             return body
 
-        return added
+        return add_body
 
 
-def settle(model: keras.Model, samples: Any) -> None:
+def draw_weights(model: keras.Model, samples: Any) -> None:
     """Draws biases, scales and embeddings, then has batch normalizations take their statistics from `samples`."""
     rng = np.random.default_rng(SEED)
     every_layer = list(model._flatten_layers())
@@ -162,12 +162,12 @@ def settle(model: keras.Model, samples: Any) -> None:
         # One pass is enough: what a normalization passes on while training already has the statistics that it keeps.
         # Without dropout, so that they are those of inference.
         dropouts = [(layer, "rate") for layer in every_layer if isinstance(layer, keras.layers.Dropout)]
-        with _zeroed(norms + dropouts):
+        with _zero_attributes(norms + dropouts):
             model(samples, training=True)
 
 
 @contextlib.contextmanager
-def _zeroed(attributes):
+def _zero_attributes(attributes):
     kept = [(layer, name, getattr(layer, name)) for layer, name in attributes]
     for layer, name, _ in kept:
         setattr(layer, name, 0.0)

@@ -90,8 +90,10 @@ def audio(inputs):
 def text_cnn(inputs):
     """Convolutions of three widths over embeddings, the strongest answer of each."""
     hidden = layers.Embedding(VOCABULARY, 16)(inputs)
-    found = [layers.GlobalMaxPooling1D()(layers.Conv1D(16, width, activation="relu")(hidden)) for width in (3, 4, 5)]
-    return layers.Dense(4)(layers.Concatenate()(found))
+    strongest = [
+        layers.GlobalMaxPooling1D()(layers.Conv1D(16, width, activation="relu")(hidden)) for width in (3, 4, 5)
+    ]
+    return layers.Dense(4)(layers.Concatenate()(strongest))
 
 
 @MODELS.add(tokens=ids(16, padded=True))

@@ -1,37 +1,40 @@
-"""What distillation costs beside training the student alone. The protocol, set down before the first run:
+"""Time and memory of distillation beside those of training the student alone.
 
-    python benchmarks/distillation/distillation.py cost [--rounds 9] [--samples 12800] [--quick]
+    python -m benchmarks distillation cost [--rounds 9] [--samples 12800] [--quick]
 
-Networks: a teacher of six convolutions, 48 wide, and a student of four, 8 wide, on 28 x 28 grey images (uint8, scaled
-inside); Fashion-MNIST's first training images, batches of 128, Adam. No metrics. Every kind of training is one model,
-compiled once and warmed up by one epoch; then come rounds of one epoch each, all kinds interleaved and each round in
-another order. A row's ratio is taken to its reference in the same round; median and quartiles of the rounds. Beside it
-stands the ratio of CPU time, all threads together: it shows work that a second core hides. A claim counts as met if the
-median of the wall-clock ratio meets it.
+The protocol, set down before the first run. Networks: a teacher of six convolutions, 48 wide, and a student of four, 8
+wide, on 28 x 28 grey images (uint8, scaled inside); Fashion-MNIST's first training images, batches of 128, Adam. No
+metrics. Every way of training is one model, compiled once and warmed up by one epoch; then come rounds of one epoch
+each, all ways interleaved and each round in another order. A row's ratio is taken to its reference in the same round;
+median and quartiles of the rounds. Beside it stands the ratio of CPU time, all threads together: it shows work that a
+second core hides. A claim counts as met if the median of the wall-clock ratio meets it.
 
 Claims: (1) a cached epoch takes at most 1.05 times an epoch of the student alone on the same batches; (2) an epoch with
 the teacher running takes at most 1.05 times what the student alone and `teacher.predict` take together; (3) building a
-cache takes at most 1.10 times `predict` of the same outputs. A build compiles the teacher, so `predict` compiles anew
-in each round, too; the ratio to a `predict` that was compiled before is printed beside it.
+cache takes at most 1.10 times `predict` of the same outputs. A build compiles the teacher, so `predict` is compiled
+again in each round, too; the ratio to a `predict` that was compiled before is printed beside it.
 
 `keras.distillation` cannot match features of unequal width, so its row with FeatureDistillation has a student whose
 last convolution is 48 wide; that student alone, and ours with the same match, are rows of their own.
 
-Memory: the largest anonymous memory of a process (RssAnon of Linux, read every 2 ms: what is mapped from files does
-not count), for a build and for a cached epoch, over memory-mapped images of N and of 8 N samples; each in a process of
-its own, the median of the repetitions. Teacher and student are the small student there.
+Memory: the largest anonymous memory of a process (RssAnon of Linux, read every 2 ms: what is mapped from files does not
+count), for a build and for a cached epoch, over memory-mapped images of N and of 8 N samples; each in a process of its
+own, the median of the repetitions. Teacher and student are the small student there.
 """
 
+import argparse
 import functools
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from benchmarks.distillation.memory import BATCH, SHAPE, network, print_memory, student_network
+from benchmarks import command_line
+from benchmarks.distillation.memory import BATCH, REPETITIONS, SAMPLES, SHAPE, network, print_memory, student_network
 from examples.datasets import fashion_mnist
 from keras_notes import losses
 from keras_notes.distillation import Distiller, FeatureMatch, SeededBatches, TeacherCache
@@ -232,8 +235,21 @@ def bytes_per_sample(directory, samples):
     return "{:9.1f} {:8.1f} {:9.1f}".format(*sizes)
 
 
-def main(rounds, samples, quick):
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("distillation cost", __doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--samples", type=int, default=12_800)
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute or less, to try the program: not for its figures"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints all tables."""
+    options = build_parser().parse_args(arguments)
+    rounds, samples, quick = options.rounds, options.samples, options.quick
     start = time.perf_counter()
     (images, labels), _ = fashion_mnist()
     if quick:
@@ -245,5 +261,5 @@ def main(rounds, samples, quick):
         print_trainings(x, y, Path(folder), rounds)
     with tempfile.TemporaryDirectory() as folder:
         print_builds(x, Path(folder), rounds)
-    print_memory(samples=256 if quick else 16_384, repetitions=1 if quick else 3)
+    print_memory(samples=256 if quick else SAMPLES, repetitions=1 if quick else REPETITIONS)
     print(f"\n{time.perf_counter() - start:.0f} s")

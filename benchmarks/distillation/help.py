@@ -1,14 +1,15 @@
-"""Whether distillation helps a small student. The protocol, set down before the first run:
+"""Accuracy of a small student with distillation and without.
 
-    python benchmarks/distillation/distillation.py help [--seeds 5] [--quick]
+    python -m benchmarks distillation help [--seeds 5] [--quick]
 
-Data: Fashion-MNIST, official split. (a) All 60,000 training images have their label. (b) 1,000 of them have it, 100 of
-each class, drawn by the seed; the others have the label -1, and the student's loss ignores them
-(`ignore_class=-1`). The student that has labels alone trains on those 1,000, for as many steps as the others.
+The protocol, set down before the first run. Data: Fashion-MNIST, official split. (a) All 60,000 training images have
+their label. (b) 1,000 of them have it, 100 of each class, drawn by the seed; the others have the label -1, and the
+student's loss ignores them (`ignore_class=-1`). The student that has labels alone trains on those 1,000, for as many
+steps as the others.
 
 Teacher: a network of five convolutions with batch normalization, 0.16 M parameters, trained once on all labels, for (a)
-and for (b): (b) is the case of a good model that has to become small where few labels are at hand. It speaks once, into
-a `TeacherCache` (float16); the runs read it by `join`.
+and for (b): (b) is the case of a good model that has to become small where few labels are at hand. It runs once, into a
+`TeacherCache` (float16); the runs read it by `join`.
 
 Student: three convolutions, 2,870 parameters, no normalization. All runs are alike: 3,752 steps (8 passes over 60,000),
 batches of 128, Adam from 3e-3 down to 0 by a cosine, the last step counts. A seed sets the student's first weights and
@@ -29,9 +30,11 @@ teacher say the same class. Seeds vary the training (and in (b) the labels that 
 10,000 images, an accuracy of 0.88 has a standard error of 0.003 from the images alone, most of which pairs share.
 """
 
+import argparse
 import functools
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -39,6 +42,7 @@ import numpy as np
 from keras import layers, ops
 from scipy.stats import t as student_t
 
+from benchmarks import command_line
 from examples.datasets import fashion_mnist
 from keras_notes import losses
 from keras_notes.distillation import Distiller, SeededBatches, TeacherCache
@@ -52,7 +56,7 @@ LABELS, PLAIN = "labels alone", "DistillationLoss"
 ALL, FEW = "(a) all labels", "(b) 1,000 labels, the other images without"
 
 
-def plain(steps):
+def plain_distillation(steps):
     """T^2 KL of the softened classes."""
     return {"distillation_losses": losses.DistillationLoss(LOW_TEMPERATURE), "student_loss_weight": LOW_WEIGHT}
 
@@ -75,7 +79,7 @@ def correlation(steps):
     }
 
 
-def standardized(steps):
+def standardized_distillation(steps):
     """T^2 KL of the softened classes of standardized logits."""
     loss = losses.DistillationLoss(LOW_TEMPERATURE, standardize=True)
     return {"distillation_losses": loss, "student_loss_weight": LOW_WEIGHT}
@@ -90,7 +94,7 @@ def jensen_shannon(steps):
 CANDIDATES = {
     "DecoupledDistillationLoss": decoupled,
     "CorrelationDistillationLoss": correlation,
-    "DistillationLoss, standardized": standardized,
+    "DistillationLoss, standardized": standardized_distillation,
     "JensenShannonDistillationLoss": jensen_shannon,
 }
 
@@ -115,38 +119,38 @@ def _network(parts):
     return keras.Sequential([keras.Input(SHAPE, dtype="uint8"), layers.Rescaling(1 / 255), *parts, *ends])
 
 
-def compiled(model, steps):
-    """The model with the optimizer and the loss on labels that all runs have."""
+def compile_model(model, steps):
+    """Compiles a model with the optimizer and the loss on labels of all runs, and returns it."""
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
     model.compile(keras.optimizers.Adam(rate), loss)
     return model
 
 
-def trained_teacher(x, y, passes):
-    """The teacher, from all labels."""
+def train_teacher(x, y, passes):
+    """Trains the teacher on all labels and returns it."""
     keras.utils.set_random_seed(TEACHER_SEED)
     batches = SeededBatches(x, y, batch_size=BATCH, seed=TEACHER_SEED)
-    model = compiled(teacher_network(), passes * len(batches))
+    model = compile_model(teacher_network(), passes * len(batches))
     model.fit(batches, epochs=passes, verbose=0)
     return model
 
 
-def trained_student(recipe, cache, x, y, seed, steps):
-    """The student after `steps` batches of x, y; a recipe of None is training on labels alone."""
+def train_student(recipe, cache, x, y, seed, steps):
+    """Trains a student for `steps` batches of x, y; a recipe of None is training on labels alone."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     student = student_network()
     batches = SeededBatches(x, y, batch_size=BATCH, seed=seed, batches_per_epoch=steps)
     if recipe is None:
-        compiled(student, steps).fit(batches, verbose=0)
+        compile_model(student, steps).fit(batches, verbose=0)
     else:
-        compiled(Distiller(cache, student, **recipe(steps)), steps).fit(cache.join(batches), verbose=0)
+        compile_model(Distiller(cache, student, **recipe(steps)), steps).fit(cache.join(batches), verbose=0)
     return student
 
 
-def few_labels(y, seed):
-    """Labels of which only some of each class are known; the others are -1."""
+def hide_labels(y, seed):
+    """Keeps some labels of each class, drawn by the seed; the others become -1."""
     rng = np.random.default_rng((seed, 1))
     known = np.concatenate([rng.permutation(np.flatnonzero(y == n))[:LABELS_PER_CLASS] for n in range(CLASSES)])
     result = np.full_like(y, -1)
@@ -154,19 +158,19 @@ def few_labels(y, seed):
     return result
 
 
-def classes_of(model, x):
+def predict_classes(model, x):
     """The most probable class of each image. Not by `predict`: each of many small models would be compiled for it."""
     parts = np.split(x, range(EVALUATED_AT_ONCE, len(x), EVALUATED_AT_ONCE))
     return np.concatenate([ops.convert_to_numpy(model(part, training=False)).argmax(-1) for part in parts])
 
 
-def selected(cache, x, y, steps):
-    """The two candidates with the highest accuracy on held-out training images, which are printed."""
+def select_candidates(cache, x, y, steps):
+    """Selects the two candidates with the highest accuracy on held-out training images, and prints all of them."""
     kept = len(x) - min(VALIDATION, len(x) // 4)
     accuracy = {}
     for name, recipe in CANDIDATES.items():
-        student = trained_student(recipe, cache, x[:kept], y[:kept], SELECTION_SEED, steps)
-        accuracy[name] = np.mean(classes_of(student, x[kept:]) == y[kept:])
+        student = train_student(recipe, cache, x[:kept], y[:kept], SELECTION_SEED, steps)
+        accuracy[name] = np.mean(predict_classes(student, x[kept:]) == y[kept:])
     chosen = sorted(accuracy, key=accuracy.get, reverse=True)[:2]
     print(f"\nSelection: accuracy on the last {len(x) - kept} training images, one run each on the first {kept}")
     for name, value in accuracy.items():
@@ -174,17 +178,17 @@ def selected(cache, x, y, steps):
     return {name: recipe for name, recipe in CANDIDATES.items() if name in chosen}
 
 
-def measured(setting, recipes, cache, data, test, teacher_classes, seed, steps):
-    """{row: (accuracy, fidelity)} of one seed."""
+def measure_seed(setting, recipes, cache, data, test, teacher_classes, seed, steps):
+    """Trains by every recipe with one seed; returns {row: (accuracy, fidelity)}."""
     (x, y), (x_test, y_test) = data, test
     if setting == FEW:
-        y = few_labels(y, seed)
+        y = hide_labels(y, seed)
     results = {}
     for name, recipe in recipes.items():
         has_label = y >= 0
         own = (x[has_label], y[has_label]) if recipe is None else (x, y)
-        found = classes_of(trained_student(recipe, cache, *own, seed, steps), x_test)
-        results[name] = np.mean(found == y_test), np.mean(found == teacher_classes)
+        classes = predict_classes(train_student(recipe, cache, *own, seed, steps), x_test)
+        results[name] = np.mean(classes == y_test), np.mean(classes == teacher_classes)
     return results
 
 
@@ -209,8 +213,23 @@ def print_table(setting, measurements):
               f"{fidelity.mean():.4f}")  # fmt: skip
 
 
-def main(seeds, quick):
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("distillation help", __doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute or less, to try the program: not for its figures"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints all tables."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.seeds < 2:
+        parser.error(f"--seeds must be >= 2 (a spread is printed). Received: {options.seeds}")
+    seeds, quick = options.seeds, options.quick
     start = time.perf_counter()
     (x, y), (x_test, y_test) = fashion_mnist()
     passes, teacher_passes = PASSES, TEACHER_PASSES
@@ -219,15 +238,15 @@ def main(seeds, quick):
     x, x_test, y = x.reshape(-1, *SHAPE), x_test.reshape(-1, *SHAPE), y.astype("int32")
     steps = passes * -(-len(x) // BATCH)
     print(f"Keras {keras.__version__} on {keras.backend.backend()}")
-    teacher = trained_teacher(x, y, teacher_passes)
-    teacher_classes = classes_of(teacher, x_test)
+    teacher = train_teacher(x, y, teacher_passes)
+    teacher_classes = predict_classes(teacher, x_test)
     print(f"Teacher: {teacher.count_params():,} parameters, test accuracy {np.mean(teacher_classes == y_test):.4f}, "
           f"{time.perf_counter() - start:.0f} s; student: {student_network().count_params():,} parameters, "
           f"{steps} steps")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         cache = TeacherCache.build(teacher, x, Path(folder) / "cache", batch_size=BATCH, verbose=0)
-        recipes = {LABELS: None, PLAIN: plain, **selected(cache, x, y, steps)}
-        run = functools.partial(measured, steps=steps, teacher_classes=teacher_classes)
+        recipes = {LABELS: None, PLAIN: plain_distillation, **select_candidates(cache, x, y, steps)}
+        run = functools.partial(measure_seed, steps=steps, teacher_classes=teacher_classes)
         for setting in (ALL, FEW):
             results = [run(setting, recipes, cache, (x, y), (x_test, y_test), seed=seed) for seed in range(seeds)]
             print_table(setting, results)

@@ -1,28 +1,31 @@
-"""The memory of a cached run over mapped arrays: the part of `distillation.py cost` that needs processes of its own."""
+"""Largest anonymous memory of building a cache, and of a cached epoch, over memory-mapped images.
 
+    python -m benchmarks distillation memory [--samples 16384] [--repetitions 3]
+
+It is a part of `distillation cost`, whose protocol it follows. Each figure is that of a process of its own.
+"""
+
+import argparse
+import functools
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
-
+from benchmarks import command_line
 from keras_notes.distillation import Distiller, SeededBatches, TeacherCache
 
 BATCH, SHAPE, CLASSES = 128, (28, 28, 1), 10
 STATUS, SECONDS_BETWEEN_READINGS = Path("/proc/self/status"), 0.002
 FACTOR, MIB = 8, 1 << 20
 CHUNK = 4096
+SAMPLES, REPETITIONS = 16_384, 3
 
 
 def network(widths, pooled_after):
@@ -42,7 +45,7 @@ def student_network():
 
 
 def print_memory(samples, repetitions):
-    """The table of memory for `samples`, and for 8 times as many."""
+    """Measures and prints the table of memory for `samples`, and for 8 times as many."""
     sizes = samples, FACTOR * samples
     image_bytes = int(np.prod(SHAPE))
     print(f"\nLargest anonymous memory in MiB, median of {repetitions}; the images take "
@@ -50,10 +53,10 @@ def print_memory(samples, repetitions):
     print(f"  {'':<24} {f'{sizes[0]} samples':>15} {f'{sizes[1]} samples':>15}  difference (least to largest)")
     peaks = {"build": [], "fit": []}
     with tempfile.TemporaryDirectory() as folder:
-        folders = [_written(Path(folder) / str(size), size) for size in sizes]
+        folders = [_write_images(Path(folder) / str(size), size) for size in sizes]
         for repetition in range(repetitions):
-            for step, found in peaks.items():
-                found.append(_in_processes(step, folders, f"cache-{repetition}"))
+            for step, bytes_by_size in peaks.items():
+                bytes_by_size.append(_measure_in_processes(step, folders, f"cache-{repetition}"))
     for step, title in (("build", "build of a cache"), ("fit", "cached epoch")):
         small, large = np.array(peaks[step]).T / MIB
         difference = large - small
@@ -61,8 +64,8 @@ def print_memory(samples, repetitions):
               f"({difference.min():+.1f} to {difference.max():+.1f})")  # fmt: skip
 
 
-def _written(folder, samples):
-    """A folder with random images and labels, written piece by piece."""
+def _write_images(folder, samples):
+    """Writes random images and labels piece by piece and returns their folder."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     images = np.lib.format.open_memmap(folder / "x.npy", "w+", "uint8", (samples, *SHAPE))
@@ -74,10 +77,13 @@ def _written(folder, samples):
     return folder
 
 
-def _in_processes(step, folders, cache):
-    """The peak of each folder; their processes run side by side."""
-    commands = [[sys.executable, __file__, step, str(folder), cache] for folder in folders]
-    processes = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+def _measure_in_processes(step, folders, cache):
+    """Returns the peak of each folder; their processes run side by side."""
+    run = functools.partial(
+        subprocess.Popen, cwd=command_line.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    steps = (("distillation", "memory", "--step", step, str(folder), cache) for folder in folders)
+    processes = [run(command_line.own_command(*words)) for words in steps]
     results = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, results, strict=True):
         if process.returncode:
@@ -86,7 +92,7 @@ def _in_processes(step, folders, cache):
 
 
 class PeakReader(threading.Thread):
-    """Reads this process's anonymous memory again and again; `peak` is the largest, NaN where Linux does not tell."""
+    """Reads this process's anonymous memory repeatedly; `peak` is the largest, NaN where Linux does not tell."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -114,13 +120,13 @@ class PeakReader(threading.Thread):
         self.join()
 
 
-def build(x, y, directory):
+def build_cache(x, y, directory):
     """Builds a cache of x."""
     keras.utils.set_random_seed(0)
     TeacherCache.build(student_network(), x, directory, batch_size=BATCH, verbose=0)
 
 
-def fit(x, y, directory):
+def fit_student(x, y, directory):
     """One epoch on a cache that was built."""
     cache = TeacherCache.open(directory)
     distiller = Distiller(cache, student_network())
@@ -128,10 +134,24 @@ def fit(x, y, directory):
     distiller.fit(cache.join(SeededBatches(x, y, batch_size=BATCH)), verbose=0)
 
 
-if __name__ == "__main__":
-    step, folder, cache = sys.argv[1:]
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("distillation memory", __doc__)
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--step", nargs=3, metavar=("STEP", "FOLDER", "CACHE"), help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table; or, with --step, the peak of one step in this process."""
+    options = build_parser().parse_args(arguments)
+    if not options.step:
+        print_memory(options.samples, options.repetitions)
+        return
+    step, folder, cache = options.step
     arrays = [np.load(Path(folder) / name, mmap_mode="r") for name in ("x.npy", "y.npy")]
     with PeakReader() as reader:
-        {"build": build, "fit": fit}[step](*arrays, Path(folder) / cache)
+        {"build": build_cache, "fit": fit_student}[step](*arrays, Path(folder) / cache)
         time.sleep(2 * SECONDS_BETWEEN_READINGS)
     print(json.dumps(float(reader.peak)))

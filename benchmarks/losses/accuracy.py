@@ -1,6 +1,6 @@
 """Losses beside those of Keras: accuracy against float64 at every margin, then time and memory, interleaved in one run.
 
-    python benchmarks/losses/accuracy.py [--rounds 30]
+    python -m benchmarks losses accuracy [--rounds 30]
 
 Time: forward and backward of 4,096 x 1,000 logits on TensorFlow, with and without XLA, as multiples of Keras's fused
 sparse cross-entropy in the same round; median and quartiles of the rounds. Logits have the standard deviation 3 and
@@ -13,18 +13,14 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
-
+from benchmarks import command_line
 from keras_notes import losses
 from tests.losses.references import distillation, exclusive_focal, log_softmax
 from tests.support.gradients import value_and_gradient
@@ -35,13 +31,13 @@ SAMPLES, CLASSES, TEMPERATURE = 4096, 1000, 4.0
 PROCESS = Path("/proc/self")
 
 
-def relative_error(got, wanted):
-    """|got / wanted - 1|, and 0 where both are below float32's least normal number."""
-    return 0.0 if max(abs(got), abs(wanted)) < 1.2e-38 else abs(float(got) / wanted - 1)
+def relative_error(actual, expected):
+    """Returns |actual / expected - 1|, and 0 where both are below float32's smallest normal number."""
+    return 0.0 if max(abs(actual), abs(expected)) < 1.2e-38 else abs(float(actual) / expected - 1)
 
 
-def focal_gradients():
-    """Value and gradient of the true class's logit where it leads by `margin`, gamma = 2."""
+def print_focal_gradients():
+    """Prints value and gradient of the true class's logit where it leads by `margin`, gamma = 2."""
     print("Focal loss, gamma 2, where the true class leads by `margin`: gradient of its logit; relative errors against "
           "float64")  # fmt: skip
     print(f"{'margin':>7} {'float64':>12} {'keras':>12} {'keras_notes':>12} {'error keras':>12} {'error ours':>11} "
@@ -51,16 +47,16 @@ def focal_gradients():
     ours = losses.FocalLoss(from_logits=True)
     for margin in MARGINS:
         logits = np.array([[margin, 0.0]], "float32")
-        wanted_value, wanted = (float(part.flat[0]) for part in exclusive_focal(logits, ids, 2.0))
+        expected_value, expected = (float(part.flat[0]) for part in exclusive_focal(logits, ids, 2.0))
         first = value_and_gradient(lambda z: theirs(one_hot, z), logits)[1][0, 0]
         value, gradient = value_and_gradient(lambda z: ours(ids, z), logits)
-        print(f"{margin:7.0f} {wanted:12.5g} {first:12.5g} {gradient[0, 0]:12.5g} "
-              f"{relative_error(first, wanted):12.1e} {relative_error(gradient[0, 0], wanted):11.1e} "
-              f"{relative_error(value, wanted_value):12.1e}")  # fmt: skip
+        print(f"{margin:7.0f} {expected:12.5g} {first:12.5g} {gradient[0, 0]:12.5g} "
+              f"{relative_error(first, expected):12.1e} {relative_error(gradient[0, 0], expected):11.1e} "
+              f"{relative_error(value, expected_value):12.1e}")  # fmt: skip
 
 
-def distillation_at_margins():
-    """KL between a teacher that prefers class 0 by 2 and a student that prefers it by `margin`, ten classes."""
+def print_distillation_at_margins():
+    """Prints KL between a teacher that prefers class 0 by 2 and a student that prefers it by `margin`, ten classes."""
     print("\nDistillation at T = 1, ten classes; the teacher prefers class 0 by 2, the student by `margin`: value, and "
           "relative\nerror of value and gradient against float64; keras is KLDivergence on softmax")  # fmt: skip
     print(f"{'margin':>7} {'float64':>12} {'keras':>12} {'keras_notes':>12} {'value keras':>12} {'ours':>8} "
@@ -78,15 +74,15 @@ def distillation_at_margins():
                 lambda s: losses.DistillationLoss(1.0)(teacher, s),
             )
         ]
-        values = " ".join(f"{float(got):12.5g}" for got, _ in results)
-        value_errors = [relative_error(got, value[0]) for got, _ in results]
-        gradient_errors = [np.linalg.norm(got - gradient) / np.linalg.norm(gradient) for _, got in results]
+        values = " ".join(f"{float(result):12.5g}" for result, _ in results)
+        value_errors = [relative_error(result, value[0]) for result, _ in results]
+        gradient_errors = [np.linalg.norm(result - gradient) / np.linalg.norm(gradient) for _, result in results]
         print(f"{margin:7.0f} {value[0]:12.5g} {values} {value_errors[0]:12.1e} {value_errors[1]:8.1e} "
               f"{gradient_errors[0]:11.1e} {gradient_errors[1]:8.1e}")  # fmt: skip
 
 
-def distillation_at_temperatures():
-    """Value and gradient on 64 x 10 logits of standard deviation 3."""
+def print_distillation_at_temperatures():
+    """Prints value and gradient on 64 x 10 logits of standard deviation 3."""
     print("\nDistillation, 64 x 10 logits of standard deviation 3: value, and error of the gradient against float64")
     print(f"{'tau':>7} {'float64':>10} {'keras str':>10} {'keras obj':>10} {'ours':>10} {'error str':>10} "
           f"{'error obj':>10} {'error ours':>10}")  # fmt: skip
@@ -102,19 +98,19 @@ def distillation_at_temperatures():
             lambda s, loss=ours: loss(teacher, s),
         )
         results = [value_and_gradient(function, student) for function in functions]
-        errors = [np.linalg.norm(got * 64 - gradient) / np.linalg.norm(gradient) for _, got in results]
-        values = " ".join(f"{float(got):10.4f}" for got, _ in results)
+        errors = [np.linalg.norm(result * 64 - gradient) / np.linalg.norm(gradient) for _, result in results]
+        values = " ".join(f"{float(result):10.4f}" for result, _ in results)
         print(f"{tau:7.0f} {value.mean():10.4f} {values} " + " ".join(f"{error:10.1e}" for error in errors))
 
 
 def keras_distillation(temperature):
-    """What keras.distillation computes with a KLDivergence object."""
+    """Returns keras.distillation's loss with a KLDivergence object."""
     loss = keras.distillation.LogitsDistillation(temperature, loss=keras.losses.KLDivergence())
     return lambda teacher, student: loss.compute_loss(keras.ops.convert_to_tensor(teacher), student)
 
 
 def timed_cases():
-    """The student's logits; and by name a loss and its first argument, all made by NumPy alone."""
+    """Returns the student's logits; and by name a loss and its first argument, all computed by NumPy alone."""
     rng = np.random.default_rng(0)
     student, teacher = (rng.normal(scale=3, size=(SAMPLES, CLASSES)).astype("float32") for _ in range(2))
     near = (student + rng.normal(scale=0.01, size=student.shape)).astype("float32")
@@ -146,7 +142,7 @@ def timed_cases():
 
 
 def top_ten(log_probs):
-    """What `top_k_targets` gives."""
+    """Returns the ten largest as `top_k_targets` does."""
     ids = np.argsort(-log_probs)[:, :10]
     listed = np.take_along_axis(log_probs, ids, axis=1)
     rest = np.log1p(-np.exp(listed).sum(axis=1, keepdims=True))
@@ -154,17 +150,17 @@ def top_ten(log_probs):
     return np.stack(pairs, axis=-1).astype("float32")
 
 
-def time_ratios(rounds):
+def print_time_ratios(rounds):
     """Prints the table of time and memory."""
     student, cases = timed_cases()
-    steps = compiled_steps(student, cases)
+    steps = compile_steps(student, cases)
     elapsed = {key: [] for key in steps}
     for _ in range(rounds):
         for key, step in steps.items():
             start = time.perf_counter()
             step()
             elapsed[key].append(time.perf_counter() - start)
-    memory = peak_memory(cases)
+    memory = measure_peak_memory(cases)
     print(f"\nForward and backward, 4,096 x 1,000, {rounds} interleaved rounds: time / Keras's sparse cross-entropy "
           f"(quartiles);\npeak memory / the logits' {student.nbytes / 2**20:.1f} MiB")  # fmt: skip
     print(f"  {'':<36} {'without XLA':<20} {'with XLA':<20} {'memory':>7} {'with XLA':>9}")
@@ -180,17 +176,17 @@ def ratio(times, baseline):
     return f"{median:5.2f} ({low:.2f} to {high:.2f})"
 
 
-def compiled_steps(student, cases):
-    """A compiled and warm step for each case, without and with XLA."""
-    steps = {(name, xla): compiled_step(*case, student, xla) for xla in (False, True) for name, case in cases.items()}
+def compile_steps(student, cases):
+    """Returns a compiled and warm step for each case, without and with XLA."""
+    steps = {(name, xla): compile_step(*case, student, xla) for xla in (False, True) for name, case in cases.items()}
     for step in steps.values():
         step()
         step()
     return steps
 
 
-def compiled_step(loss, y_true, student, xla):
-    """A function that computes the loss and its gradient, and waits for them."""
+def compile_step(loss, y_true, student, xla):
+    """Returns a function that computes the loss and its gradient, and waits for them."""
     import tensorflow as tf
 
     labels, logits = tf.constant(y_true), tf.constant(student)
@@ -205,25 +201,26 @@ def compiled_step(loss, y_true, student, xla):
     return lambda: step(labels, logits)[1][0, 0].numpy()
 
 
-def peak_memory(cases):
-    """Peak bytes by case, without and with XLA. Each in a process of its own: a used allocator hides what it holds."""
+def measure_peak_memory(cases):
+    """Measures the peak bytes by case, without and with XLA; each in a fresh process, whose allocator holds nothing."""
     peaks = {}
     for name in cases:
-        peaks[name, False] = in_process("tensorflow", "--growth-of", name)
-    compiled = in_process("jax", "--compiled-memory")
+        peaks[name, False] = measure_in_process("tensorflow", "--growth-of", name)
+    compiled = measure_in_process("jax", "--compiled-memory")
     return peaks | {(name, True): size for name, size in compiled.items()}
 
 
-def in_process(backend, *arguments):
-    """What this file prints last, as JSON, on another backend and with other arguments."""
+def measure_in_process(backend, *arguments):
+    """Runs this benchmark on another backend with other arguments; returns the JSON of its last line."""
     environment = {**os.environ, "KERAS_BACKEND": backend}
-    command = [sys.executable, __file__, *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    command = command_line.own_command("losses", "accuracy", *arguments)
+    settings = {"env": environment, "cwd": command_line.ROOT, "capture_output": True, "text": True}
+    result = subprocess.run(command, **settings, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def growth_in_first_step(name):
-    """Bytes by which this process grows at most in the first step of its kind; NaN where Linux does not tell."""
+def measure_growth(name):
+    """Measures by how many bytes this process grows at most in its first step; NaN where Linux does not tell."""
     import tensorflow as tf
 
     student, cases = timed_cases()
@@ -243,19 +240,19 @@ def growth_in_first_step(name):
         (PROCESS / "clear_refs").write_text("5")  # sets the peak to what is held now
     except OSError:
         return float("nan")
-    before = process_bytes("VmRSS")
+    before = read_process_bytes("VmRSS")
     step(labels, logits)
-    return process_bytes("VmHWM") - before
+    return read_process_bytes("VmHWM") - before
 
 
-def process_bytes(name):
-    """A figure of /proc/self/status."""
+def read_process_bytes(name):
+    """Reads a figure of /proc/self/status."""
     lines = (PROCESS / "status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def compiled_memory():
-    """Bytes that XLA reserves for results and temporaries, by case."""
+def measure_compiled_memory():
+    """Measures the bytes that XLA reserves for results and temporaries, by case."""
     import jax
 
     student, cases = timed_cases()
@@ -267,17 +264,24 @@ def compiled_memory():
     return sizes
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("losses accuracy", __doc__)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--growth-of", metavar="CASE", help="print the memory of one case, no more")
-    parser.add_argument("--compiled-memory", action="store_true", help="print what XLA reserves, no more")
-    options = parser.parse_args()
+    parser.add_argument("--growth-of", metavar="CASE", help="print the memory of one case only")
+    parser.add_argument("--compiled-memory", action="store_true", help="print what XLA reserves only")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints all tables, or the memory that is asked for."""
+    options = build_parser().parse_args(arguments)
     if options.growth_of:
-        sys.exit(print(json.dumps(growth_in_first_step(options.growth_of))))
-    if options.compiled_memory:
-        sys.exit(print(json.dumps(compiled_memory())))
-    focal_gradients()
-    distillation_at_margins()
-    distillation_at_temperatures()
-    time_ratios(options.rounds)
+        print(json.dumps(measure_growth(options.growth_of)))
+    elif options.compiled_memory:
+        print(json.dumps(measure_compiled_memory()))
+    else:
+        print_focal_gradients()
+        print_distillation_at_margins()
+        print_distillation_at_temperatures()
+        print_time_ratios(options.rounds)

@@ -1,38 +1,36 @@
-"""Losses for imbalanced labels, side by side on real data. The protocol, set down before the first run:
+"""Losses for imbalanced labels, side by side on real data.
 
-    python benchmarks/losses/imbalance.py [--seeds 5]
+    python -m benchmarks losses imbalance [--seeds 5]
 
-Common to both: hyper-parameters of a loss are those of its paper, and nothing is searched. Epochs, learning rate,
-batch size and network are the same for all losses; the last epoch counts; nothing is chosen on test data. Adam
-hardly sees the scale of a loss, so sums over labels and means over labels compare. The last layer's bias starts
-at 0 for all losses (RetinaNet's prior of 0.01 is not used). The reference is plain cross-entropy: each other loss is
-compared with it seed by seed. Seeds vary the training, not the data: the spread leaves out that another sample (260
-positives; 13 of the rarest label in Yeast's test set) would give other numbers.
+The protocol, set down before the first run. Common to both: hyper-parameters of a loss are those of its paper, and
+nothing is searched. Epochs, learning rate, batch size and network are the same for all losses; the last epoch counts;
+nothing is chosen on test data. Adam hardly sees the scale of a loss, so sums over labels and means over labels compare.
+The last layer's bias starts at 0 for all losses (RetinaNet's prior of 0.01 is not used). The reference is plain
+cross-entropy: each other loss is compared with it seed by seed. Seeds vary the training, not the data: the spread
+leaves out that another sample (260 positives; 13 of the rarest label in Yeast's test set) would give other numbers.
 
 Mammography: 6 features, 2.3 % positive, five parts; each part in turn is the test set, and the other four train a
 network 6-32-1 on features standardized by them. Measure: average precision of the logits, pooled over the five test
 sets, and the mean of the five. Trap: one blank row occurs 3,329 times, 7 of them positive, so a random split has it on
 both sides. Here the parts go by a hash of the row and all copies are in part 4; they tie whatever the network says,
-part 4 is almost half the rows, and it trains on a rate of positives that the others do not have.
-`class_balanced_alpha` takes its counts from the training parts, and a network with two logits.
+part 4 is almost half the rows, and it trains on a rate of positives that the others do not have. `class_balanced_alpha`
+takes its counts from the training parts, and a network with two logits.
 
 Yeast: 103 features, 14 labels, official split; 103-64-14, on features standardized by the rows trained on. The last
-fifth of the training set (as Keras's `validation_split` takes it) is held out from every loss, and sets the
-thresholds: per label the one of highest F1 there, 0.5 where that label has no positives there. Measures on the test
-set: macro-F1 and micro-F1 at probability 0.5, macro-F1 at those thresholds, macro average precision.
+fifth of the training set (as Keras's `validation_split` takes it) is held out from every loss, and sets the thresholds:
+per label the one of highest F1 there, 0.5 where that label has no positives there. Measures on the test set: macro-F1
+and micro-F1 at probability 0.5, macro-F1 at those thresholds, macro average precision.
 """
 
 import argparse
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
-
+from benchmarks import command_line
 from examples.datasets import PARTS, mammography, yeast
 from keras_notes.losses import AsymmetricLoss, FocalLoss, class_balanced_alpha
 
@@ -60,7 +58,7 @@ def independent_focal(gamma=FOCAL_GAMMA, alpha=None):
     return FocalLoss(gamma, alpha, exclusive=False, from_logits=True)
 
 
-def trained(loss, x, y, outputs, fit, class_weight=None):
+def train(loss, x, y, outputs, fit, class_weight=None):
     """A network with one hidden layer, trained from the current random state."""
     hidden = keras.layers.Dense(fit["hidden"], activation="relu")
     model = keras.Sequential([keras.Input(x.shape[1:]), hidden, keras.layers.Dense(outputs)])
@@ -71,12 +69,12 @@ def trained(loss, x, y, outputs, fit, class_weight=None):
     return model
 
 
-def logits_of(model, x):
+def compute_logits(model, x):
     """All logits in one batch."""
     return keras.ops.convert_to_numpy(model(x))
 
 
-def standardized(x_train, *others):
+def standardize(x_train, *others):
     """All of them as float32, by mean and standard deviation of the first."""
     mean, deviation = x_train.mean(0), x_train.std(0)
     return [((x - mean) / deviation).astype("float32") for x in (x_train, *others)]
@@ -84,7 +82,7 @@ def standardized(x_train, *others):
 
 def scores_of(loss, x, y, x_test, class_weight=None):
     """One score a test row: the logits of a network with one output, trained on x, y."""
-    return logits_of(trained(loss, x, y[:, None], 1, MAMMOGRAPHY_FIT, class_weight), x_test)[:, 0]
+    return compute_logits(train(loss, x, y[:, None], 1, MAMMOGRAPHY_FIT, class_weight), x_test)[:, 0]
 
 
 def weighted_scores(x, y, x_test):
@@ -97,7 +95,7 @@ def class_balanced_scores(x, y, x_test):
     """One score a test row: the log-odds of a network with two outputs, one an exclusive class."""
     alpha = class_balanced_alpha(np.bincount(y).tolist(), BETA)
     loss = FocalLoss(FOCAL_GAMMA, alpha, from_logits=True)
-    logits = logits_of(trained(loss, x, y, 2, MAMMOGRAPHY_FIT), x_test)
+    logits = compute_logits(train(loss, x, y, 2, MAMMOGRAPHY_FIT), x_test)
     return logits[:, 1] - logits[:, 0]
 
 
@@ -126,7 +124,7 @@ def measure_mammography(seed, data):
         scores, precisions = np.empty(len(y)), []
         for test_part in range(PARTS):
             is_test = part == test_part
-            x_train, x_test = standardized(x[~is_test], x[is_test])
+            x_train, x_test = standardize(x[~is_test], x[is_test])
             keras.utils.set_random_seed(seed)
             scores[is_test] = scores_by(x_train, y[~is_test], x_test)
             precisions.append(average_precision_score(y[is_test], scores[is_test]))
@@ -149,12 +147,12 @@ def measure_yeast(seed, data):
     """{measure: {loss: value}} of one seed."""
     (x, y), (x_test, y_test) = data
     kept = round(len(x) * (1 - VALIDATION_SHARE))
-    x_train, x_validation, x_test = standardized(x[:kept], x[kept:], x_test)
+    x_train, x_validation, x_test = standardize(x[:kept], x[kept:], x_test)
     results = {"macro-F1 at 0.5": {}, "macro-F1, thresholds": {}, "micro-F1 at 0.5": {}, "macro average precision": {}}
     for name, build_loss in YEAST_LOSSES.items():
         keras.utils.set_random_seed(seed)
-        model = trained(build_loss(), x_train, y[:kept], y.shape[1], YEAST_FIT)
-        held_out, logits = logits_of(model, x_validation), logits_of(model, x_test)
+        model = train(build_loss(), x_train, y[:kept], y.shape[1], YEAST_FIT)
+        held_out, logits = compute_logits(model, x_validation), compute_logits(model, x_test)
         thresholds = [best_threshold(*columns) for columns in zip(y[kept:].T, held_out.T, strict=True)]
         values = (
             f1_score(y_test, logits >= 0, average="macro", zero_division=0),
@@ -177,20 +175,29 @@ def print_table(title, measurements):
         for name in measurements[0][measure]:
             values = np.array([by_measure[measure][name] for by_measure in measurements])
             spread = f"{values.mean():7.4f} {values.min():7.4f} {values.max():7.4f} {values.std(ddof=1):7.4f}"
-            print(f"  {name:<31} {spread} {'' if name == REFERENCE else compared(values - reference)}".rstrip())
+            print(
+                f"  {name:<31} {spread} {'' if name == REFERENCE else format_differences(values - reference)}".rstrip()
+            )
 
 
-def compared(difference):
+def format_differences(difference):
     """Mean and range of the differences, and how many are above, at and below 0."""
     counts = [int(np.sum(np.sign(difference) == sign)) for sign in (1, 0, -1)]
     spread = f"{difference.mean():+11.4f} {difference.min():+8.4f} {difference.max():+8.4f}"
     return f"{spread} {counts[0]:4} {counts[1]:4} {counts[2]:4}"
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("losses imbalance", __doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the tables of both data sets."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error(f"--seeds must be >= 2 (a spread is printed). Received: {options.seeds}")
     start = time.perf_counter()

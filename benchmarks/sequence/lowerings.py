@@ -1,13 +1,13 @@
-"""An LSTM on LiteRT: each lowering and recipe beside what Keras's own export makes of it.
+"""An LSTM on LiteRT: each lowering and recipe beside Keras's own export.
 
-    python benchmarks/sequence/sequence.py lowerings [--steps 10 50 200 1000] [--rounds 30] [--every]
+    python -m benchmarks sequence lowerings [--steps 10 50 200 1000] [--rounds 30] [--every]
 
 LSTM(64) and Dense(6) on HAPT's windows of 50 Hz (6 signals, in standard units of the training windows), trained on the
 first 50 steps of each, 6 epochs, Adam from 3e-3 down to 0 by a cosine, seed 0. Sequences of another length are the same
 windows cut or repeated, so that the weights are the same at each length. Keras's files: `model.export(format="litert",
-input_signature=...)` at batch 1, as a loop, and with `unroll=True` up to 200 steps; its int8 is TFLiteConverter's
-quantization after training, in a process of its own. Ours: `convert`, calibrated on 256 training windows; written out
-up to 200 steps.
+input_signature=...)` at batch 1, as a loop, and with `unroll=True` up to 200 steps. Keras's loop in int8 is left out:
+TFLiteConverter 2.21.0 ends its process over its quantization after training (tensorflow/tensorflow#101050). Ours:
+`convert`, calibrated on 256 training windows; written out up to 200 steps.
 
 Latency: LiteRT's interpreter (XNNPACK) on one thread, files in turns, the median of all rounds and quartiles of their
 ratio to the fastest of Keras's float files in the same round; resetting a fused LSTM's state counts. Accuracy: on 600
@@ -17,12 +17,11 @@ last counts.
 
 from __future__ import annotations
 
+import argparse
 import functools
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +30,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_notes as kn
-from examples.datasets_sequences import hapt
+from benchmarks import command_line
+from examples.datasets.sequences import hapt
 
 UNITS, TRAINED_STEPS, CALIBRATION, TESTED = 64, 50, 256, 600
 LONGEST_WRITTEN_OUT = 200
@@ -65,46 +65,53 @@ class File:
         return self._interpreter.get_tensor(self._output).reshape(-1, 6)[-1]
 
     def time(self, sample: np.ndarray, repeats: int) -> None:
-        """Adds a round."""
+        """Times a round of runs."""
         start = time.perf_counter()
         for _ in range(repeats):
             self.run(sample)
         self.times_us.append((time.perf_counter() - start) / repeats * 1e6)
 
 
-def main(lengths: list[int], rounds: int, every: bool) -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("sequence lowerings", __doc__)
+    parser.add_argument("--steps", type=int, nargs="*", default=[10, 50, 200, 1000])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--every", action="store_true", help="an output a step, not only the last")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table for each length."""
-    weights = trained().get_weights()
-    for steps in lengths:
-        (x, _), (x_test, y_test) = (of_length(part, steps) for part in windows())
+    options = build_parser().parse_args(arguments)
+    weights = train().get_weights()
+    for steps in options.steps:
+        (x, _), (x_test, y_test) = (set_length(part, steps) for part in load_windows())
         chosen = np.linspace(0, len(x_test) - 1, TESTED).astype(int)
-        model = network(steps, every=every)
+        model = network(steps, every=options.every)
         model.set_weights(weights)
         outputs = model.predict(x_test[chosen], verbose=0).reshape(TESTED, -1, 6)[:, -1]
-        wanted = float((outputs.argmax(-1) == y_test[chosen]).mean())
-        print(f"\n{steps} steps; accuracy in Keras {wanted:.4f}")
+        expected = float((outputs.argmax(-1) == y_test[chosen]).mean())
+        print(f"\n{steps} steps; accuracy in Keras {expected:.4f}")
         files: dict[str, File] = {}
-        for name, made in candidates(model, steps, x[:: len(x) // CALIBRATION][:CALIBRATION]):
-            if isinstance(made, str):
-                print(f"  {name:<26}{made}", flush=True)
-            else:
-                files[name] = File(made)
+        for name, tflite in convert_all(model, steps, x[:: len(x) // CALIBRATION][:CALIBRATION]):
+            files[name] = File(tflite)
         for file in files.values():
             file.accuracy = float(np.mean([file.run(x_test[i]).argmax() == y_test[i] for i in chosen]))
-        measure(files, x_test[0], rounds)
+        time_files(files, x_test[0], options.rounds)
         print_table(files)
 
 
 @functools.cache
-def windows():
+def load_windows():
     """Training and test windows in standard units, and activities."""
     (x, y, _), (x_test, y_test, _) = hapt()
     mean, std = x.mean((0, 1)), x.std((0, 1))
     return ((x - mean) / std, y.astype("int32")), ((x_test - mean) / std, y_test.astype("int32"))
 
 
-def of_length(part, steps: int):
-    """The windows cut or repeated."""
+def set_length(part, steps: int):
+    """Cuts or repeats the windows to a length."""
     x, y = part
     return np.tile(x, (1, -(-steps // x.shape[1]), 1))[:, :steps], y
 
@@ -116,10 +123,10 @@ def network(steps: int, *, unroll: bool = False, every: bool = False) -> keras.M
     return keras.Sequential([*net, keras.layers.Dense(6, name="head")], name="activities")
 
 
-def trained() -> keras.Model:
-    """The classifier after training."""
+def train() -> keras.Model:
+    """Trains the classifier and returns it."""
     keras.utils.set_random_seed(0)
-    x, y = of_length(windows()[0], TRAINED_STEPS)
+    x, y = set_length(load_windows()[0], TRAINED_STEPS)
     model = network(TRAINED_STEPS)
     rate = keras.optimizers.schedules.CosineDecay(3e-3, 6 * (len(x) // 64))
     model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -127,12 +134,11 @@ def trained() -> keras.Model:
     return model
 
 
-def candidates(model: keras.Model, steps: int, calibration: np.ndarray) -> Iterator[tuple[str, bytes | str]]:
-    """The files by name; or in words, why there is none."""
+def convert_all(model: keras.Model, steps: int, calibration: np.ndarray) -> Iterator[tuple[str, bytes]]:
+    """Converts in every way; yields the files with their names."""
     for name, unroll in (("keras, loop", False), ("keras, unrolled", True)):
         if not unroll or steps <= LONGEST_WRITTEN_OUT:
-            yield f"{name}, float32", keras_file(model, steps, unroll)
-    yield "keras, loop, int8", keras_int8(model, steps, calibration)
+            yield f"{name}, float32", export_by_keras(model, steps, unroll)
     for lowering, recipes in OURS.items():
         for recipe in recipes:
             if lowering == "unrolled" and steps > LONGEST_WRITTEN_OUT:
@@ -144,8 +150,8 @@ def candidates(model: keras.Model, steps: int, calibration: np.ndarray) -> Itera
                 yield f"{lowering}, {recipe}", bundle.model_path.read_bytes()
 
 
-def keras_file(model: keras.Model, steps: int, unroll: bool) -> bytes:
-    """What Keras exports at batch 1."""
+def export_by_keras(model: keras.Model, steps: int, unroll: bool) -> bytes:
+    """Exports by Keras alone, at batch 1, and returns the file."""
     again = network(steps, unroll=unroll, every=model.get_layer("lstm").return_sequences)
     again.set_weights(model.get_weights())
     with tempfile.TemporaryDirectory() as directory:
@@ -155,19 +161,7 @@ def keras_file(model: keras.Model, steps: int, unroll: bool) -> bytes:
         return path.read_bytes()
 
 
-def keras_int8(model: keras.Model, steps: int, calibration: np.ndarray) -> bytes | str:
-    """TFLiteConverter's int8 of Keras's loop, in a process of its own."""
-    with tempfile.TemporaryDirectory() as directory:
-        model.save(Path(directory) / "model.keras")
-        np.save(Path(directory) / "calibration.npy", calibration)
-        program = Path(__file__).with_name("keras_int8.py")
-        result = subprocess.run([sys.executable, program, directory], capture_output=True, check=False)
-        if result.returncode == 0:
-            return (Path(directory) / "model.tflite").read_bytes()
-        return f"no file: the converter's process ended with {result.returncode}"
-
-
-def measure(files: dict[str, File], sample: np.ndarray, rounds: int) -> None:
+def time_files(files: dict[str, File], sample: np.ndarray, rounds: int) -> None:
     """Times all files in turns."""
     for _ in range(rounds):
         for file in files.values():

@@ -1,6 +1,6 @@
 """Activity recognition on a phone: from an LSTM teacher to a student that takes one sensor sample at a time.
 
-    python benchmarks/sequence/sequence.py streaming [--seeds 3]
+    python -m benchmarks sequence streaming [--seeds 3]
 
 HAPT (official split by subject): windows of 2.56 s as the means of four successive samples, 32 steps of 6 signals at
 12.5 Hz in standard units of the training windows, six activities. The teacher has two LSTMs of 64 with a dropout of 0.5
@@ -16,8 +16,10 @@ Latency: p50 of one sample on LiteRT (XNNPACK, one thread). Beside it the whole 
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -25,6 +27,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_notes as kn
+from benchmarks import command_line
 from benchmarks.compression.tasks import Data, motions
 from keras_notes.conversion import streaming_model
 
@@ -33,13 +36,21 @@ RECIPES = ("float32", "dynamic_int8", "int16x8", "static_int8")
 INTEGERS = ("static_int8", "int16x8")
 
 
-def main(seeds: int) -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("sequence streaming", __doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints mean, standard deviation, least and largest over the seeds."""
+    seeds = build_parser().parse_args(arguments).seeds
     accuracies: dict[str, list[float]] = {}
     costs: dict[str, tuple[int, float]] = {}
     start = time.perf_counter()
     for seed in range(seeds):
-        for name, accuracy, *cost in measured(seed):
+        for name, accuracy, *cost in measure_seed(seed):
             accuracies.setdefault(name, []).append(accuracy)
             if cost:
                 costs[name] = (cost[0], cost[1])
@@ -47,28 +58,28 @@ def main(seeds: int) -> None:
         keras.backend.clear_session()
     print(f"{seeds} seeds, {(time.perf_counter() - start) / 60:.0f} minutes")
     print(f"{'':<40}{'accuracy':>34}{'bytes':>9}{'us a call':>11}")
-    for name, found in accuracies.items():
-        spread = f"{np.mean(found):.4f} +- {np.std(found, ddof=1):.4f} ({min(found):.4f} to {max(found):.4f})"
+    for name, values in accuracies.items():
+        spread = f"{np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} ({min(values):.4f} to {max(values):.4f})"
         cost_cells = f"{costs[name][0]:>9,}{costs[name][1]:>11.1f}" if name in costs else ""
         print(f"  {name:<38}{spread:>34}{cost_cells}")
 
 
-def measured(seed: int):
+def measure_seed(seed: int):
     """Yields a name, the test accuracy, and of files their bytes and microseconds a call."""
     data = motions()
     x_test, y_test = data[1]
     keras.utils.set_random_seed(seed)
-    teacher = fitted(network(TEACHER, TEACHER, noise=0.5, dropout=0.5), data)
-    yield f"teacher, {teacher.count_params():,} parameters", in_keras(teacher, x_test, y_test)
+    teacher = fit(network(TEACHER, TEACHER, noise=0.5, dropout=0.5), data)
+    yield f"teacher, {teacher.count_params():,} parameters", accuracy_in_keras(teacher, x_test, y_test)
     keras.utils.set_random_seed(seed)
-    alone = fitted(network(STUDENT, noise=0.3), data)
-    yield f"student from data, {alone.count_params():,}", in_keras(alone, x_test, y_test)
+    alone = fit(network(STUDENT, noise=0.3), data)
+    yield f"student from data, {alone.count_params():,}", accuracy_in_keras(alone, x_test, y_test)
     keras.utils.set_random_seed(seed)
     student = network(STUDENT, noise=0.3)
-    fitted(kn.Distiller(teacher, student, kn.losses.DistillationLoss()), data)
-    yield "student distilled", in_keras(student, x_test, y_test)
+    fit(kn.Distiller(teacher, student, kn.losses.DistillationLoss()), data)
+    yield "student distilled", accuracy_in_keras(student, x_test, y_test)
     calibration = data[0][0][:: len(data[0][0]) // CALIBRATION][:CALIBRATION]
-    yield from on_the_device(student, calibration, x_test, y_test)
+    yield from measure_files(student, calibration, x_test, y_test)
 
 
 def network(*units: int, noise: float, dropout: float = 0.0) -> keras.Model:
@@ -79,8 +90,8 @@ def network(*units: int, noise: float, dropout: float = 0.0) -> keras.Model:
     return keras.Sequential([keras.Input((32, 6), name="sample"), *net, keras.layers.Dense(6)], name="motions")
 
 
-def fitted(model, data: Data):
-    """The model or Distiller after training."""
+def fit(model, data: Data):
+    """Trains a model or Distiller and returns it."""
     (x, y), _ = data
     rate = keras.optimizers.schedules.CosineDecay(3e-3, EPOCHS * -(-len(x) // BATCH))
     model.compile(keras.optimizers.Adam(rate), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -88,13 +99,13 @@ def fitted(model, data: Data):
     return model
 
 
-def in_keras(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
+def accuracy_in_keras(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     """The accuracy."""
     return float((model.predict(x, verbose=0).argmax(-1) == y).mean())
 
 
-def on_the_device(student: keras.Model, calibration: np.ndarray, x: np.ndarray, y: np.ndarray):
-    """Rows of the student's files."""
+def measure_files(student: keras.Model, calibration: np.ndarray, x: np.ndarray, y: np.ndarray):
+    """Converts the student by every recipe; yields the rows of its files."""
     step = streaming_model(student)
     stream = calibration.reshape(-1, 1, calibration.shape[-1])
     for recipe in RECIPES:
@@ -102,12 +113,12 @@ def on_the_device(student: keras.Model, calibration: np.ndarray, x: np.ndarray, 
             with tempfile.TemporaryDirectory() as directory:
                 ranges = {"calibration": samples} if recipe in INTEGERS else {}
                 bundle = kn.convert(model, Path(directory) / "bundle", recipe, golden=samples[:32], **ranges)
-                run = samples_one_by_one if model is step else windows_at_once
+                run = run_sample_by_sample if model is step else run_whole_windows
                 accuracy, micros = run(bundle, x, y)
                 yield f"{recipe}, {name}", accuracy, bundle.model_path.stat().st_size, micros
 
 
-def samples_one_by_one(bundle, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def run_sample_by_sample(bundle, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Accuracy and median microseconds of a call, states carried by hand as a phone would."""
     interpreter = Interpreter(str(bundle.model_path), num_threads=1)
     interpreter.allocate_tensors()
@@ -132,7 +143,7 @@ def samples_one_by_one(bundle, x: np.ndarray, y: np.ndarray) -> tuple[float, flo
     return float(np.mean(right)), float(np.median(times) * 1e6)
 
 
-def windows_at_once(bundle, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def run_whole_windows(bundle, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Accuracy and median microseconds of a call."""
     interpreter = Interpreter(str(bundle.model_path), num_threads=1)
     interpreter.allocate_tensors()

@@ -1,4 +1,4 @@
-"""Training pairs of translation.py as ids, and batches of like length."""
+"""Training pairs of translation as ids, and batches of like length."""
 
 from __future__ import annotations
 

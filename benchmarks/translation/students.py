@@ -1,4 +1,4 @@
-"""How the models of translation.py train: on which German, under which losses; a killed run goes on."""
+"""Training of the models of translation: their German, their losses, and a killed run that goes on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOP_K, TEMPERATURE, LABELS_WEIGHT, CACHED_AT_ONCE = 8, 1.0, 0.5, 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a student learns from.
+    """German and losses that a student learns from.
 
     Attributes:
         translated: Whether its German is what the teacher's beam search gives for the training sentences.
@@ -55,7 +55,7 @@ MODELS = (TEACHER, *STUDENTS)
 
 @dataclass(frozen=True)
 class Place:
-    """What is to be done, and where it is written."""
+    """Directory, budget and seed of a model."""
 
     directory: Path
     budget_name: str
@@ -63,18 +63,18 @@ class Place:
 
     @property
     def budget(self) -> Budget:
-        """How much of everything."""
+        """Sizes and counts of the budget of this name."""
         return BUDGETS[self.budget_name]
 
     def folder(self, name: str) -> Path:
-        """Of a model, or of what a teacher gives; created where it is not there."""
+        """Returns the folder of a model; created where it is missing."""
         folder = self.directory / self.budget_name / f"seed{self.seed}" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
-def trained(place: Place, name: str) -> Transformer:
-    """A model of `MODELS`: read where it was trained before, or begun, or gone on with."""
+def train(place: Place, name: str) -> Transformer:
+    """Trains a model of `MODELS`, or goes on with it; a trained one is read."""
     role = TEACHER if name == TEACHER else "student"
     model = network(role, place.budget, place.seed)
     path = place.folder(name) / "model.weights.h5"
@@ -89,26 +89,26 @@ def trained(place: Place, name: str) -> Transformer:
 
 
 def minutes(place: Place, name: str) -> float:
-    """Of the epochs of training, without what was killed."""
+    """Returns the minutes of the epochs of training, without those that were killed."""
     lines = (place.folder(name) / "epochs.jsonl").read_text().splitlines()
     seconds = {epoch["epoch"]: epoch["seconds"] for epoch in map(json.loads, lines)}
     return sum(seconds.values()) / 60
 
 
 def teacher_translations(place: Place) -> list[str]:
-    """The teacher's German for the training sentences, by beam search."""
+    """Translates the training sentences by the teacher's beam search; translations that are there are read."""
     path = place.folder(TEACHER) / "train.beam.json"
     if not path.is_file():
         english, _ = sentences(place.budget_name)["train"]
         start = time.perf_counter()
-        german = translations(trained(place, TEACHER), english, place.budget_name, "beam")
+        german = translations(train(place, TEACHER), english, place.budget_name, "beam")
         print(f"{path}: {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
-        write_whole(path, json.dumps(german, ensure_ascii=False, indent=0))
+        write_atomically(path, json.dumps(german, ensure_ascii=False, indent=0))
     return json.loads(path.read_text(encoding="utf8"))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there when it is complete."""
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is only there once it is complete."""
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf8")
     os.replace(part, path)
@@ -154,8 +154,8 @@ class EpochLog(keras.callbacks.Callback):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        found = {key: round(float(value), 4) for key, value in (logs or {}).items()}
-        row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self.start, 1), **found}
+        losses = {key: round(float(value), 4) for key, value in (logs or {}).items()}
+        row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self.start, 1), **losses}
         with self.path.open("a", encoding="utf8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{self.path.parent}: {row}", flush=True)
@@ -167,15 +167,15 @@ def _pairs(place: Place, is_translated: bool) -> Pairs:
 
 
 def _teacher_cache(place: Place, pairs: Pairs, name: str) -> TeacherCache:
-    """What the teacher finds most likely at each place, computed once: live, it would run anew in every epoch."""
+    """Caches the teacher's most likely pieces at each place: live, it would run again in every epoch."""
     samples = SeededBatches((pairs.source, pairs.target_in), batch_size=CACHED_AT_ONCE, shuffle=False)
     start = time.perf_counter()
     settings = {"top_k": TOP_K, "temperature": TEMPERATURE, "verbose": 0}
-    cache = TeacherCache.build(trained(place, TEACHER), samples, place.folder(TEACHER) / name, **settings)
+    cache = TeacherCache.build(train(place, TEACHER), samples, place.folder(TEACHER) / name, **settings)
     print(f"{cache.directory}: {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
     return cache
 
 
-def parameters(model: Transformer) -> int:
-    """Numbers that training changes."""
+def count_parameters(model: Transformer) -> int:
+    """Returns the number of trainable parameters."""
     return int(sum(np.prod(variable.shape) for variable in model.trainable_variables))

@@ -1,4 +1,4 @@
-"""Sentences, networks and measures of translation.py: pieces of words, translations, BLEU."""
+"""Sentences, networks and measures of translation: pieces of words, translations, BLEU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sacrebleu
 import sentencepiece
 
 from benchmarks.translation.batches import END, LENGTHS, PAD, START, UNKNOWN, padded
-from examples.datasets_sequences import multi30k
+from examples.datasets.sequences import multi30k
 from keras_notes.layers import Transformer, generate
 from keras_notes.losses import FocalLoss
 
@@ -26,18 +26,18 @@ SMOOTHING = 0.1
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of everything; the protocol of translation.py is that of `FULL`.
+    """Sizes and counts of a run; the protocol of program.py is that of `FULL`.
 
     Attributes:
-        sentences: How many of the training, validation and test sentences; None for all.
+        sentences: Number of training, validation and test sentences; None for all.
         vocabulary_size: Pieces of words, of both languages together.
         teacher: Arguments of the teacher's `Transformer`.
         student: Arguments of the students'.
-        rates: The highest learning rate of teacher and students.
-        epochs: Of teacher and students.
+        rates: Highest learning rates of teacher and students.
+        epochs: Epochs of teacher and students.
         batch_size: Pairs in a step of training.
         warm_up: Steps in which the learning rate rises.
-        sources_at_once: In a step of a search.
+        sources_at_once: Sources in a step of a search.
     """
 
     sentences: tuple[int | None, int | None, int | None] = (None, None, None)
@@ -109,22 +109,22 @@ def network(role: str, budget: Budget, seed: int) -> Transformer:
 
 
 def loss_on_labels() -> FocalLoss:
-    """Cross-entropy of smoothed labels, the mean over all that is no padding."""
+    """Returns the cross-entropy of smoothed labels, the mean over all pieces but padding."""
     return FocalLoss(0.0, from_logits=True, label_smoothing=SMOOTHING, reduction="mean_with_sample_weight")
 
 
 def optimizer(rate: float, steps: int, warm_up: int) -> keras.optimizers.Optimizer:
-    """Adam as Vaswani et al. have it, up in a line and down to 0 by a cosine."""
+    """Returns Adam with the betas of Vaswani et al., the rate up in a line and down to 0 by a cosine."""
     warm_up = min(warm_up, steps // 2)
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - warm_up, warmup_target=rate, warmup_steps=warm_up)
     return keras.optimizers.Adam(schedule, beta_2=0.98, epsilon=1e-9)
 
 
 def translations(model: Transformer, english: list[str], budget_name: str, search: str) -> list[str]:
-    """The German that a model gives for sentences, by `generate`."""
+    """Translates English sentences by `generate`."""
     rows = ids_of(budget_name, english)
     bounds = np.searchsorted(SOURCE_LENGTHS, [min(len(row), SOURCE_LENGTHS[-1]) for row in rows])
-    found = [""] * len(rows)
+    texts = [""] * len(rows)
     for bound, length in enumerate(SOURCE_LENGTHS):
         chosen = np.flatnonzero(bounds == bound)
         if len(chosen) == 0:
@@ -134,31 +134,31 @@ def translations(model: Transformer, english: list[str], budget_name: str, searc
             padded([rows[i] for i in chosen], length),
             start_id=START,
             end_id=END,
-            max_length=most_pieces(length),
+            max_length=maximum_pieces(length),
             batch_size=BUDGETS[budget_name].sources_at_once,
             **SEARCHES[search],
         )
         for i, row in zip(chosen, ids, strict=True):
-            found[i] = text_of(budget_name, row.tolist())
-    return found
+            texts[i] = text_of(budget_name, row.tolist())
+    return texts
 
 
-def most_pieces(source_length: int) -> int:
-    """How long the translation of a source may be."""
+def maximum_pieces(source_length: int) -> int:
+    """Returns the maximum length of the translation of a source."""
     return next((bound for bound in SOURCE_LENGTHS if source_length <= bound), SOURCE_LENGTHS[-1]) + LONGER
 
 
 def ids_of(budget_name: str, texts: list[str]) -> list[list[int]]:
-    """Each text as a source that ends."""
+    """Returns each text as a source that ends with `END`."""
     return [[*ids, END] for ids in vocabulary(budget_name).encode(texts)]
 
 
 def text_of(budget_name: str, ids: list[int]) -> str:
-    """The text of what a search gives."""
-    return vocabulary(budget_name).decode([one for one in ids if one not in (PAD, END)])
+    """Returns the text of the ids of a search."""
+    return vocabulary(budget_name).decode([piece for piece in ids if piece not in (PAD, END)])
 
 
 def bleu(german: list[str], references: list[str]) -> tuple[float, str]:
-    """Of whole texts as they are written, and sacrebleu's signature of how."""
+    """Returns the BLEU of whole texts as they are written, and sacrebleu's signature of it."""
     metric = sacrebleu.BLEU()
     return metric.corpus_score(german, [references]).score, str(metric.get_signature())

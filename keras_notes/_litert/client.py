@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_notes._litert.model import TfliteFile, file_from_dict
+from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits, run_task
 from keras_notes.bundle import SignatureEntry
 from keras_notes.errors import BundleError
@@ -25,7 +25,7 @@ def describe(path: Path, limits: Limits = DEFAULT_LIMITS) -> TfliteFile:
     """
     value, _ = run_task("describe", path, {}, {}, limits)
     try:
-        return file_from_dict(value)
+        return TfliteFile.from_dict(value)
     except (AttributeError, KeyError, TypeError) as error:  # a damaged file took the process over
         raise BundleError(f"{str(path)!r} made its own process answer what no reader says: {error!r}.") from error
 

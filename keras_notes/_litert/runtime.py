@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from keras_notes._litert.model import INTEGER_DTYPES
 from keras_notes.bundle import SignatureEntry, TensorEntry
 from keras_notes.errors import BundleError
 
@@ -24,7 +25,6 @@ KERNELS = {
 }
 # LiteRT fails without a word where it gets no memory.
 _NO_REASON = "it gives no reason, which is most likely too little memory (`keras_notes.verification.Limits`)"
-_INTEGER_EDGES = ("int8", "uint8", "int16")
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: str) -> np.ndarray:
@@ -92,12 +92,12 @@ class Runtime:
 
 
 def _to_edge(entry: TensorEntry, values: np.ndarray) -> np.ndarray:
-    if entry.dtype in _INTEGER_EDGES and entry.scale is not None and entry.zero_point is not None:
+    if entry.dtype in INTEGER_DTYPES and entry.scale is not None and entry.zero_point is not None:
         return quantize(values, entry.scale, entry.zero_point, entry.dtype)
     return values.astype(entry.dtype)
 
 
 def _from_edge(entry: TensorEntry, values: np.ndarray) -> np.ndarray:
-    if entry.dtype in _INTEGER_EDGES and entry.scale is not None and entry.zero_point is not None:
+    if entry.dtype in INTEGER_DTYPES and entry.scale is not None and entry.zero_point is not None:
         return (values.astype(np.float32) - np.float32(entry.zero_point)) * np.float32(entry.scale)
     return values

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_notes._litert.reader import read_tflite
 from keras_notes._litert.runtime import Runtime
-from keras_notes.bundle import signature_from_dict
+from keras_notes.bundle import SignatureEntry
 
 __all__ = ["TASKS"]
 
@@ -35,7 +35,7 @@ def outputs(
     path: Path, arrays: Arrays, beat: Beat, *, signature: dict[str, Any], kernels: str, batch_size: int
 ) -> Result:
     """What a signature gives for samples."""
-    runtime = Runtime(path, signature_from_dict(signature), kernels)
+    runtime = Runtime(path, SignatureEntry.from_dict(signature), kernels)
     return None, runtime.outputs(arrays, batch_size, beat)
 
 
@@ -49,7 +49,7 @@ def latencies(
     """
     before = _forget_peak()
     start = time.perf_counter()
-    runtime = Runtime(path, signature_from_dict(signature), kernels, threads)
+    runtime = Runtime(path, SignatureEntry.from_dict(signature), kernels, threads)
     runner = runtime.interpreter.get_signature_runner(runtime.signature.name)
     # Private, but what is public either copies inputs and outputs in the same call, or runs the first graph only.
     native, graph, indices = runner._interpreter_wrapper, runner._subgraph_index, runner._inputs
@@ -101,12 +101,12 @@ class _Tensors:
     """A signature that keeps the values of its inner tensors."""
 
     def __init__(self, path: Path, signature: dict[str, Any]) -> None:
-        self._runtime = Runtime(path, signature_from_dict(signature), "builtin", keeps_tensors=True)
+        self._runtime = Runtime(path, SignatureEntry.from_dict(signature), "builtin", keeps_tensors=True)
         runner = self._runtime.interpreter.get_signature_runner(self._runtime.signature.name)
         self._graph = runner._subgraph_index  # private, but nothing public says it
         details = self._runtime.interpreter.get_tensor_details(self._graph)
         self._details = {detail["index"]: detail for detail in details}
-        made = [index for operator in read_tflite(path).graphs()[self._graph].operators for index in operator.outputs]
+        made = [index for operator in read_tflite(path).graphs[self._graph].operators for index in operator.outputs]
         self.indices = {self._details[index]["name"]: index for index in made if index in self._details}
 
     def run(self, sample: Arrays) -> None:

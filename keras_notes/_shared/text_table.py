@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["aligned"]
+__all__ = ["align"]
 
 
-def aligned(table: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows of cells as lines: the first `left` columns to the left, the others to the right."""
+def align(table: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Returns the rows of a table as lines of equal columns.
+
+    Args:
+        table: Rows of cells, all of one length.
+        left: Number of columns that are aligned to the left; the others are aligned to the right.
+
+    >>> align([["name", "bytes"], ["a", "10"]])
+    ['name  bytes', 'a        10']
+    """
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(

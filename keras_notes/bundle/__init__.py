@@ -1,6 +1,6 @@
 """The bundle: the border between training and device."""
 
-from keras_notes.bundle._bundle import Bundle, check_target, open_bundle, write_bundle
+from keras_notes.bundle._bundle import Bundle, as_bundle, check_target, open_bundle, write_bundle
 from keras_notes.bundle._candidates import CANDIDATES_FILE, Candidate, Choice, read_choice
 from keras_notes.bundle._manifest import (
     FORMAT_VERSION,
@@ -13,7 +13,6 @@ from keras_notes.bundle._manifest import (
     TensorEntry,
     Tolerance,
 )
-from keras_notes.bundle._manifest import signature_from_dict as signature_from_dict
 from keras_notes.bundle._tensor_errors import TENSORS_FILE, TensorError, read_tensor_errors
 from keras_notes.bundle._tokenizer import TOKENIZER_FILE as TOKENIZER_FILE
 from keras_notes.bundle._tokenizer import read_tokenizer as read_tokenizer
@@ -34,6 +33,7 @@ __all__ = [
     "TensorEntry",
     "TensorError",
     "Tolerance",
+    "as_bundle",
     "check_target",
     "open_bundle",
     "read_choice",

@@ -2,13 +2,13 @@
 
     DIRECTORY/
       model.tflite     the converted model
-      model.json       the manifest: what the file holds, how to feed it, hashes of every file
+      model.json       the manifest: content of the file, how to feed it, hashes of every file
       golden/*.bin     inputs, and the trained model's outputs for them: raw, little-endian, row-major
-      tensors.json     of a file that is not float32: the error of each tensor (`_tensor_errors`)
-      candidates.json  of the recipe "auto": what was tried (`_candidates`)
-      tokenizer.json   of a model of text: how a device reads and writes it, in the format of Hugging Face's tokenizers
+      tensors.json     the error of each inner tensor (`_tensor_errors`); not for float32 files
+      candidates.json  the candidates of the recipe "auto" (`_candidates`)
+      tokenizer.json   the tokenizer of a model of text, in the format of Hugging Face's tokenizers
 
-`tflite/bundle.schema.json` defines the manifest.
+`tflite/bundle.schema.json`, `tflite/tensors.schema.json` and `tflite/candidates.schema.json` define the JSON files.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import dataclasses
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from keras_notes._shared.atomic_files import hidden_beside, move_directory, write_atomically, write_synced
 from keras_notes._shared.checks import one_line, received
 from keras_notes.bundle._manifest import (
     FORMAT_VERSION,
@@ -52,35 +52,51 @@ __all__ = [
     "StateEntry",
     "TensorEntry",
     "Tolerance",
+    "as_bundle",
     "check_target",
     "open_bundle",
     "write_bundle",
 ]
 
-
-# Where a new manifest is written before it takes the place of the old one; a kill in between leaves it behind.
+# A new manifest is written to this file before it replaces the old one; a kill in between leaves it behind.
 _NEW_MANIFEST_FILE = f"{MANIFEST_FILE}.new"
 _BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk, whose hashes held when it was opened."""
+    """A bundle on disk whose hashes were right when it was opened: see `open_bundle`.
+
+    Attributes:
+        directory: Folder of the bundle.
+        manifest: Content of its model.json.
+
+    Example:
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
+        >>> inputs["image"].shape, outputs["output"].shape
+        ((16, 8, 8, 1), (16, 4))
+    """
 
     directory: Path
     manifest: Manifest
 
     @property
     def model_path(self) -> Path:
+        """Path of the .tflite file."""
         return self.directory / MODEL_FILE
 
     @property
     def model_bytes(self) -> int:
-        """Size of the .tflite file."""
+        """Size of the .tflite file in bytes."""
         return self.manifest.files[MODEL_FILE].bytes
 
     def golden(self, signature: SignatureEntry) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The golden inputs and outputs by name, each of shape (samples, ...)."""
+        """Returns the golden inputs and outputs by name, each of shape (samples, ...).
+
+        Args:
+            signature: A signature of the manifest.
+        """
 
         def read(entry: TensorEntry) -> np.ndarray:
             dtype = np.dtype(entry.golden_dtype).newbyteorder("<")
@@ -90,24 +106,38 @@ class Bundle:
         return {e.name: read(e) for e in signature.inputs}, {e.name: read(e) for e in signature.outputs}
 
     def with_metrics(self, metrics: Mapping[str, float]) -> Bundle:
-        """Records figures that were measured on the .tflite file itself in the manifest, and returns the new bundle."""
+        """Records figures in the manifest, and returns the new bundle.
+
+        Args:
+            metrics: Figures by name that were measured on the .tflite file itself; they replace those of the same name.
+
+        Raises:
+            BundleError: If a name or a figure does not follow the schema.
+        """
         merged = {**self.manifest.metrics, **{name: float(value) for name, value in metrics.items()}}
         manifest = dataclasses.replace(self.manifest, metrics=merged)
-        content = to_json(manifest)
-        beside = self.directory / _NEW_MANIFEST_FILE
-        beside.unlink(missing_ok=True)
-        # "x": a bundle from elsewhere may hold a link of that name, and its target is not ours to write.
-        with beside.open("x") as file:
+        content = to_json(manifest).encode()
+        with write_atomically(self.directory / MANIFEST_FILE, self.directory / _NEW_MANIFEST_FILE) as file:
             file.write(content)
-        os.replace(beside, self.directory / MANIFEST_FILE)
         return open_bundle(self.directory)
 
 
 def open_bundle(directory: str | os.PathLike[str]) -> Bundle:
     """Opens a bundle and checks every file's size and hash.
 
+    Args:
+        directory: Folder of the bundle.
+
+    Returns:
+        The bundle.
+
     Raises:
-        BundleError: If the directory is no bundle, the manifest is malformed, or a file is missing or was changed.
+        BundleError: If the folder does not hold a bundle, the manifest is malformed, or a file is missing or changed.
+
+    Example:
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> bundle.manifest.recipe, [entry.name for entry in bundle.manifest.signatures[0].inputs]
+        ('static_int8', ['image'])
     """
     path = Path(directory)
     manifest_path = path / MANIFEST_FILE
@@ -119,11 +149,48 @@ def open_bundle(directory: str | os.PathLike[str]) -> Bundle:
     return Bundle(path, manifest)
 
 
-def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Returns the path to write a bundle to, which must be free, or hold a bundle that may be replaced.
+def as_bundle(bundle_or_directory: Bundle | str | os.PathLike[str]) -> Bundle:
+    """Opens a bundle that is given as an object or by its folder; its files are read and hashed again in either case.
+
+    Args:
+        bundle_or_directory: A bundle, or its folder.
+
+    Returns:
+        The bundle as it is on disk now.
 
     Raises:
-        BundleError: If something is in the way.
+        BundleError: If the bundle is missing, malformed or damaged.
+
+    Example:
+        >>> bundle = as_bundle("tflite/testdata/bars_static_int8")
+        >>> as_bundle(bundle) == bundle
+        True
+    """
+    return open_bundle(
+        bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
+    )
+
+
+def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Checks that a bundle can be written to a folder.
+
+    Args:
+        directory: Folder for the bundle.
+        overwrite: Whether a bundle in that folder may be replaced.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        BundleError: If something other than a bundle that may be replaced is there.
+
+    Example:
+        >>> check_target("tflite/testdata/bars_static_int8", overwrite=True).name
+        'bars_static_int8'
+        >>> check_target("tflite/testdata/bars_static_int8", overwrite=False)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        keras_notes.errors.BundleError: The directory for a new bundle must not exist yet. ...
     """
     path = Path(directory).resolve()
     if not path.exists():
@@ -154,70 +221,67 @@ def write_bundle(
     *,
     overwrite: bool = False,
 ) -> Bundle:
-    """Writes a bundle whole or not at all: beside the target first, then moved into place.
+    """Writes a bundle completely or not at all: into a hidden folder, which is then moved into place.
 
     Args:
-        directory: Where it shall stand. Parents are made.
-        manifest: The manifest; its `files` are filled in here.
-        files: The content by relative name, `model.tflite` and the golden files.
-        overwrite: Whether a bundle that stands there already is replaced.
+        directory: Folder for the bundle; its parents are created.
+        manifest: Manifest of the bundle; its `files` are filled in.
+        files: Content by path in the bundle: `model.tflite`, the golden files, and further ones that a bundle may hold.
+        overwrite: Whether a bundle that is there already is replaced.
+
+    Returns:
+        The bundle.
 
     Raises:
-        BundleError: If something is in the way.
+        BundleError: If something is in the way, or the manifest does not follow the schema.
+
+    Example:
+        >>> import tempfile
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> files = {name: (bundle.directory / name).read_bytes() for name in bundle.manifest.files}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bundle(f"{folder}/copy", bundle.manifest, files).manifest == bundle.manifest
+        True
     """
     target = check_target(directory, overwrite)
     entries = {name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
     manifest = dataclasses.replace(manifest, files=entries)
-    content = to_json(manifest)
+    content = to_json(manifest).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = hidden_beside(target)
+    temporary.mkdir(mode=0o700)
     try:
-        for name, data in files.items():
-            (beside / name).parent.mkdir(exist_ok=True)
-            (beside / name).write_bytes(data)
-        (beside / MANIFEST_FILE).write_text(content)
-        beside.chmod(0o755)
-        _move_into_place(beside, target)
+        for name, data in {**files, MANIFEST_FILE: content}.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            write_synced(temporary / name, data)
+        temporary.chmod(0o755)
+        move_directory(temporary, target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(target)
 
 
-def _move_into_place(beside: Path, target: Path) -> None:
-    if not target.exists():
-        beside.rename(target)
-        return
-    old = beside.with_name(f"{beside.name}.old")
-    target.rename(old)
-    try:
-        beside.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
-
-
 def _check_file(directory: Path, name: str, entry: FileEntry) -> None:
-    path, shown = directory / name, one_line(name)
+    path, label = directory / name, one_line(name)
     # Not `Path.is_file`, which raises for a name that is too long.
     if not os.path.isfile(path):
-        raise BundleError(f"The bundle {str(directory)!r} is incomplete: {shown} is missing. Copy it again.")
+        raise BundleError(f"The bundle {str(directory)!r} is incomplete: {label} is missing. Copy it again.")
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
-            f"The bundle {str(directory)!r} is damaged: {shown} must have {entry.bytes} bytes. "
+            f"The bundle {str(directory)!r} is damaged: {label} must have {entry.bytes} bytes. "
             f"Received: {size} bytes. Copy it again."
         )
     digest = _sha256(path)
     if digest != entry.sha256:
         raise BundleError(
-            f"The bundle {str(directory)!r} is damaged: {shown} must have the SHA-256 {entry.sha256}. "
+            f"The bundle {str(directory)!r} is damaged: {label} must have the SHA-256 {entry.sha256}. "
             f"Received: {digest}. Copy it again."
         )
 
 
 def _sha256(path: Path) -> str:
-    """Of a file that may be larger than the memory: a few bytes on the disk can stand for any number of zeros."""
+    """Returns the SHA-256 of a file, read in blocks: a sparse file may be larger than the memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):

@@ -11,6 +11,7 @@ from pathlib import Path
 from keras_notes._litert import client as tflite_process
 from keras_notes._litert.metadata import DESCRIPTION
 from keras_notes._litert.model import TfliteFile
+from keras_notes._shared.text_table import align
 from keras_notes.bundle import (
     MANIFEST_FILE,
     TENSORS_FILE,
@@ -92,9 +93,9 @@ def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
 
 def _print_file(file: TfliteFile) -> None:
     print("operators: " + ", ".join(f"{count} {name}" for name, count in file.operator_counts().items()))
-    islands = file.float_islands()
-    if file.is_mixed or not islands:
-        print(f"in floating point: {', '.join(islands) or 'none'}")
+    float_operators = file.float_operators()
+    if file.is_mixed or not float_operators:
+        print(f"in floating point: {', '.join(float_operators) or 'none'}")
 
 
 def _described(entry: TensorEntry) -> str:
@@ -112,9 +113,8 @@ def _print_errors(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print(json.dumps([dataclasses.asdict(error) for error in errors]))
         return
-    width = max((len(error.name) for error in errors), default=6)
-    print(f"{'tensor':<{width}}  {'SQNR':>8}  {'largest error':>13}  {'largest value':>13}")
-    for error in errors:
-        print(f"{error.name:<{width}}  {error.sqnr_db:5.1f} dB  {error.max_error:13.4g}  {error.max_value:13.4g}")
+    header = ("tensor", "SQNR", "largest error", "largest value")
+    rows = ((e.name, f"{e.sqnr_db:.1f} dB", f"{e.max_error:.4g}", f"{e.max_value:.4g}") for e in errors)
+    print("\n".join(align([header, *rows])))
     bad = [error.name for error in errors if not math.isnan(error.sqnr_db) and error.sqnr_db < _BAD_DB]
     print(f"first tensor below {_BAD_DB:g} dB: {bad[0] if bad else 'none'}")

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._shared.text_table import aligned
+from keras_notes._shared.text_table import align
 from keras_notes.compression._compressed_model import CompressedModel
 from keras_notes.compression._prunable_kernels import Kernel, kernels_of
 
@@ -61,7 +61,7 @@ class Summary:
             )
             for kernel in self.kernels
         ]
-        return "\n".join(aligned([header, *rows]))
+        return "\n".join(align([header, *rows]))
 
 
 def summary(model: keras.Model) -> Summary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras_notes._litert.model import FLOAT_DTYPES, Operator, TfliteFile
+from keras_notes._litert.model import FLOAT_DTYPES, Graph, Operator, TfliteFile
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.errors import ConversionError
 
@@ -41,7 +41,7 @@ def audit(file: TfliteFile, model_name: str, recipes: RecipeByLayer) -> None:
         )
     if resources := file.resource_operators():
         raise ConversionError(f"{subject} hold its weights as constants. Received: {_list(resources)}.")
-    islands = tuple(name for layer, name in file.float_operators() if recipes.recipe_of(layer).is_integer)
+    islands = tuple(name for layer, name in file.float_results() if recipes.recipe_of(layer).is_integer)
     if islands:
         raise ConversionError(
             f"{subject} compute in integers throughout. Received: {_list(islands)} in floating point. Replace that "
@@ -56,13 +56,13 @@ def audit(file: TfliteFile, model_name: str, recipes: RecipeByLayer) -> None:
 
 
 def _other_weights(file: TfliteFile, recipes: RecipeByLayer) -> Iterator[str]:
-    for graph in file.graphs():
+    for graph in file.graphs:
         for operator in graph.operators:
             if (place := _WEIGHTS.get(operator.name)) is not None:
                 yield from _wrong_type(graph, operator, operator.inputs[place], recipes)
 
 
-def _wrong_type(graph: TfliteFile, operator: Operator, index: int, recipes: RecipeByLayer) -> Iterator[str]:
+def _wrong_type(graph: Graph, operator: Operator, index: int, recipes: RecipeByLayer) -> Iterator[str]:
     weight, result = graph.tensors[index], graph.tensors[operator.outputs[0]].name
     allowed = recipes.recipe_of(result).weights
     is_float = weight.dtype in FLOAT_DTYPES

@@ -32,7 +32,7 @@ def find_recipes_by_operator(file: TfliteFile, recipes: RecipeByLayer) -> dict[s
     """
     by_operator: dict[str, str] = {}
     matched: set[str] = set()
-    for graph in file.graphs():
+    for graph in file.graphs:
         for operator in graph.operators:
             scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
             result = scope.split(";")[0]

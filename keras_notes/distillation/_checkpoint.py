@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_notes._shared.atomic_files import written_whole
+from keras_notes._shared.atomic_files import write_atomically
 from keras_notes._shared.checks import check_at_least, received
 from keras_notes.distillation._fingerprints import model_fingerprint
 
@@ -77,7 +77,7 @@ class Checkpoint(keras.callbacks.Callback):
         values[_META] = np.array(json.dumps(meta))
         if keras.backend.backend() == "torch":
             values[_TORCH] = _torch_random_state()
-        with written_whole(path) as file:
+        with write_atomically(path) as file:
             np.savez(file, **values)
         for old in self._files()[: -self.keep]:
             old.unlink()

@@ -1,9 +1,9 @@
-"""Layers of `keras.ops` and Keras's own layers, which reach a phone as the operators that it is fast at.
+"""Layers that a phone runs fast after conversion, built from `keras.ops` and Keras's own layers.
 
 inputs        OneHot, PositionalEncoding; one_hot, sinusoidal
 recurrence    LSTM; lstm_step, count_lstm_params
 attention     MultiHeadAttention; scaled_dot_product_attention, rotary_angles, apply_rotary
-Transformers  TransformerEncoder and TransformerDecoder (a block each), Transformer (the whole)
+Transformers  TransformerEncoder and TransformerDecoder (one block each), Transformer (the whole model)
 decoding      generate; decoding_models, decoding_samples for the device
 """
 

@@ -1,4 +1,4 @@
-"""What the blocks of encoder and decoder share: arguments, and sublayers with a residual connection."""
+"""Base class of the blocks of encoder and decoder: arguments, and sublayers with a residual connection."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import Any
 import keras
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, check_positive, received
-from keras_notes.layers._feed_forward import FeedForward, checked_activation
-from keras_notes.layers._initializers import another
-from keras_notes.layers._multi_head_attention import MultiHeadAttention, checked_groups
+from keras_notes._shared.types import Config, DType, Tensor, Tree
+from keras_notes.layers._feed_forward import FeedForward, serialize_activation
+from keras_notes.layers._initializers import Activation, Initializer, clone_initializer
+from keras_notes.layers._inputs import Shape
+from keras_notes.layers._multi_head_attention import MultiHeadAttention, check_groups
 
-__all__ = ["Block", "normalization_layer"]
+__all__ = ["NORMALIZATIONS", "Block", "create_normalization"]
 
-_NORMALIZATIONS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
+NORMALIZATIONS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
 
 
-def normalization_layer(kind: str, **arguments: Any) -> keras.Layer:
-    """A normalization over the last axis: "layer" or "rms"."""
-    layer = _NORMALIZATIONS[kind](**arguments)
-    layer.supports_masking = True  # as every layer that treats positions alike; of RMSNormalization, Keras forgot it
+def create_normalization(normalization: str, epsilon: float, dtype: DType, name: str) -> keras.Layer:
+    """Creates a normalization over the last axis: "layer" or "rms"."""
+    layer = NORMALIZATIONS[normalization](epsilon=epsilon, dtype=dtype, name=name)
+    layer.supports_masking = True  # true of every layer that treats positions alike; Keras lacks it for RMS
     return layer
 
 
 class Block(keras.Layer):
-    """Base of the blocks of a Transformer; see `TransformerEncoder` for the arguments."""
+    """Base class of the blocks of a Transformer; see `TransformerEncoder` for the arguments."""
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class Block(keras.Layer):
         hidden_width: int,
         *,
         dropout: float = 0.0,
-        activation: Any = "relu",
+        activation: Activation = "relu",
         normalization: str = "layer",
         norm_first: bool = False,
         num_key_value_heads: int | None = None,
@@ -41,7 +43,7 @@ class Block(keras.Layer):
         rotary_base: float = 10000.0,
         use_bias: bool = True,
         epsilon: float = 1e-5,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -49,10 +51,10 @@ class Block(keras.Layer):
         self.num_heads = check_at_least("num_heads", num_heads, 1)
         self.hidden_width = check_at_least("hidden_width", hidden_width, 1)
         self.dropout = check_between("dropout", dropout, 0.0, 1.0)
-        self.activation = checked_activation(activation)
-        self.normalization = check_choice("normalization", normalization, tuple(_NORMALIZATIONS))
+        self.activation = serialize_activation(activation)
+        self.normalization = check_choice("normalization", normalization, tuple(NORMALIZATIONS))
         self.norm_first = bool(norm_first)
-        self.num_key_value_heads = checked_groups(num_key_value_heads, self.num_heads)
+        self.num_key_value_heads = check_groups(num_key_value_heads, self.num_heads)
         self.rotary = bool(rotary)
         self.rotary_base = check_positive("rotary_base", rotary_base)
         self.use_bias = bool(use_bias)
@@ -61,64 +63,95 @@ class Block(keras.Layer):
         self.seed = seed
         self.supports_masking = True
 
-    def compute_output_shape(self, inputs_shape: Any, memory_shape: Any = None) -> tuple[int | None, ...]:
+    def compute_output_shape(self, inputs_shape: Shape, memory_shape: Shape | None = None) -> Shape:
         return tuple(inputs_shape)
 
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        # By what the call gives, which may be scores and a cache, too.
+    def compute_output_spec(self, *args: Tree, **kwargs: Tree) -> Tree:
+        # From a symbolic call: the results may include scores and a cache.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         names = ("num_heads", "hidden_width", "dropout", "activation", "normalization", "norm_first",
                  "num_key_value_heads", "rotary", "rotary_base", "use_bias", "epsilon", "seed")  # fmt: skip
         initializer = {"kernel_initializer": keras.initializers.serialize(self.kernel_initializer)}
         return {**super().get_config(), **{name: getattr(self, name) for name in names}, **initializer}
 
-    def _attention(self, name: str, inputs_shape: Any, seed: int | None, **arguments: Any) -> MultiHeadAttention:
-        """An unbuilt attention whose heads share the width of the inputs."""
+    def _create_attention(
+        self, name: str, inputs_shape: Shape, memory_shape: Shape, seed: int | None, *, rotary: bool
+    ) -> MultiHeadAttention:
+        """Creates an attention whose heads share the width of the inputs."""
         if len(inputs_shape) != 3 or inputs_shape[-1] is None or inputs_shape[-1] % self.num_heads:
             raise ValueError(
                 f"The inputs must have shape (batch, length, width) with a width that `num_heads` divides. "
                 f"{received(num_heads=self.num_heads)} The inputs have shape {tuple(inputs_shape)}."
             )
-        return MultiHeadAttention(
+        attention = MultiHeadAttention(
             self.num_heads,
             inputs_shape[-1] // self.num_heads,
             dropout=self.dropout,
             use_bias=self.use_bias,
             num_key_value_heads=self.num_key_value_heads,
-            kernel_initializer=another(self.kernel_initializer),
+            rotary=rotary,
+            rotary_base=self.rotary_base,
+            kernel_initializer=clone_initializer(self.kernel_initializer),
             seed=seed,
             dtype=self.dtype_policy,
             name=name,
-            **arguments,
         )
+        attention.build(inputs_shape, memory_shape)
+        return attention
 
-    def _feed_forward(self, inputs_shape: Any) -> FeedForward:
+    def _create_feed_forward(self, inputs_shape: Shape) -> FeedForward:
         layer = FeedForward(
             self.hidden_width,
             self.activation,
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
+            kernel_initializer=clone_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="feed_forward",
         )
         layer.build(inputs_shape)
         return layer
 
-    def _around(self, name: str, inputs_shape: Any, seed: int | None) -> tuple[keras.Layer, keras.Layer]:
-        """The normalization and the dropout around a sublayer."""
-        norm = normalization_layer(
-            self.normalization, epsilon=self.epsilon, dtype=self.dtype_policy, name=f"{name}_norm"
-        )
+    def _create_norm_and_dropout(
+        self, name: str, inputs_shape: Shape, seed: int | None
+    ) -> tuple[keras.Layer, keras.layers.Dropout]:
+        """Creates the normalization and the dropout around a sublayer."""
+        norm = create_normalization(self.normalization, self.epsilon, self.dtype_policy, f"{name}_norm")
         norm.build(inputs_shape)
         return norm, keras.layers.Dropout(self.dropout, seed=seed, dtype=self.dtype_policy, name=f"{name}_dropout")
 
-    def _residual(self, x: Any, function: Callable, norm: Any, dropout: Any, training: bool | None) -> tuple[Any, ...]:
-        """A sublayer with its residual connection, and what else it gives.
+    def _apply_sublayer(
+        self,
+        x: Tensor,
+        sublayer: Callable[[Tensor], tuple],
+        norm: keras.Layer,
+        dropout: keras.layers.Dropout,
+        training: bool | None,
+    ) -> tuple:
+        """Applies a sublayer with its residual connection.
 
-        `norm_first`: x + dropout(function(norm(x))); else norm(x + dropout(function(x))).
+        `norm_first`: x + dropout(sublayer(norm(x))); else norm(x + dropout(sublayer(x))).
+
+        Args:
+            x: Inputs of shape (batch, length, width).
+            sublayer: Function that returns a tuple: outputs of the shape of `x`, and further results.
+            norm: Normalization.
+            dropout: Dropout of the outputs.
+            training: Whether to apply the dropout.
+
+        Returns:
+            A tuple: the sum, and the further results of the sublayer.
         """
-        result, *more = function(norm(x) if self.norm_first else x)
-        total = x + dropout(result, training=training)
-        return (total if self.norm_first else norm(total), *more)
+        outputs, *others = sublayer(norm(x) if self.norm_first else x)
+        total = x + dropout(outputs, training=training)
+        return (total if self.norm_first else norm(total), *others)
+
+    def _apply_feed_forward(self, x: Tensor, training: bool | None) -> Tensor:
+        """Applies the feed-forward network, the last sublayer of every block."""
+
+        def feed_forward(x):
+            return (self.feed_forward(x),)
+
+        (outputs,) = self._apply_sublayer(x, feed_forward, self.feed_forward_norm, self.feed_forward_dropout, training)
+        return outputs

@@ -1,37 +1,38 @@
-"""Keys and values that attention keeps from one step of decoding to the next, in arrays of a fixed size.
+"""Caches: keys and values that attention keeps from one step of decoding to the next, in arrays of a fixed size.
 
 b batch, g heads of keys and values, m positions, k and v widths of a head.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 from keras import ops
 
 from keras_notes._shared.checks import differ
-from keras_notes.layers._inputs import check_within
+from keras_notes._shared.types import Tensor
+from keras_notes.layers._inputs import Index, check_within
 
-__all__ = ["Cache", "check_memory", "empty_cache", "written"]
+__all__ = ["Cache", "check_memory", "empty_cache", "update_cache"]
 
-# Keys of shape (b, g, m, k), and values of shape (b, g, m, v).
-Cache = tuple[Any, Any]
+Cache: TypeAlias = tuple[Tensor, Tensor]
+"""Keys of shape (b, g, m, k), and values of shape (b, g, m, v)."""
 
 
 def empty_cache(shape: tuple[int, int, int], key_dim: int, value_dim: int, dtype: str) -> Cache:
-    """Zeros of shape (*shape, key_dim) and (*shape, value_dim)."""
+    """Returns zeros of shape (*shape, key_dim) and (*shape, value_dim)."""
     return ops.zeros((*shape, key_dim), dtype), ops.zeros((*shape, value_dim), dtype)
 
 
-def written(cache: Cache, keys_bglk: Any, values_bglv: Any, start_index: Any) -> Cache:
-    """The cache with new keys and values from position `start_index` on."""
+def update_cache(cache: Cache, keys_bglk: Tensor, values_bglv: Tensor, start_index: Index) -> Cache:
+    """Returns the cache with new keys and values from position `start_index` on."""
     _check_cache(cache)
-    for kind, old, new in (("keys", cache[0], keys_bglk), ("values", cache[1], values_bglv)):
-        without_length = [(*array.shape[:2], array.shape[3]) for array in (old, new)]
+    for name, cached, new in (("keys", cache[0], keys_bglk), ("values", cache[1], values_bglv)):
+        without_length = [(*array.shape[:2], array.shape[3]) for array in (cached, new)]
         if differ(*without_length):
             raise ValueError(
-                f"`cache` must have {kind} of the batch, heads and width of the new ones. Received: shapes "
-                f"{tuple(old.shape)} and {tuple(new.shape)}. Begin with `empty_cache`."
+                f"`cache` must have {name} with the batch, heads and width of the new ones. Received: shapes "
+                f"{tuple(cached.shape)} and {tuple(new.shape)}. Begin with `empty_cache`."
             )
     check_within(cache[0].shape[2], start_index, ops.shape(keys_bglk)[2])
     place = (0, 0, start_index, 0)
@@ -39,7 +40,7 @@ def written(cache: Cache, keys_bglk: Any, values_bglv: Any, start_index: Any) ->
 
 
 def check_memory(cache: Cache | None) -> Cache:
-    """Returns the cache, which must be there where no values are given."""
+    """Returns the cache, which must not be None if a call has no `value`."""
     if cache is None:
         raise ValueError("`value` must be given without a `cache`. Received: value=None and cache=None.")
     _check_cache(cache)

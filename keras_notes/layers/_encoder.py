@@ -1,59 +1,64 @@
-"""A block of a Transformer's encoder."""
+"""The block of a Transformer's encoder."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
+from keras_notes._shared.types import Tensor, Tree
 from keras_notes.layers._block import Block
-from keras_notes.layers._initializers import seeds_from
+from keras_notes.layers._initializers import derive_seeds
+from keras_notes.layers._inputs import Shape
 
 __all__ = ["TransformerEncoder"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class TransformerEncoder(Block):
-    """One block of a Transformer's encoder: self-attention and a network for each position.
+    """One block of a Transformer's encoder: self-attention, and a feed-forward network for each position.
 
         x = norm(x + attention(x, x));       outputs = norm(x + feed_forward(x))            norm_first=False
         x = x + attention(norm(x));          outputs = x + feed_forward(norm(x))            norm_first=True
 
-    The width is that of the inputs. A stack of blocks with `norm_first` ends in a normalization of its own.
+    The width of the outputs is that of the inputs. A stack of blocks with `norm_first` needs a normalization behind the
+    last block.
 
     Args:
-        num_heads: Of the attention, >= 1; must divide the width.
-        hidden_width: Of the feed-forward network, >= 1.
-        dropout: In training: of the scores, and of what attention and network add; in [0, 1].
-        activation: "relu", "gelu", "swiglu", or another activation of Keras.
-        normalization: "layer", or "rms".
-        norm_first: Whether sublayers get normalized inputs (trains without a warm-up), or the sum behind them is
-            normalized (as in 2017).
-        num_key_value_heads: Heads of keys and values, a divisor of `num_heads`. Defaults to it.
-        rotary: Whether the attention knows positions, by `apply_rotary`; the width of a head must be even then.
-        rotary_base: Of `rotary_angles`, > 0.
+        num_heads: Number of heads of the attention, >= 1; must divide the width.
+        hidden_width: Width of the hidden vectors of the feed-forward network, >= 1.
+        dropout: Dropout rate in training, of the scores and of the outputs of both sublayers; in [0, 1].
+        activation: Activation of the feed-forward network: "relu", "gelu", "swiglu", or another activation of Keras.
+        normalization: Type of the normalizations: "layer", or "rms".
+        norm_first: Whether to normalize the inputs of the sublayers (which trains without a warm-up), or the sums
+            behind them (as in 2017).
+        num_key_value_heads: Number of heads of keys and values, a divisor of `num_heads`. Defaults to `num_heads`.
+        rotary: Whether the attention encodes positions by `apply_rotary`; the width of a head must be even then.
+        rotary_base: Base of `rotary_angles`, > 0.
         use_bias: Whether projections and dense layers add a bias.
-        epsilon: Of the normalizations, > 0.
-        kernel_initializer: Of the kernels.
-        seed: Of all dropout.
-        **kwargs: As in `keras.layers.Layer`.
+        epsilon: Number that the normalizations add to the variance, > 0.
+        kernel_initializer: Initializer of the kernels.
+        seed: Seed of all dropout layers. None for a random one.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Shape (batch, length, width), as the outputs.
-        mask: Padding of shape (batch, length): False where nobody looks.
-        attention_mask: True where a position may look at another; see `MultiHeadAttention`.
+        inputs: Sequence of shape (batch, length, width).
+        mask: Padding of shape (batch, length): no position attends to another where it is False.
+        attention_mask: Mask that is True where a position may attend to another; see `MultiHeadAttention`.
         return_attention_scores: Whether to return `(outputs, scores)`, scores of shape (batch, heads, length, length).
-        training: Whether to drop.
+        training: Whether to apply dropout.
+
+    Returns:
+        Outputs of shape (batch, length, width), or `(outputs, scores)`.
 
     Masking:
-        A Keras mask of the inputs counts as `mask`, and is handed on.
+        A Keras mask of the inputs counts as `mask`, and is passed on.
 
     LiteRT:
-        Those of `MultiHeadAttention` and of the network; MEAN, SUB, MUL, ADD and RSQRT for a normalization, without the
-        NEG of Keras's, for which there is no integer operator.
+        The operators of `MultiHeadAttention`; FULLY_CONNECTED and the activation for the feed-forward network; MEAN,
+        SUB, MUL, ADD and RSQRT for a normalization. (A conversion by Keras alone adds NEG, which has no integer form.)
 
     Raises:
-        ValueError: If an argument is out of its range, or shapes do not fit together.
+        TypeError: If a number has the wrong type.
+        ValueError: If an argument is out of its range, or if shapes do not fit together.
 
     Example:
         >>> import numpy as np
@@ -68,30 +73,27 @@ class TransformerEncoder(Block):
         (https://arxiv.org/abs/2002.04745).
     """
 
-    def build(self, inputs_shape: Any) -> None:
-        seeds = seeds_from(self.seed, 3)
-        self.attention = self._attention(
-            "attention", inputs_shape, seeds[0], rotary=self.rotary, rotary_base=self.rotary_base
+    def build(self, inputs_shape: Shape) -> None:
+        seeds = derive_seeds(self.seed, 3)
+        self.attention = self._create_attention("attention", inputs_shape, inputs_shape, seeds[0], rotary=self.rotary)
+        self.attention_norm, self.attention_dropout = self._create_norm_and_dropout("attention", inputs_shape, seeds[1])
+        self.feed_forward = self._create_feed_forward(inputs_shape)
+        self.feed_forward_norm, self.feed_forward_dropout = self._create_norm_and_dropout(
+            "feed_forward", inputs_shape, seeds[2]
         )
-        self.attention.build(inputs_shape, inputs_shape)
-        self.attention_norm, self.attention_dropout = self._around("attention", inputs_shape, seeds[1])
-        self.feed_forward = self._feed_forward(inputs_shape)
-        self.feed_forward_norm, self.feed_forward_dropout = self._around("feed_forward", inputs_shape, seeds[2])
 
     def call(
         self,
-        inputs: Any,
-        mask: Any = None,
-        attention_mask: Any = None,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Tree:
         def attend(x):
             masks = {"query_mask": mask, "value_mask": mask, "attention_mask": attention_mask}
             return self.attention(x, x, **masks, return_attention_scores=True, training=training)
 
-        x, scores = self._residual(inputs, attend, self.attention_norm, self.attention_dropout, training)
-        (outputs,) = self._residual(
-            x, lambda x: (self.feed_forward(x),), self.feed_forward_norm, self.feed_forward_dropout, training
-        )
+        x, scores = self._apply_sublayer(inputs, attend, self.attention_norm, self.attention_dropout, training)
+        outputs = self._apply_feed_forward(x, training)
         return (outputs, scores) if return_attention_scores else outputs

@@ -1,4 +1,4 @@
-"""The position-wise network of a Transformer."""
+"""The position-wise feed-forward network of a Transformer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 import keras
 
 from keras_notes._shared.checks import check_at_least, received
-from keras_notes.layers._initializers import another
+from keras_notes._shared.types import Config, Tensor
+from keras_notes.layers._initializers import Activation, Initializer, clone_initializer
+from keras_notes.layers._inputs import Shape
 
-__all__ = ["FeedForward", "checked_activation"]
+__all__ = ["FeedForward", "serialize_activation"]
 
 _GATED = "swiglu"
 
 
-def checked_activation(activation: Any) -> str | dict[str, Any]:
-    """The activation as what a config holds: "swiglu", or what Keras makes of its own and of registered functions."""
+def serialize_activation(activation: Activation) -> str | Config:
+    """Returns the activation in the form of a config: "swiglu", or Keras's form of its own and registered functions."""
     if activation == _GATED:
         return _GATED
     try:
@@ -28,29 +30,33 @@ def checked_activation(activation: Any) -> str | dict[str, Any]:
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class FeedForward(keras.Layer):
-    """Two dense layers, the same at every position; three for SwiGLU.
+    """Applies the same two dense layers at every position; three for SwiGLU.
 
         outputs = activation(x W_1 + b_1) W_2 + b_2
         "swiglu":  (silu(x W_gate + b_gate) * (x W_1 + b_1)) W_2 + b_2
 
     Args:
-        hidden_width: Of the vectors between the layers, >= 1. For as many weights as the others have, SwiGLU takes two
-            thirds of it.
+        hidden_width: Width of the vectors between the layers, >= 1. SwiGLU has three kernels: two thirds of the width
+            give the number of weights of other activations.
         activation: "swiglu", or an activation of Keras by name or as a function.
         use_bias: Whether the layers add a bias.
-        kernel_initializer: Of the kernels.
-        **kwargs: As in `keras.layers.Layer`.
+        kernel_initializer: Initializer of the kernels.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Shape (batch, length, width), as the outputs.
+        inputs: Sequence of shape (batch, length, width).
+
+    Returns:
+        Outputs of shape (batch, length, width).
 
     Masking:
-        A Keras mask is handed on.
+        Passes a Keras mask on.
 
     LiteRT:
         FULLY_CONNECTED, fused with ReLU; GELU; LOGISTIC and MUL for SwiGLU.
 
     Raises:
+        TypeError: If a number has the wrong type.
         ValueError: If an argument is out of its range.
 
     Example:
@@ -67,20 +73,20 @@ class FeedForward(keras.Layer):
     def __init__(
         self,
         hidden_width: int,
-        activation: Any = "relu",
+        activation: Activation = "relu",
         *,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.hidden_width = check_at_least("hidden_width", hidden_width, 1)
-        self.activation = checked_activation(activation)
+        self.activation = serialize_activation(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         hidden_shape = (*input_shape[:-1], self.hidden_width)
         is_gated = self.activation == _GATED
         if is_gated:
@@ -91,16 +97,16 @@ class FeedForward(keras.Layer):
         self.output_dense = self._dense("output", input_shape[-1], None)
         self.output_dense.build(hidden_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         hidden = self.hidden_dense(inputs)
         if self.activation == _GATED:
             hidden = self.gate_dense(inputs) * hidden
         return self.output_dense(hidden)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "hidden_width": self.hidden_width,
@@ -109,12 +115,12 @@ class FeedForward(keras.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
-    def _dense(self, name: str, units: int, activation: Any) -> keras.layers.Dense:
+    def _dense(self, name: str, units: int | None, activation: str | Config | None) -> keras.layers.Dense:
         return keras.layers.Dense(
             units,
             activation=activation,
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
+            kernel_initializer=clone_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name=name,
         )

@@ -1,4 +1,4 @@
-"""Positions of a sequence, as vectors that are added to it."""
+"""Positional encodings: vectors that are added to the positions of a sequence."""
 
 from __future__ import annotations
 
@@ -8,38 +8,44 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._shared.checks import check_at_least, check_positive
-from keras_notes.layers._inputs import check_within, known_index
+from keras_notes._shared.checks import check_at_least, check_integer, check_positive
+from keras_notes._shared.types import ArrayLike, Config, Tensor
+from keras_notes.layers._initializers import Initializer
+from keras_notes.layers._inputs import Index, Shape, check_within, known_index
 
-__all__ = ["PositionalEncoding", "frequencies", "rows_from", "sinusoidal"]
+__all__ = ["PositionalEncoding", "frequencies", "sinusoidal", "table_rows"]
 
 
 def frequencies(width: int, max_wavelength: float) -> np.ndarray:
-    """The angles, in radians, that one position adds: max_wavelength^(-2i / width) for i < width / 2, in float64."""
+    """Returns the angles in radians of position 1: max_wavelength^(-2i / width) for i < width / 2, in float64."""
     return max_wavelength ** (-np.arange(0, width, 2) / width)
 
 
-def sinusoidal(positions: Any, width: int, max_wavelength: float = 10000.0) -> np.ndarray:
-    """The positional encoding of sines and cosines.
+def sinusoidal(positions: ArrayLike, width: int, max_wavelength: float = 10000.0) -> np.ndarray:
+    """Computes the positional encoding of sines and cosines.
 
         result[..., 2i] = sin(p / max_wavelength^(2i / width)),  result[..., 2i + 1] = cos of the same
 
-    It is computed in float64: in float32 the angle of position 100,000 would be off by 0.004.
+    The angles are computed in float64: in float32 the angle of position 100,000 would be off by 0.004.
 
     Args:
-        positions: Numbers of any shape, as a NumPy array or a sequence.
-        width: Of the vectors, >= 1. Of an odd width, the last element is a sine.
-        max_wavelength: > 0; 2 pi times it is the length of the slowest wave.
+        positions: Positions p, numbers of any shape, as a NumPy array or a sequence.
+        width: Width of the vectors, >= 1. If it is odd, the last element is a sine.
+        max_wavelength: Length of the slowest wave in positions, divided by 2 pi; > 0.
 
     Returns:
         A float32 array of shape (..., width).
 
     Raises:
+        TypeError: If `width` is not an integer, or `max_wavelength` is not a number.
         ValueError: If `width` or `max_wavelength` is out of its range.
 
     Example:
-        >>> sinusoidal([0, 1], 4).round(3).tolist()
-        [[0.0, 1.0, 0.0, 1.0], [0.8410000205039978, 0.5400000214576721, 0.009999999776482582, 1.0]]
+        >>> import numpy as np
+        >>> with np.printoptions(precision=3, suppress=True):
+        ...     print(sinusoidal([0, 1], 4))
+        [[0.    1.    0.    1.   ]
+         [0.841 0.54  0.01  1.   ]]
 
     References:
         Vaswani et al. 2017, Attention Is All You Need, section 3.5 (https://arxiv.org/abs/1706.03762).
@@ -51,11 +57,11 @@ def sinusoidal(positions: Any, width: int, max_wavelength: float = 10000.0) -> n
     return waves.reshape(*angles.shape[:-1], -1)[..., :width].astype("float32")
 
 
-def rows_from(table: Any, start_index: Any, length: Any) -> Any:
-    """Rows [start_index, start_index + length) of a table; a constant of the graph where both are known."""
+def table_rows(table: Tensor, start_index: Index, length: Index) -> Tensor:
+    """Returns the rows [start_index, start_index + length) of a table; a constant of the graph if both are known."""
     start = known_index("start_index", start_index)
     if start == 0 and isinstance(length, int) and length == table.shape[0]:
-        return table  # itself, so that what opens the layer sees a weight and not its values of today
+        return table  # itself: a tracer then sees the weight, and not its current values
     if start is not None and isinstance(length, int):
         return table[start : start + length]
     return ops.slice(ops.convert_to_tensor(table), (start_index, 0), (length, table.shape[-1]))
@@ -63,31 +69,32 @@ def rows_from(table: Any, start_index: Any, length: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class PositionalEncoding(keras.Layer):
-    """Adds to each position of a sequence the vector that stands for it.
+    """Adds a vector to each position of a sequence, which encodes the position.
 
         outputs[:, i] = scale * inputs[:, i] + position[start_index + i]
 
     Args:
-        max_length: The number of positions that there are, >= 1.
-        learned: Whether the vectors are trained; else they are `sinusoidal`.
-        max_wavelength: Of the sines, > 0.
+        max_length: Number of positions, >= 1.
+        learned: Whether the vectors are trained; else they are those of `sinusoidal`.
+        max_wavelength: Length of the slowest sine wave in positions, divided by 2 pi; > 0.
         scale: Factor of the inputs, > 0. The Transformer scales embeddings by sqrt(width).
-        embeddings_initializer: Of the learned vectors.
-        **kwargs: As in `keras.layers.Layer`.
+        embeddings_initializer: Initializer of the learned vectors.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Shape (batch, length, width).
-        start_index: The position of the first of them: an integer, or a tensor of shape (). Step by step decoding gives
+        inputs: Sequence of shape (batch, length, width).
+        start_index: Position of the first input: an integer, or a tensor of shape (). In step-by-step decoding, it is
             the number of the step.
 
     Masking:
-        A Keras mask is handed on.
+        Passes a Keras mask on.
 
     LiteRT:
-        ADD of a constant, and MUL if there is a scale; SLICE and PACK if `start_index` is a tensor.
+        ADD of a constant, and MUL if `scale` is not 1; SLICE and PACK if `start_index` is a tensor.
 
     Raises:
-        ValueError: If an argument is out of its range; or if positions reach past `max_length`, where they can be seen.
+        TypeError: If a number has the wrong type.
+        ValueError: If an argument is out of its range, or if known positions reach past `max_length`.
 
     Example:
         >>> import numpy as np
@@ -107,7 +114,7 @@ class PositionalEncoding(keras.Layer):
         learned: bool = False,
         max_wavelength: float = 10000.0,
         scale: float = 1.0,
-        embeddings_initializer: Any = "uniform",
+        embeddings_initializer: Initializer = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -118,25 +125,26 @@ class PositionalEncoding(keras.Layer):
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.supports_masking = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         shape = (self.max_length, input_shape[-1])
         if self.learned:
             self.positions = self.add_weight(shape=shape, initializer=self.embeddings_initializer, name="positions")
         else:
-            self.positions = sinusoidal(np.arange(self.max_length), shape[-1], self.max_wavelength)
+            width = check_integer("width", shape[-1])
+            self.positions = sinusoidal(np.arange(self.max_length), width, self.max_wavelength)
 
-    def call(self, inputs: Any, start_index: Any = 0) -> Any:
+    def call(self, inputs: Tensor, start_index: Index = 0) -> Tensor:
         length = ops.shape(inputs)[1]
         check_within(self.max_length, start_index, length)
-        positions = rows_from(self.positions, start_index, length)
+        positions = table_rows(self.positions, start_index, length)
         if not isinstance(positions, keras.Variable):
             positions = ops.cast(positions, self.compute_dtype)
         return (inputs if self.scale == 1.0 else inputs * self.scale) + positions
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "max_length": self.max_length,

@@ -1,37 +1,38 @@
-"""Rotary positions: queries and keys are turned, so that their products know how far apart they are.
+"""Rotary positions: rotations of queries and keys, whose products then depend on the distance of their positions.
 
 b batch, h heads, l positions, k width of a head.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from keras import ops
 
 from keras_notes._shared.checks import check_integer, check_positive, received
-from keras_notes.layers._inputs import known_index, known_values
-from keras_notes.layers._positional_encoding import frequencies, rows_from
+from keras_notes._shared.types import ArrayLike, Tensor
+from keras_notes.layers._inputs import Index, known_index, known_values
+from keras_notes.layers._positional_encoding import frequencies, table_rows
 
-__all__ = ["apply_rotary", "check_rotary_width", "rotary_angles", "rotated", "waves_from"]
+__all__ = ["apply_rotary", "check_rotary_width", "rotary_angles", "rotary_waves", "rotated"]
 
 
-def rotary_angles(positions: Any, width: int, base: float = 10000.0) -> Any:
-    """The angles by which each pair of elements is turned.
+def rotary_angles(positions: ArrayLike, width: int, base: float = 10000.0) -> Tensor:
+    """Computes the angles by which the pairs of elements are rotated.
 
         result[..., i] = p * base^(-2i / width)  modulo 2 pi,  for i < width / 2
 
     Args:
-        positions: Numbers of any shape. Where they can be seen, the angles are computed in float64; in float32, that
-            of position 100,000 would be off by 0.004.
-        width: Of a head, even and >= 2.
-        base: > 0. The larger, the slower the slowest pairs turn.
+        positions: Positions p, numbers of any shape. If their values are known, the angles are computed in float64; in
+            float32, the angle of position 100,000 would be off by 0.004.
+        width: Width of a head, even and >= 2.
+        base: Base of the frequencies, > 0. The larger it is, the slower the slowest pairs rotate.
 
     Returns:
-        Shape (..., width / 2), in radians: a float64 NumPy array, or a float32 tensor where positions cannot be seen.
+        Angles of shape (..., width / 2), in radians: a float64 NumPy array, or a float32 tensor if the values of
+        `positions` are unknown (inside a compiled step).
 
     Raises:
+        TypeError: If `width` is not an integer, or `base` is not a number.
         ValueError: If `width` or `base` is out of its range.
 
     Example:
@@ -41,29 +42,30 @@ def rotary_angles(positions: Any, width: int, base: float = 10000.0) -> Any:
     References:
         Su et al. 2021, RoFormer, section 3.2.2, equation 15 (https://arxiv.org/abs/2104.09864).
     """
-    turns = frequencies(check_rotary_width("width", width), check_positive("base", base))
+    angles_per_position = frequencies(check_rotary_width("width", width), check_positive("base", base))
     values = known_values(positions)
     if values is None:
-        return ops.expand_dims(ops.cast(positions, "float32"), -1) * turns.astype("float32")
-    return values.astype("float64")[..., None] * turns % (2 * np.pi)
+        return ops.expand_dims(ops.cast(positions, "float32"), -1) * angles_per_position.astype("float32")
+    return values.astype("float64")[..., None] * angles_per_position % (2 * np.pi)
 
 
-def apply_rotary(x_bhlk: Any, angles: Any) -> Any:
-    """Turns each pair of elements of queries or keys by an angle.
+def apply_rotary(x_bhlk: Tensor, angles: Tensor) -> Tensor:
+    """Rotates each pair of elements of queries or keys by an angle.
 
         result[..., i]         = x[..., i] cos(angle_i) - x[..., i + k/2] sin(angle_i)
         result[..., i + k/2]   = x[..., i + k/2] cos(angle_i) + x[..., i] sin(angle_i)
 
-    The pairs are the halves of a head (the layout of GPT-NeoX and Llama), not neighbours (RoFormer's text, equation
-    34): the same up to an order of the elements, which training does not care about, and two slices and a concatenation
-    on a device where neighbours would need a gathering.
+    A pair has one element of each half of a head (the layout of GPT-NeoX and Llama), not two neighbours (the layout of
+    RoFormer's equation 34). Both are the same up to the order of the elements, which training does not depend on. On a
+    device, the halves need two slices and a concatenation, where neighbours would need a gather.
 
     Args:
-        x_bhlk: Queries or keys of shape (batch, heads, positions, k) with an even k.
-        angles: Shape (positions, k / 2), as of `rotary_angles`.
+        x_bhlk: Queries or keys of shape (batch, heads, positions, k), where k is even.
+        angles: Angles of shape (positions, k / 2) in radians, from `rotary_angles`.
 
     Returns:
-        The shape and dtype of `x_bhlk`. A product of two results depends on the difference of their positions only.
+        An array with the shape and dtype of `x_bhlk`. The product of two results depends on the difference of their
+        positions only.
 
     Example:
         >>> import numpy as np
@@ -78,41 +80,43 @@ def apply_rotary(x_bhlk: Any, angles: Any) -> Any:
     return rotated(x_bhlk, *_waves(angles))
 
 
-def _waves(angles: Any) -> tuple[Any, Any]:
-    """Cosines and sines of the angles; a file has them as constants where the angles are known."""
+def _waves(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines of the angles; they are constants of the graph if the angles are known."""
     if isinstance(angles, np.ndarray):
         return np.cos(angles).astype("float32"), np.sin(angles).astype("float32")
     return ops.cos(angles), ops.sin(angles)
 
 
-def waves_from(start_index: Any, length: Any, max_length: int | None, width: int, base: float) -> tuple[Any, Any]:
-    """Cosines and sines for `length` positions from `start_index` on, each of shape (length, width / 2).
+def rotary_waves(
+    start_index: Index, length: Index, max_length: int | None, width: int, base: float
+) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines for `length` positions from `start_index` on, each of shape (length, width / 2).
 
-    Of a start that cannot be seen they are rows of a table, if `max_length` says how long it is: exact, and without
-    sines on the device, which no integers compute.
+    If the start is unknown and `max_length` is given, they are rows of a table. The table is exact, and the device
+    computes no sines, for which there are no integer operators.
     """
     start = known_index("start_index", start_index)
     if start is None and max_length is not None:
         cosines, sines = _waves(rotary_angles(np.arange(max_length), width, base))
-        return rows_from(cosines, start_index, length), rows_from(sines, start_index, length)
+        return table_rows(cosines, start_index, length), table_rows(sines, start_index, length)
     positions = np.arange(length) if isinstance(length, int) else ops.arange(length, dtype="int32")
     return _waves(rotary_angles(positions + (start_index if start is None else start), width, base))
 
 
-def rotated(x_bhlk: Any, cosines: Any, sines: Any) -> Any:
-    """As `apply_rotary`, with the cosines and sines of the angles, each of shape (positions, k / 2)."""
+def rotated(x_bhlk: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotates as `apply_rotary` does, by cosines and sines of the angles, each of shape (positions, k / 2)."""
     half = x_bhlk.shape[-1] // 2
     first, second = x_bhlk[..., :half], x_bhlk[..., half:]
     cosines, sines = (ops.cast(waves, x_bhlk.dtype) for waves in (cosines, sines))
-    turned = (
+    halves = (
         ops.subtract(ops.multiply(first, cosines), ops.multiply(second, sines)),
         ops.add(ops.multiply(second, cosines), ops.multiply(first, sines)),
     )
-    return ops.concatenate(turned, axis=-1)
+    return ops.concatenate(halves, axis=-1)
 
 
-def check_rotary_width(name: str, width: Any) -> int:
-    """Returns the width of a head, which must fall into pairs."""
+def check_rotary_width(name: str, width: int) -> int:
+    """Returns the width of a head, which must be even."""
     width = check_integer(name, width)
     if width < 2 or width % 2:
         raise ValueError(f"`{name}` must be even and >= 2 for rotary positions. {received(**{name: width})}")

@@ -1,30 +1,30 @@
-"""The sections of the report that say what a bundle is: the model, its size, its operators, what to feed and read."""
+"""The sections of the report that describe a bundle: the model, its size, its operators, its inputs and outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes.benchmarking import bundle_bytes
 from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry
 from keras_notes.report._charts import colour_of, stacked_bar
-from keras_notes.report._html import NONE, Html, count, definitions, details, element, joined, table
+from keras_notes.report._html import NONE, Cell, Content, Html, count, definitions, details, element, join, table
 from keras_notes.verification import Report
 
 __all__ = ["Section", "operators", "signatures", "sizes", "training"]
 
-# What stands below the heading of a section.
-Section = tuple[Any, ...]
+Section: TypeAlias = tuple[Content, ...]
+"""The content of a section below its heading."""
 
-_MOST_WEIGHTS = 10
-_MOST_LABELS = 20
+_MAX_WEIGHTS = 10
+_MAX_LABELS = 20
 
 
 def training(bundle: Bundle, report: Report) -> Section:
-    """What the manifest says about the model, and figures that were measured on it."""
+    """Returns what the manifest says about the model, and figures that were measured on the file."""
     manifest = bundle.manifest
-    exceptions = joined((f"{layer}: {recipe}" for layer, recipe in manifest.exceptions.items()), "\n")
+    exceptions = join((f"{layer}: {recipe}" for layer, recipe in manifest.exceptions.items()), "\n")
     entries = (
         ("Name", manifest.name),
         ("Recipe", manifest.recipe),
@@ -33,7 +33,7 @@ def training(bundle: Bundle, report: Report) -> Section:
         ("Batch size", "any" if manifest.batch_size is None else manifest.batch_size),
         ("Preprocessing", manifest.preprocessing or "not stated"),
         ("Labels", _labels(manifest.labels)),
-        ("Made by", joined((f"{name} {number}" for name, number in manifest.versions.items()), "\n")),
+        ("Made by", join((f"{name} {number}" for name, number in manifest.versions.items()), "\n")),
     )
     metrics = [(name, f"{value:g}") for name, value in manifest.metrics.items()]
     if report.accuracy is not None:
@@ -46,7 +46,7 @@ def training(bundle: Bundle, report: Report) -> Section:
 
 
 def sizes(bundle: Bundle, file: TfliteFile) -> Section:
-    """How large the file is, by number format and by weight."""
+    """Returns the size of the file, by number format and by weight."""
     weights = _weights(file)
     total = sum(weight.bytes for weight in weights)
     by_dtype: dict[str, list[Tensor]] = {}
@@ -55,9 +55,10 @@ def sizes(bundle: Bundle, file: TfliteFile) -> Section:
     bytes_of = {dtype: sum(weight.bytes for weight in group) for dtype, group in by_dtype.items()}
     description = "; ".join(f"{dtype} {size:,} bytes" for dtype, size in bytes_of.items())
     formats = (
-        (_swatched(dtype), len(by_dtype[dtype]), f"{size:,}", _percent(size, total)) for dtype, size in bytes_of.items()
+        (_add_swatch(dtype), len(by_dtype[dtype]), f"{size:,}", _percent(size, total))
+        for dtype, size in bytes_of.items()
     )
-    shown = weights[:_MOST_WEIGHTS]
+    shown = weights[:_MAX_WEIGHTS]
     return (
         element(
             "p",
@@ -77,20 +78,20 @@ def sizes(bundle: Bundle, file: TfliteFile) -> Section:
 
 
 def operators(report: Report) -> Section:
-    """What the graph is made of, and what of it computes in floating point."""
-    islands = report.float_islands
+    """Returns the operators of the graph, and which of them compute in floating point."""
+    float_operators = report.float_islands
     total = sum(report.operators.values())
 
-    def row(name: str, number: int) -> tuple[Any, ...]:
-        floats = sum(island.partition(" ")[0] == name for island in islands)
+    def row(name: str, number: int) -> tuple[Cell, ...]:
+        floats = sum(label.partition(" ")[0] == name for label in float_operators)
         return (name, number, element("span", floats, class_="fail") if floats and report.is_mixed else floats)
 
-    listed = element("ul", *(element("li", element("code", island)) for island in islands))
+    listed = element("ul", *(element("li", element("code", label)) for label in float_operators))
     return (
         element(
             "p",
-            f"{count(total, 'operator')}, {len(islands)} of them in floating point; QUANTIZE and DEQUANTIZE, which "
-            f"only change the format, do not count as such.",
+            f"{count(total, 'operator')}, {len(float_operators)} of them in floating point; QUANTIZE and "
+            f"DEQUANTIZE, which only change the format, do not count as such.",
         ),
         table(
             "Operators of the file",
@@ -102,15 +103,15 @@ def operators(report: Report) -> Section:
 
 
 def signatures(bundle: Bundle) -> Section:
-    """What to feed and what to read, by signature."""
+    """Returns the inputs and outputs of each signature."""
     return tuple(part for entry in bundle.manifest.signatures for part in _signature(entry, bundle.manifest.batch_size))
 
 
 def _signature(signature: SignatureEntry, batch_size: int | None) -> list[Html]:
-    def row(entry: TensorEntry, kind: str) -> tuple[Any, ...]:
-        shape = ("any", *entry.shape[1:]) if batch_size is None else entry.shape
+    def row(entry: TensorEntry, role: str) -> tuple[Cell, ...]:
+        shape: tuple[int | str, ...] = ("any", *entry.shape[1:]) if batch_size is None else entry.shape
         scale = None if entry.scale is None else f"{entry.scale:.6g}"
-        return (entry.name, kind, entry.dtype, _shape(shape), scale, entry.zero_point, entry.golden_dtype)
+        return (entry.name, role, entry.dtype, _shape(shape), scale, entry.zero_point, entry.golden_dtype)
 
     rows = [*(row(e, "input") for e in signature.inputs), *(row(e, "output") for e in signature.outputs)]
     samples = count(signature.golden_samples, "golden step" if signature.states else "golden sample")
@@ -128,30 +129,30 @@ def _signature(signature: SignatureEntry, batch_size: int | None) -> list[Html]:
 
 
 def _weights(file: TfliteFile) -> list[Tensor]:
-    """The constants of all graphs, each buffer once, the largest first."""
-    constants = {tensor.buffer: tensor for graph in file.graphs() for tensor in graph.tensors if tensor.is_constant}
+    """Returns the constants of all graphs, each buffer once, the largest first."""
+    constants = {tensor.buffer: tensor for graph in file.graphs for tensor in graph.tensors if tensor.is_constant}
     return sorted(constants.values(), key=lambda tensor: -tensor.bytes)
 
 
-def _weight_row(weight: Tensor, model_bytes: int) -> tuple[Any, ...]:
+def _weight_row(weight: Tensor, model_bytes: int) -> tuple[Cell, ...]:
     scales = {0: NONE, 1: "1, per tensor"}.get(weight.channels, f"{weight.channels}, per channel")
     share = _percent(weight.bytes, model_bytes)
     return (weight.name, weight.dtype, _shape(weight.shape), scales, f"{weight.bytes:,}", share)
 
 
-def _swatched(dtype: str) -> Html:
-    return joined([element("span", class_=f"swatch {colour_of(dtype)}"), dtype])
+def _add_swatch(dtype: str) -> Html:
+    return join([element("span", class_=f"swatch {colour_of(dtype)}"), dtype])
 
 
 def _labels(labels: Sequence[str] | None) -> Html | str:
     if labels is None:
         return "not stated"
-    if len(labels) <= _MOST_LABELS:
+    if len(labels) <= _MAX_LABELS:
         return ", ".join(labels)
     return details(count(len(labels), "class", "classes"), element("ol", *(element("li", x) for x in labels), start=0))
 
 
-def _shape(shape: Sequence[Any]) -> str:
+def _shape(shape: Sequence[int | str]) -> str:
     return " \N{MULTIPLICATION SIGN} ".join(map(str, shape)) or "scalar"
 
 

@@ -1,11 +1,11 @@
-"""Pictures of the report as inline SVG: widths in percent and heights in pixels, so text keeps its size on a phone."""
+"""Charts of the report as inline SVG: widths in percent and heights in pixels, so text keeps its size on a phone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from keras_notes.report._html import Html, element
+from keras_notes.report._html import Cell, Html, element
 
 __all__ = ["colour_of", "decibels_text", "error_bars", "stacked_bar", "worst_tensors"]
 
@@ -18,44 +18,44 @@ _COLOURS = {
     "float16": "orange",
 }
 _BAR_HEIGHT = 28
-# The plot of `error_bars`, in pixels: its top and bottom, and the height of the picture. The numbers of its scale stand
-# in the margin that the page leaves on the left.
+# The plot of `error_bars`, in pixels: its top and bottom, the height of the chart, and the margin on the left that the
+# page leaves for the numbers of the scale.
 _TOP, _BOTTOM, _HEIGHT, _MARGIN = 30, 230, 270, 34
-_MOST_MARKED = 10
-# In percent of the plot: a handful of tensors shall not look like walls.
-_WIDEST = 5.0
+_MAX_MARKED = 10
+# In percent of the plot, so that the bars of a few tensors do not fill it.
+_MAX_WIDTH = 5.0
 
 
 def colour_of(dtype: str) -> str:
-    """The class of the page's style that a number format is drawn in."""
+    """Returns the style class that gives a number format its colour."""
     return _COLOURS.get(dtype, "grey")
 
 
 def worst_tensors(decibels: Sequence[float]) -> list[int]:
-    """Places of the tensors with the lowest signal-to-noise ratio, the worst first: a tenth of all, 1 to 10."""
+    """Returns the indices of the tensors with the lowest ratios, the worst first: a tenth of all, 1 to 10."""
     measured = [place for place, value in enumerate(decibels) if math.isfinite(value)]
-    count = min(_MOST_MARKED, max(1, len(measured) // 10))
+    count = min(_MAX_MARKED, max(1, len(measured) // 10))
     return sorted(measured, key=lambda place: decibels[place])[:count]
 
 
 def stacked_bar(title: str, description: str, bytes_of: Mapping[str, int]) -> Html:
-    """One bar with a part for each number format, as long as its share of the bytes."""
+    """Returns a bar with a part for each number format, as long as its share of the bytes."""
     total = sum(bytes_of.values()) or 1
     parts = []
     start = 0.0
     for dtype, size in bytes_of.items():
         width = 100 * size / total
         hint = element("title", f"{dtype}: {size:,} bytes")
-        place = {"x": _percent(start), "y": 0, "width": _percent(width), "height": _BAR_HEIGHT}
+        place: dict[str, Cell] = {"x": _percent(start), "y": 0, "width": _percent(width), "height": _BAR_HEIGHT}
         parts.append(element("rect", hint, **place, class_=colour_of(dtype)))
         start += width
-    return _picture(title, description, "bar", _BAR_HEIGHT, *parts)
+    return _chart(title, description, "bar", _BAR_HEIGHT, *parts)
 
 
 def error_bars(title: str, description: str, names: Sequence[str], decibels: Sequence[float]) -> Html:
-    """A bar for each tensor in the order of the graph, as high as its signal-to-noise ratio; the worst are marked.
+    """Returns a bar for each tensor in the order of the graph, as high as its signal-to-noise ratio.
 
-    One without an error is green and as high as the plot; one without a ratio has no bar.
+    The worst are marked. A tensor without an error has a green bar of full height; one without a ratio has none.
     """
     low, high = _range_of(decibels)
     worst = worst_tensors(decibels)
@@ -64,7 +64,7 @@ def error_bars(title: str, description: str, names: Sequence[str], decibels: Seq
         return _BOTTOM - (_BOTTOM - _TOP) * (min(value, high) - low) / (high - low)
 
     step = 100 / len(decibels)
-    width = min(0.8 * step, _WIDEST)
+    width = min(0.8 * step, _MAX_WIDTH)
     bars = []
     for place, (name, value) in enumerate(zip(names, decibels, strict=True)):
         if math.isnan(value):
@@ -83,11 +83,11 @@ def error_bars(title: str, description: str, names: Sequence[str], decibels: Seq
             )
         )
     marks = [_worst_mark((worst[0] + 0.5) * step, decibels[worst[0]])] if worst else []
-    return _picture(title, description, "errors", _HEIGHT, *_scale(low, high, height), *bars, *marks, *_ends())
+    return _chart(title, description, "errors", _HEIGHT, *_scale(low, high, height), *bars, *marks, *_ends())
 
 
 def decibels_text(value: float) -> str:
-    """A signal-to-noise ratio in words."""
+    """Returns a signal-to-noise ratio in words."""
     if math.isnan(value):
         return "not defined"
     # Adding 0.0 makes 0.0 of -0.0.
@@ -95,7 +95,7 @@ def decibels_text(value: float) -> str:
 
 
 def _range_of(decibels: Sequence[float]) -> tuple[float, float]:
-    """The ends of the scale: multiples of 10 around 0 and all ratios that are finite."""
+    """Returns the ends of the scale: multiples of 10 around 0 and all finite ratios."""
     finite = [value for value in decibels if math.isfinite(value)]
     return 10 * math.floor(min([*finite, 0.0]) / 10), 10 * math.ceil(max([*finite, 10.0]) / 10)
 
@@ -112,8 +112,8 @@ def _scale(low: float, high: float, height: Callable[[float], float]) -> list[Ht
 
 def _worst_mark(x: float, value: float) -> Html:
     # Towards the middle, where there is room for the words.
-    said = f"worst, {decibels_text(value)}"
-    words, anchor = (f"▲ {said}", "start") if x < 50 else (f"{said} ▲", "end")
+    label = f"worst, {decibels_text(value)}"
+    words, anchor = (f"▲ {label}", "start") if x < 50 else (f"{label} ▲", "end")
     return element("text", words, x=_percent(x), y=_BOTTOM + 16, text_anchor=anchor, class_="mark")
 
 
@@ -125,11 +125,11 @@ def _ends() -> list[Html]:
     ]
 
 
-def _picture(title: str, description: str, name: str, height: int, *parts: Html) -> Html:
+def _chart(title: str, description: str, name: str, height: int, *parts: Html) -> Html:
     ids = f"{name}-title", f"{name}-description"
-    said = element("title", title, id=ids[0]), element("desc", description, id=ids[1])
+    labels = element("title", title, id=ids[0]), element("desc", description, id=ids[1])
     return element(
-        "svg", *said, *parts, class_=name, role="img", height=height, aria_labelledby=ids[0], aria_describedby=ids[1]
+        "svg", *labels, *parts, class_=name, role="img", height=height, aria_labelledby=ids[0], aria_describedby=ids[1]
     )
 
 

@@ -1,4 +1,4 @@
-"""HTML out of plain values. What is not `Html` already is text, and is escaped: a bundle's names are not to be trusted.
+"""HTML from plain values. Everything that is not `Html` is text and is escaped: the names in a bundle are untrusted.
 
 >>> print(element("p", "1 < 2 ", element("b", "yes"), class_="note"))
 <p class="note">1 &lt; 2 <b>yes</b></p>
@@ -10,11 +10,11 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeAlias
 
-__all__ = ["NONE", "Html", "count", "definitions", "details", "element", "joined", "table", "text"]
+__all__ = ["NONE", "Cell", "Content", "Html", "count", "definitions", "details", "element", "join", "table", "text"]
 
-# What stands in a cell without a value.
+# The content of a cell without a value.
 NONE = "\N{EN DASH}"
 
 
@@ -24,40 +24,53 @@ class Html(str):
     __slots__ = ()
 
 
-def text(value: Any) -> Html:
-    """A value as HTML. Control characters and lone surrogates, which no HTML file may hold, become U+FFFD."""
+Content: TypeAlias = str | float
+"""HTML, text to escape, or a number."""
+
+Cell: TypeAlias = Content | None
+"""A cell of a table; None for a missing value."""
+
+
+def text(value: Content) -> Html:
+    """Returns a value as HTML; control characters and lone surrogates, which HTML forbids, become U+FFFD."""
     if isinstance(value, Html):
         return value
     allowed = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in str(value))
     return Html(html.escape("".join(allowed)))
 
 
-def joined(parts: Iterable[Any], between: Any = "") -> Html:
-    """Parts one after the other."""
+def join(parts: Iterable[Content], between: Content = "") -> Html:
+    """Returns parts one after the other, with `between` between them."""
     return Html(text(between).join(text(part) for part in parts))
 
 
-def element(tag: str, *children: Any, **attributes: Any) -> Html:
-    """`<tag name="value">children</tag>`; `aria_label` is aria-label, `class_` is class; None leaves one out."""
-    given = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None)
-    opening = "".join(f' {name}="{text(value)}"' for name, value in given)
-    return Html(f"<{tag}{opening}>{joined(children)}</{tag}>")
-
-
-def table(caption: Any, header: Sequence[Any], rows: Iterable[Sequence[Any]], words: Sequence[int] = ()) -> Html:
-    """A table that scrolls on its own where the page is too narrow for it.
+def element(tag: str, *children: Content, **attributes: Cell) -> Html:
+    """Returns `<tag name="value">children</tag>`.
 
     Args:
-        caption: What it shows; also the name under which a screen reader offers it.
-        header: One cell a column.
-        rows: Cells; the first of each row is the row's header. None is a cell without a value.
-        words: The columns, beside the first, that hold words; all others hold numbers and are aligned to the right.
+        tag: Name of the element.
+        *children: Content of the element.
+        **attributes: Attributes by name, with "_" for "-" and `class_` for "class"; None leaves an attribute out.
+    """
+    named = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None)
+    opening = "".join(f' {name}="{text(value)}"' for name, value in named)
+    return Html(f"<{tag}{opening}>{join(children)}</{tag}>")
+
+
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Cell]], words: Sequence[int] = ()) -> Html:
+    """Returns a table that scrolls by itself where the page is too narrow for it.
+
+    Args:
+        caption: Title of the table, also for screen readers.
+        header: Title of each column.
+        rows: Cells of each row; the first is the row's header.
+        words: Columns, besides the first, that hold words; all others hold numbers and are aligned to the right.
     """
 
     def side(column: int) -> str | None:
         return None if column == 0 or column in words else "number"
 
-    def cell(column: int, value: Any) -> Html:
+    def cell(column: int, value: Cell) -> Html:
         content = NONE if value is None else value
         if column == 0:
             return element("th", _breakable(content), scope="row")
@@ -70,13 +83,13 @@ def table(caption: Any, header: Sequence[Any], rows: Iterable[Sequence[Any]], wo
     return element("div", element("table", *content), class_="scroll", role="group", tabindex="0", aria_label=caption)
 
 
-def _breakable(value: Any) -> Html:
-    """A value that a narrow column breaks behind what divides the names of tensors, rather than anywhere."""
-    return value if isinstance(value, Html) else joined(re.split(r"(?<=[/_;])", str(value)), Html("<wbr>"))
+def _breakable(value: Content) -> Html:
+    """Returns a value that a narrow column breaks after the separators in names of tensors, rather than anywhere."""
+    return value if isinstance(value, Html) else join(re.split(r"(?<=[/_;])", str(value)), Html("<wbr>"))
 
 
-def definitions(entries: Iterable[tuple[Any, Any]], class_: str | None = None) -> Html:
-    """A list of terms and what they stand for."""
+def definitions(entries: Iterable[tuple[Content, Cell]], class_: str | None = None) -> Html:
+    """Returns a list of terms, each with its description."""
     return element(
         "dl",
         *(
@@ -87,15 +100,15 @@ def definitions(entries: Iterable[tuple[Any, Any]], class_: str | None = None) -
     )
 
 
-def details(summary: Any, *children: Any) -> Html:
-    """What a reader may unfold."""
+def details(summary: Content, *children: Content) -> Html:
+    """Returns content that a reader can unfold below a summary."""
     return element("details", element("summary", summary), *children)
 
 
-def count(number: int, one: str, several: str | None = None) -> str:
-    """A number of things in words.
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """Returns a number with its noun in the singular or plural.
 
     >>> count(1, "sample"), count(2000, "sample"), count(2, "class", "classes")
     ('1 sample', '2,000 samples', '2 classes')
     """
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

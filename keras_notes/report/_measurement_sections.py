@@ -1,45 +1,56 @@
-"""The sections of the report that say what was measured: errors of the outputs, latency, errors down the graph."""
+"""The sections of the report with measurements: errors of the outputs, latency, errors of inner tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 from keras_notes.benchmarking import BenchReport, BenchRow
 from keras_notes.bundle import Candidate, Choice, Manifest, TensorError, Tolerance
 from keras_notes.report._bundle_sections import Section
 from keras_notes.report._charts import decibels_text, error_bars, worst_tensors
-from keras_notes.report._html import Html, count, details, element, table
+from keras_notes.report._html import Cell, Html, count, details, element, table
 from keras_notes.verification import OutputReport, Report
 
 __all__ = ["candidates", "errors_down_the_graph", "speed", "verification"]
 
-# The figures of an output: heading, field of its report, and how it is written.
-_MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("Largest, LSB", "max_error_lsb", "{:.2f}".format),
-    ("RMS, LSB", "rms_error_lsb", "{:.2f}".format),
+Formatter: TypeAlias = Callable[[float], str]
+
+
+class _Measure(NamedTuple):
+    """A column of the table of errors."""
+
+    heading: str
+    field: str
+    write: Formatter
+
+    def cell(self, output: OutputReport) -> str | None:
+        value = getattr(output, self.field)
+        if value is None:
+            return None
+        return ", ".join(map(self.write, value)) if isinstance(value, tuple) else self.write(value)
+
+
+_MEASURES = (
+    _Measure("Largest, LSB", "max_error_lsb", "{:.2f}".format),
+    _Measure("RMS, LSB", "rms_error_lsb", "{:.2f}".format),
     # A mean of -0.001 is 0.00 and not -0.00.
-    ("Mean, LSB", "mean_error_lsb", lambda value: f"{round(value, 2) + 0.0:.2f}"),
-    ("Largest", "max_error", "{:.3g}".format),
-    ("RMS", "rms_error", "{:.3g}".format),
-    ("Mean", "mean_error", "{:.3g}".format),
-    ("Top-1 agreement", "top1_agreement", "{:.4f}".format),
-    ("RMS by quarter of the sequence", "rms_error_by_quarter", lambda values: ", ".join(f"{v:.3g}" for v in values)),
+    _Measure("Mean, LSB", "mean_error_lsb", lambda value: f"{round(value, 2) + 0.0:.2f}"),
+    _Measure("Largest", "max_error", "{:.3g}".format),
+    _Measure("RMS", "rms_error", "{:.3g}".format),
+    _Measure("Mean", "mean_error", "{:.3g}".format),
+    _Measure("Top-1 agreement", "top1_agreement", "{:.4f}".format),
+    _Measure("RMS by quarter of the sequence", "rms_error_by_quarter", "{:.3g}".format),
 )
 
 
 def verification(report: Report, tolerance: Tolerance) -> Section:
-    """The errors of each output, and the limits that it had to keep."""
-    measures = [one for one in _MEASURES if any(getattr(output, one[1]) is not None for output in report.outputs)]
+    """Returns the errors of each output, and the limits that hold for it."""
+    measures = [measure for measure in _MEASURES if any(measure.cell(output) is not None for output in report.outputs)]
 
-    def row(output: OutputReport) -> tuple[Any, ...]:
-        values = ((getattr(output, field), written) for _, field, written in measures)
+    def row(output: OutputReport) -> tuple[Cell, ...]:
         name = f"{output.signature}/{output.name}"
-        return (
-            name,
-            _result(output),
-            *(None if value is None else written(value) for value, written in values),
-        )
+        return (name, _result(output), *(measure.cell(output) for measure in measures))
 
     return (
         element(
@@ -50,7 +61,7 @@ def verification(report: Report, tolerance: Tolerance) -> Section:
         ),
         table(
             "Error over the golden samples",
-            ("Output", "Result", *(heading for heading, _, _ in measures)),
+            ("Output", "Result", *(measure.heading for measure in measures)),
             map(row, report.outputs),
             words=(1,),
         ),
@@ -59,10 +70,11 @@ def verification(report: Report, tolerance: Tolerance) -> Section:
 
 
 def candidates(choice: Choice) -> Section:
-    """What was tried for the recipe "auto", and which was taken."""
+    """Returns the candidates of the recipe "auto", and the chosen one."""
 
-    def row(index: int, one: Candidate) -> tuple[Any, ...]:
-        return *one.cells(), "taken" if index == choice.chosen else one.reason or "within the budget"
+    def row(index: int, candidate: Candidate) -> tuple[Cell, ...]:
+        result = "taken" if index == choice.chosen else candidate.reason or "within the budget"
+        return *candidate.cells(), result
 
     return (
         element(
@@ -73,27 +85,27 @@ def candidates(choice: Choice) -> Section:
         table(
             "Candidates",
             ("Recipe", "Kernels", "Bytes", "p50, ms", "Accuracy", "Loss", "Result"),
-            [row(index, one) for index, one in enumerate(choice.candidates)],
+            [row(index, candidate) for index, candidate in enumerate(choice.candidates)],
             words=(1, 6),
         ),
     )
 
 
 def _limits(report: Report, tolerance: Tolerance) -> list[Html]:
-    """The limits that hold for these outputs: in steps for those with a grid, if there are such limits."""
+    """Returns the limits that hold for these outputs: in steps for those with a grid, if there are such limits."""
     steps = (" in LSB", tolerance.max_error_lsb, tolerance.rms_error_lsb, tolerance.mean_error_lsb)
     relative = (" relative to the largest golden output", tolerance.max_error, tolerance.rms_error, None)
     in_steps = [output.max_error_lsb is not None and tolerance.max_error_lsb is not None for output in report.outputs]
     parts = []
     for unit, *limits in [steps] * any(in_steps) + [relative] * (not all(in_steps)):
         named = zip(("largest", "root mean square", "mean"), limits, strict=True)
-        said = ", ".join(f"{name} {limit:g}" for name, limit in named if limit is not None)
-        parts.append(element("p", f"Limits of the error{unit}: {said or 'none'}."))
+        listed = ", ".join(f"{name} {limit:g}" for name, limit in named if limit is not None)
+        parts.append(element("p", f"Limits of the error{unit}: {listed or 'none'}."))
     return parts
 
 
 def speed(report: BenchReport) -> Section:
-    """How long loading and running take."""
+    """Returns how long loading and running take."""
     header = ("Model", "Threads", "Load, ms", "First, ms", "p50, ms", "p95, ms", "Peak memory, bytes", "File, bytes")
     ratios = (
         (f"{ratio.threads}", f"{ratio.median:.3f}", f"{ratio.lower:.3f} to {ratio.upper:.3f}")
@@ -113,7 +125,7 @@ def speed(report: BenchReport) -> Section:
 
 
 def errors_down_the_graph(errors: Sequence[TensorError] | None, manifest: Manifest) -> Section:
-    """Where on the way through the graph the error of quantization arises."""
+    """Returns the error of quantization of each inner tensor, which shows where in the graph it arises."""
     if errors is None and manifest.recipe == "float32" and not manifest.exceptions:
         return (element("p", "A float32 file has no error of quantization."),)
     if errors is None:
@@ -155,14 +167,14 @@ def _result(output: OutputReport) -> Html:
     return element("span", "FAIL", class_="fail") if output.failures else element("span", "pass", class_="pass")
 
 
-def _bench_row(row: BenchRow, has_two: bool) -> tuple[Any, ...]:
+def _bench_row(row: BenchRow, has_two: bool) -> tuple[Cell, ...]:
     name = f"{row.name}, {row.recipe}"
     times = (f"{value:.4f}" for value in (row.load_ms, row.first_ms, row.p50_ms, row.p95_ms))
     peak = None if row.peak_bytes is None else f"{row.peak_bytes:,}"
     return (f"{row.bundle}: {name}" if has_two else name, row.threads, *times, peak, f"{row.model_bytes:,}")
 
 
-def _error_row(error: TensorError) -> tuple[Any, ...]:
+def _error_row(error: TensorError) -> tuple[Cell, ...]:
     scale = None if error.scale is None else f"{error.scale:.4g}"
     figures = (f"{error.max_error:.4g}", f"{error.max_value:.4g}", scale, f"{error.size:,}")
     return (error.name, decibels_text(error.sqnr_db), *figures)

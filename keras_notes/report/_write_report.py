@@ -1,12 +1,11 @@
-"""The report of a bundle as one HTML page: what was trained, how well the file gives it, how large and how fast it is.
+"""The report of a bundle as one HTML page: the trained model, the errors of the file, its size and its speed.
 
-Imports neither Keras nor TensorFlow. Every text of a bundle is escaped: it may come from anywhere.
+This module imports neither Keras nor TensorFlow. All text from a bundle is escaped: it is untrusted.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,20 @@ from keras_notes import benchmarking
 from keras_notes._litert import client as tflite_process
 from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
+from keras_notes._shared.atomic_files import write_atomically
 from keras_notes._shared.checks import received
 from keras_notes.benchmarking import BenchReport
-from keras_notes.bundle import MODEL_FILE, Bundle, open_bundle, read_choice, read_tensor_errors
+from keras_notes.bundle import MODEL_FILE, Bundle, as_bundle, read_choice, read_tensor_errors
 from keras_notes.errors import VerificationError
 from keras_notes.report import _bundle_sections as sections
 from keras_notes.report import _measurement_sections as measures
-from keras_notes.report._html import Html, count, definitions, element, joined
+from keras_notes.report._html import Html, count, definitions, element, join
 from keras_notes.report._page import page
 from keras_notes.verification import Report, verify
 
 __all__ = ["write_report"]
 
-# Of the benchmark that is run where none is given: enough for a p50, and seconds for a model of 10 ms.
+# The default benchmark: enough for a p50, and a few seconds for a model of 10 ms.
 _REPEAT, _ROUNDS = 50, 3
 
 
@@ -39,43 +39,51 @@ def write_report(
     bench: BenchReport | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Path:
-    """Writes all that is known of a bundle as one HTML page, which opens offline and loads nothing.
+    """Writes everything that is known about a bundle as one HTML page, which opens offline and loads nothing.
 
-    It says whether the file gives what was trained, and by how much it errs; what was trained; metrics; sizes; what
-    the graph computes in; latencies; where in the graph the error of quantization arises; and what to feed and read.
+    The page shows whether the file computes what was trained, and its errors; the trained model and its metrics; sizes;
+    the operators and their number formats; latencies; the error of quantization by tensor; and inputs and outputs.
 
     Args:
-        bundle_or_directory: A bundle, or where it stands.
-        path: The file to write; it replaces one that is there. It must be outside of the bundle.
-        verification: What `verify` returned, or the `.report` of its VerificationError. By default it is run: a bundle
-            that fails has a page as well, which says so.
-        bench: What `keras_notes.benchmarking.bench` returned. By default a short one is run, on 1 and 2 threads.
-        limits: The time and memory that the file may use.
+        bundle_or_directory: A bundle, or its folder.
+        path: File to write, outside of the bundle; it replaces an existing one.
+        verification: Result of `verify`, or the `.report` of its VerificationError. By default the bundle is verified
+            here; a bundle that fails has a page as well, which says so.
+        bench: Result of `keras_notes.benchmarking.bench`. By default a short benchmark is run, on 1 and 2 threads.
+        limits: Time and memory that the file may use.
 
     Returns:
-        The path.
+        The path of the page.
 
     Raises:
         BundleError: If the bundle is damaged, LiteRT cannot run it, crashes, or goes over a limit.
-        ValueError: If a report is of another bundle, or the page would stand where it may not.
+        ValueError: If a result is of another bundle, or `path` is a folder or inside the bundle.
 
     Example:
-        write_report("build/my_bundle", "build/report.html")
+        >>> import tempfile
+        >>> from keras_notes.benchmarking import bench
+        >>> bundle = "tflite/testdata/bars_static_int8"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     times = bench(bundle, threads=[1], repeat=5, rounds=1)
+        ...     page = write_report(bundle, f"{folder}/report.html", bench=times).read_text()
+        >>> "bars: PASS" in page
+        True
     """
-    bundle = open_bundle(
-        bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
-    )
-    target = _checked_target(bundle, path)
+    bundle = as_bundle(bundle_or_directory)
+    target = _check_target(bundle, path)
     file = tflite_process.describe(bundle.model_path, limits)
-    report = _verified(bundle, limits) if verification is None else verification
+    report = _run_verification(bundle, limits) if verification is None else verification
     if bench is None:
         bench = benchmarking.bench(bundle, repeat=_REPEAT, rounds=_ROUNDS, limits=limits)
     _check_same(bundle, report, bench)
-    _write_whole(target, _page(bundle, file, report, bench))
+    content = _page(bundle, file, report, bench).encode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(target) as page_file:
+        page_file.write(content)
     return target
 
 
-def _verified(bundle: Bundle, limits: Limits) -> Report:
+def _run_verification(bundle: Bundle, limits: Limits) -> Report:
     try:
         return verify(bundle, limits=limits)
     except VerificationError as error:
@@ -150,7 +158,7 @@ def _key_figures(bundle: Bundle, report: Report, bench: BenchReport) -> Html:
     if report.accuracy is not None:
         figures.append(("Accuracy", f"{report.accuracy:.4f}", f"on {count(report.accuracy_samples, 'sample')}"))
     return definitions(
-        ((name, joined([value, element("small", unit)])) for name, value, unit in figures), class_="figures"
+        ((name, join([value, element("small", unit)])) for name, value, unit in figures), class_="figures"
     )
 
 
@@ -170,16 +178,16 @@ def _footer(bundle: Bundle) -> Html:
 def _check_same(bundle: Bundle, report: Report, bench: BenchReport) -> None:
     """Raises ValueError unless both reports are of this bundle."""
     own = (bundle.manifest.name, bundle.manifest.recipe, bundle.model_bytes)
-    for argument, made in (("verification", report), ("bench", bench.rows[0])):
-        found = (made.name, made.recipe, made.model_bytes)
-        if found != own:
+    for argument, result in (("verification", report), ("bench", bench.rows[0])):
+        actual = (result.name, result.recipe, result.model_bytes)
+        if actual != own:
             raise ValueError(
-                f"`{argument}` must be of the bundle of the page: name, recipe and bytes {own}. Received: {found}. "
-                f"Leave it out to have it made."
+                f"`{argument}` must be of the bundle of the page: name, recipe and bytes {own}. Received: {actual}. "
+                f"Leave it out, and it is measured."
             )
 
 
-def _checked_target(bundle: Bundle, path: str | os.PathLike[str]) -> Path:
+def _check_target(bundle: Bundle, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"`path` must be a file, such as report.html. {received(path=str(target))} It is a directory.")
@@ -188,11 +196,3 @@ def _checked_target(bundle: Bundle, path: str | os.PathLike[str]) -> Path:
             f"`path` must be outside of the bundle, which holds nothing but its own files. {received(path=str(target))}"
         )
     return target
-
-
-def _write_whole(target: Path, content: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-        written = Path(beside) / target.name
-        written.write_text(content, encoding="utf-8")
-        os.replace(written, target)

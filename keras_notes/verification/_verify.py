@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 
 from keras_notes._litert import client as tflite_process
-from keras_notes._litert.model import Signature, TfliteFile
+from keras_notes._litert.model import INTEGER_DTYPES, Signature, TfliteFile
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_choice, one_line
-from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, open_bundle
+from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, as_bundle
 from keras_notes.errors import BundleError, VerificationError
 from keras_notes.verification._labelled_samples import labelled_samples
 from keras_notes.verification._report import OutputReport, Report
 
 __all__ = ["Limits", "OutputReport", "Report", "verify"]
-
-_INTEGERS = ("int8", "uint8", "int16")
 
 
 def verify(
@@ -60,8 +58,7 @@ def verify(
         ValueError: If x and y do not fit the model, or a label is out of range.
     """
     check_choice("kernels", kernels, KERNELS)
-    directory = bundle_or_directory.directory if isinstance(bundle_or_directory, Bundle) else bundle_or_directory
-    bundle = open_bundle(directory)
+    bundle = as_bundle(bundle_or_directory)
     samples, labels = labelled_samples(bundle.manifest.signatures[0], x, y)
     file = tflite_process.describe(bundle.model_path, limits)
     _check_described(bundle, file)
@@ -78,7 +75,7 @@ def verify(
         accuracy=None if labels is None else _accuracy(run, bundle.manifest.signatures[0], samples, labels),
         accuracy_samples=0 if labels is None else len(labels),
         operators=file.operator_counts(),
-        float_islands=file.float_islands(),
+        float_islands=file.float_operators(),
         is_mixed=file.is_mixed,
         failures=tuple(failure for output in outputs for failure in output.failures),
     )
@@ -141,7 +138,7 @@ def _outside_of_grid(file: TfliteFile, signature: str, output: str, wanted: np.n
     found = next(entry for entry in file.signatures if entry.name == signature)
     graph = file.graph(found)
     grid = graph.output_grid(found.outputs[output])
-    if grid.dtype not in _INTEGERS or not grid.scale or grid.zero_point is None:
+    if grid.dtype not in INTEGER_DTYPES or not grid.scale or grid.zero_point is None:
         return 0
     ends = np.iinfo(grid.dtype)
     with np.errstate(all="ignore"):  # a damaged file may have any scale

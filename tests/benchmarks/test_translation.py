@@ -10,9 +10,9 @@ pytest.importorskip("sacrebleu")
 
 from benchmarks.translation import batches as translation_batches
 from benchmarks.translation import device as translation_device
+from benchmarks.translation import program
 from benchmarks.translation import students as translation_students
 from benchmarks.translation import task as translation_task
-from benchmarks.translation import translation
 from benchmarks.translation.batches import END, LENGTHS, PAD, START
 
 WORDS = (
@@ -100,7 +100,7 @@ def test_what_is_too_long_ends_with_its_last_id():
 @pytest.mark.slow
 def test_the_program_trains_translates_and_goes_on_where_it_was(toy, tmp_path, capsys, monkeypatch):
     arguments = ["--seed", "0", "--budget", "tiny", "--directory", str(tmp_path)]
-    translation.main(["both", *arguments])
+    program.main(["both", *arguments])
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "tiny" / "seed0" / "both" / "result.json").read_text())
     assert set(result["bleu"]) == {"val, greedy", "val, beam", "test, greedy", "test, beam"}
@@ -112,14 +112,14 @@ def test_the_program_trains_translates_and_goes_on_where_it_was(toy, tmp_path, c
         raise AssertionError("trained again")
 
     monkeypatch.setattr(translation_students, "_train", refuse)
-    translation.main(["both", *arguments])
+    program.main(["both", *arguments])
     assert capsys.readouterr().out.strip() == printed[printed.index("Keras ") :].strip()
     with pytest.raises(AssertionError, match="trained again"):
-        translation.main(["labels", *arguments])
+        program.main(["labels", *arguments])
 
-    monkeypatch.setattr(translation, "ON_DEVICE", "both")
+    monkeypatch.setattr(program, "ON_DEVICE", "both")
     monkeypatch.setattr(translation_device, "RECIPES", ("float32",))
-    translation.main(["device", *arguments])
+    program.main(["device", *arguments])
     row = json.loads((tmp_path / "tiny" / "seed0" / "both" / "device.json").read_text())["float32"]
     assert row["verified"] == 1
     assert row["as_keras"] == 1

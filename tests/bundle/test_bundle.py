@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from tests.support.bundles import (
     edit_manifest,
     failing_after,
 )
+
+# The files of TESTDATA, without its manifest.
+FILES = len(contents(TESTDATA)) - 1
 
 
 @pytest.fixture
@@ -231,18 +235,19 @@ def test_overwrite_refuses_what_is_no_bundle(tmp_path):
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, calls):
-    with failing_after(monkeypatch, Path, "write_bytes", calls), pytest.raises(OSError, match="No space left"):
+    with failing_after(monkeypatch, os, "fsync", calls), pytest.raises(OSError, match="No space left"):
         write_bundle(tmp_path / "bundle", *_parts())
     assert list(tmp_path.iterdir()) == []
 
 
 # Files one by one, the manifest, then the two moves: the old bundle away, the new one into its place.
 @pytest.mark.parametrize(
-    ("name", "calls"), [("write_bytes", 0), ("write_bytes", 2), ("write_text", 0), ("rename", 0), ("rename", 1)]
+    ("owner", "name", "calls"),
+    [(os, "fsync", 0), (os, "fsync", 2), (os, "fsync", FILES), (Path, "rename", 0), (Path, "rename", 1)],
 )
-def test_a_failed_overwrite_leaves_the_old_bundle(old, monkeypatch, name, calls):
+def test_a_failed_overwrite_leaves_the_old_bundle(old, monkeypatch, owner, name, calls):
     directory, before = old
-    with failing_after(monkeypatch, Path, name, calls), pytest.raises(OSError, match="No space left"):
+    with failing_after(monkeypatch, owner, name, calls), pytest.raises(OSError, match="No space left"):
         write_bundle(directory, *_new_parts(), overwrite=True)
     assert contents(directory) == before
     assert _alone(directory)

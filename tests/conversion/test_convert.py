@@ -73,7 +73,7 @@ def test_a_float_edge_has_the_grid_of_the_integer_edge(converted):
 def test_only_built_in_operators_are_used_and_integers_throughout(bundle):
     file = read_tflite(bundle.model_path)
     assert file.custom_operators() == file.resource_operators() == ()
-    assert bool(file.float_islands()) == (bundle.manifest.recipe == "float32")
+    assert bool(file.float_operators()) == (bundle.manifest.recipe == "float32")
 
 
 @pytest.mark.parametrize("resolver", [OpResolverType.AUTO, OpResolverType.BUILTIN_REF])
@@ -154,7 +154,7 @@ def test_a_loop_beside_integers_has_the_recipe_of_its_layer(recipe, weights, tmp
     recipes = {"default": "static_int8", "layers": {"cell": recipe}}
     bundle = kn.convert(model, tmp_path / "bundle", recipes, calibration=calibration)
     assert all("cell" in island for island in kn.verify(bundle).float_islands)
-    graph, *bodies = read_tflite(bundle.directory / "model.tflite").graphs()
+    graph, *bodies = read_tflite(bundle.directory / "model.tflite").graphs
     assert graph.tensors[graph.operators[1].outputs[0]].dtype == "int8"
     products = [
         (body, operator) for body in bodies for operator in body.operators if operator.name == "FULLY_CONNECTED"

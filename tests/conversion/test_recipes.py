@@ -53,7 +53,7 @@ def test_the_runner_says_the_same(by_recipe, recipe):
 def test_weights_have_the_type_of_the_recipe_however_few_they_are(by_recipe, recipe):
     file = read_tflite(by_recipe[recipe].model_path)
     expected = {"float32": {"float32"}, "float16": {"float16"}, "weight_int4": {"int4"}}.get(recipe, {"int8"})
-    weights = [t for t in file.tensors if t.is_constant and len(t.shape) >= 2 and np.prod(t.shape) > 16]
+    weights = [t for t in file.main.tensors if t.is_constant and len(t.shape) >= 2 and np.prod(t.shape) > 16]
     assert len(weights) == 2
     assert {tensor.dtype for tensor in weights} == expected
     assert all(np.prod(tensor.shape) < 1024 for tensor in weights)
@@ -62,19 +62,19 @@ def test_weights_have_the_type_of_the_recipe_however_few_they_are(by_recipe, rec
 def test_convolutions_have_a_scale_for_each_channel(by_recipe):
     for recipe in ("dynamic_int8", "static_int8", "int16x8", "weight_int4"):
         (weight,) = (
-            t for t in read_tflite(by_recipe[recipe].model_path).tensors if t.is_constant and len(t.shape) == 4
+            t for t in read_tflite(by_recipe[recipe].model_path).main.tensors if t.is_constant and len(t.shape) == 4
         )
         assert weight.channels == weight.shape[0] == 8
 
 
 def test_fewer_bits_are_fewer_bytes(by_recipe):
-    sizes = {recipe: sum(t.bytes for t in read_tflite(b.model_path).tensors) for recipe, b in by_recipe.items()}
+    sizes = {recipe: sum(t.bytes for t in read_tflite(b.model_path).main.tensors) for recipe, b in by_recipe.items()}
     assert sizes["float32"] > sizes["float16"] > sizes["dynamic_int8"] > sizes["weight_int4"]
 
 
 def test_integer_recipes_have_no_floats_inside(by_recipe):
     for recipe in INTEGER:
-        assert read_tflite(by_recipe[recipe].model_path).float_islands() == ()
+        assert read_tflite(by_recipe[recipe].model_path).float_operators() == ()
 
 
 def test_int8_computes_what_tensorflows_own_quantization_computes(by_recipe, net, tmp_path):
@@ -113,9 +113,9 @@ def test_layers_may_have_other_recipes(net, tmp_path):
     recipe = {"default": "static_int8", "layers": {"conv*": "float32"}}
     bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=x)
     file = read_tflite(bundle.model_path)
-    types = {t.name.split("/")[0]: t.dtype for t in file.tensors if t.is_constant and len(t.shape) >= 2}
+    types = {t.name.split("/")[0]: t.dtype for t in file.main.tensors if t.is_constant and len(t.shape) >= 2}
     assert (types[net.layers[0].name], types[net.layers[-1].name]) == ("float32", "int8")
-    assert {island.split(" ")[0] for island in file.float_islands()} == {"CONV_2D"}
+    assert {island.split(" ")[0] for island in file.float_operators()} == {"CONV_2D"}
     assert kn.verify(bundle).ok
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import keras_notes as kn
-from examples import activity_on_phone as example
 from keras_notes.bundle import open_bundle
+from tests.examples.pages import import_example
+
+example = import_example("activity_on_phone")
 
 WINDOW = example.WINDOW * example.STEPS_AT_ONCE
 FLOAT32_ROUNDING = 1e-5
@@ -22,14 +24,14 @@ def motions(subjects, seed):
     """Two stretches of each activity and subject: sines, their speed the activity."""
     rng = np.random.default_rng(seed)
     x, y, subject = [], [], []
-    for one in subjects:
+    for person in subjects:
         for activity in (*range(6), *range(6)):
             time = np.arange(6 * WINDOW)[:, None] / 50 + rng.uniform(0, 9)
             signal = np.sin(2 * np.pi * time * (0.4 + activity) + np.arange(6)) * (1, 1, 1, 5, 5, 5)
-            found = windows_of((signal + rng.normal(0, 0.1, signal.shape)).astype("float32"))
-            x += found
-            y += [activity] * len(found)
-            subject += [one] * len(found)
+            windows = windows_of((signal + rng.normal(0, 0.1, signal.shape)).astype("float32"))
+            x += windows
+            y += [activity] * len(windows)
+            subject += [person] * len(windows)
     return np.array(x), np.array(y, "uint8"), np.array(subject, "uint8")
 
 
@@ -40,12 +42,12 @@ def test_windows_that_overlap_are_one_stretch():
     x = np.concatenate(windows)
     y = np.repeat([4, 4, 1], list(map(len, windows)))
     subject = np.repeat([7, 7, 2], list(map(len, windows)))
-    found = example.stretches(x, y, subject)
-    assert sorted(found) == [2, 7]
-    joined = [*found[7], *found[2]]
+    stretches = example.stretches(x, y, subject)
+    assert sorted(stretches) == [2, 7]
+    joined = [*stretches[7], *stretches[2]]
     assert [activity for _, activity in joined] == [4, 4, 1]
-    for (got, _), signal in zip(joined, signals, strict=True):
-        np.testing.assert_allclose(got, signal.reshape(-1, 4, 6).mean(1), atol=FLOAT32_ROUNDING)
+    for (actual, _), signal in zip(joined, signals, strict=True):
+        np.testing.assert_allclose(actual, signal.reshape(-1, 4, 6).mean(1), atol=FLOAT32_ROUNDING)
 
 
 def test_a_stream_is_two_stretches_of_one_subject_and_says_where_it_can_be_judged():
@@ -57,8 +59,8 @@ def test_a_stream_is_two_stretches_of_one_subject_and_says_where_it_can_be_judge
     for row, activities in zip(x, y, strict=True):
         owners = {
             subject
-            for subject, found in train.items()
-            for signal, activity in found
+            for subject, stretches in train.items()
+            for signal, activity in stretches
             for part in range(2)
             if activity == activities[part * example.PART] and row[part * example.PART] in signal
         }

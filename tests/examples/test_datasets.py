@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from examples import datasets, datasets_sequences
+from examples import datasets
+from examples.datasets import sequences
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("KERAS_NOTES_DATA"), reason="KERAS_NOTES_DATA does not name a folder with the data sets"
@@ -77,12 +78,12 @@ def hapt_arrays(**changes):
     The signals count the samples, in steps of the sensor: differences, folded to even and odd, low and high bytes.
     """
     segments, length = [], 0
-    for user, split in ((1, "train"), (datasets_sequences.HAPT_TEST_SUBJECTS[0], "test")):
-        for activity, count in enumerate(datasets_sequences.HAPT_COUNTS[split], start=1):
-            samples = datasets_sequences.HAPT_WINDOW + (count - 1) * datasets_sequences.HAPT_STEP
+    for user, split in ((1, "train"), (sequences.HAPT_TEST_SUBJECTS[0], "test")):
+        for activity, count in enumerate(sequences.HAPT_COUNTS[split], start=1):
+            samples = sequences.HAPT_WINDOW + (count - 1) * sequences.HAPT_STEP
             segments.append((1, user, activity, length + 1, length + samples))
             length += samples
-    segments.append((1, 1, len(datasets_sequences.HAPT_COUNTS["train"]) + 1, 1, length))
+    segments.append((1, 1, len(sequences.HAPT_COUNTS["train"]) + 1, 1, length))
     steps = np.tile(np.arange(length) % 1000 - 500, (6, 1))
     differences = np.diff(steps, prepend=0)
     folded = np.where(differences < 0, -2 * differences - 1, 2 * differences)
@@ -99,13 +100,13 @@ def hapt_arrays(**changes):
 
 def write_multi30k(folder, monkeypatch, **contents):
     """Sentences "en train 0", "en train 1", ...; what the files hold now is what the loader expects."""
-    for split, count in datasets_sequences.MULTI30K_SENTENCES.items():
+    for split, count in sequences.MULTI30K_SENTENCES.items():
         for language in ("en", "de"):
             name = f"{split}.{language}"
             sentences = "".join(f"{language} {split} {i}\u2028\n" for i in range(count))
             content = gzip.compress(contents.get(name.replace(".", "_"), sentences).encode(), compresslevel=1)
             (folder / "multi30k" / f"{name}.gz").write_bytes(content)
-            monkeypatch.setitem(datasets_sequences.MULTI30K_SHA256, name, hashlib.sha256(content).hexdigest())
+            monkeypatch.setitem(sequences.MULTI30K_SHA256, name, hashlib.sha256(content).hexdigest())
 
 
 def test_mammography_is_read_and_equal_rows_share_a_part(folder):
@@ -189,13 +190,13 @@ def test_fashion_mnist_of_other_contents_is_refused(folder, monkeypatch, change,
 
 def test_hapt_is_read(folder):
     np.savez(folder / "hapt" / "hapt_raw.npz", **hapt_arrays())
-    (x, y, subject), (x_test, y_test, subject_test) = datasets_sequences.hapt()
+    (x, y, subject), (x_test, y_test, subject_test) = sequences.hapt()
     assert (x.shape, x.dtype, x_test.shape) == ((7415, 128, 6), np.float32, (2996, 128, 6))
     np.testing.assert_array_equal(x[0], np.tile((np.arange(128)[:, None] - 500) / 2, 6))
     np.testing.assert_array_equal(x[1] - x[0], np.full((128, 6), 32))
-    assert np.bincount(y).tolist() == datasets_sequences.HAPT_COUNTS["train"]
+    assert np.bincount(y).tolist() == sequences.HAPT_COUNTS["train"]
     assert (set(subject), set(subject_test)) == ({1}, {2})
-    assert np.bincount(y_test).tolist() == datasets_sequences.HAPT_COUNTS["test"]
+    assert np.bincount(y_test).tolist() == sequences.HAPT_COUNTS["test"]
 
 
 @pytest.mark.parametrize(
@@ -209,13 +210,13 @@ def test_hapt_is_read(folder):
 def test_hapt_of_other_contents_is_refused(folder, change, message):
     np.savez(folder / "hapt" / "hapt_raw.npz", **hapt_arrays(**change))
     with pytest.raises(ValueError, match=r"hapt_raw\.npz must hold .*" + message):
-        datasets_sequences.hapt()
+        sequences.hapt()
 
 
 def test_hapt_without_its_arrays_is_refused(folder):
     np.savez(folder / "hapt" / "hapt_raw.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match=r"hapt_raw\.npz must hold arrays .*'segments'.*Received: \['x'\]"):
-        datasets_sequences.hapt()
+        sequences.hapt()
 
 
 def test_trec_is_read(folder, monkeypatch):
@@ -224,24 +225,24 @@ def test_trec_is_read(folder, monkeypatch):
         "test": b"NUM:date When ?\n",
     }.items():
         (folder / "trec" / f"TREC.{split}").write_bytes(content)
-        monkeypatch.setitem(datasets_sequences.TREC_SHA256, split, hashlib.sha256(content).hexdigest())
-    (texts, y), (texts_test, y_test) = datasets_sequences.trec()
+        monkeypatch.setitem(sequences.TREC_SHA256, split, hashlib.sha256(content).hexdigest())
+    (texts, y), (texts_test, y_test) = sequences.trec()
     assert texts == ["How did\x85 it ?", "Who ?"]
-    assert [datasets_sequences.TREC_CLASSES[label] for label in y] == ["DESC", "HUM"]
+    assert [sequences.TREC_CLASSES[label] for label in y] == ["DESC", "HUM"]
     assert (texts_test, y_test.tolist(), y_test.dtype) == (["When ?"], [5], np.uint8)
 
 
 def test_trec_of_other_bytes_is_refused(folder):
     (folder / "trec" / "TREC.train").write_bytes(b"DESC:manner How ?\n")
     with pytest.raises(ValueError, match=r"TREC\.train must hold bytes of SHA-256 9e4c.*Received: "):
-        datasets_sequences.trec()
+        sequences.trec()
 
 
 def test_multi30k_is_read(folder, monkeypatch):
     write_multi30k(folder, monkeypatch)
-    splits = datasets_sequences.multi30k()
+    splits = sequences.multi30k()
     assert [(len(english), len(german)) for english, german in splits] == [(29000, 29000), (1014, 1014), (1000, 1000)]
-    for split, (english, german) in zip(datasets_sequences.MULTI30K_SENTENCES, splits, strict=True):
+    for split, (english, german) in zip(sequences.MULTI30K_SENTENCES, splits, strict=True):
         assert (english[0], german[-1]) == (f"en {split} 0\u2028", f"de {split} {len(german) - 1}\u2028")
 
 
@@ -252,13 +253,13 @@ def test_multi30k_of_other_contents_is_refused(folder, monkeypatch, content, lin
     write_multi30k(folder, monkeypatch, val_de=content)
     message = rf"val\.de\.gz must hold 1014 lines, none of them empty\. Received: {lines} lines"
     with pytest.raises(ValueError, match=message):
-        datasets_sequences.multi30k()
+        sequences.multi30k()
 
 
 def test_multi30k_of_other_bytes_is_refused(folder):
     (folder / "multi30k" / "train.en.gz").write_bytes(gzip.compress(b"A man .\n"))
     with pytest.raises(ValueError, match=r"train\.en\.gz must hold bytes of SHA-256 d79c.*Received: "):
-        datasets_sequences.multi30k()
+        sequences.multi30k()
 
 
 def test_absent_files_are_fetched_and_where_from_is_said(folder, monkeypatch, capsys):
@@ -342,6 +343,6 @@ def test_no_test_image_of_fashion_mnist_is_in_training():
 
 @needs_data
 def test_no_test_sentence_of_multi30k_is_in_training():
-    (english, german), _, (english_test, german_test) = datasets_sequences.multi30k()
+    (english, german), _, (english_test, german_test) = sequences.multi30k()
     assert not set(english) & set(english_test)
     assert not set(german) & set(german_test)

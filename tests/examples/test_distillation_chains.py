@@ -1,4 +1,4 @@
-"""examples/distillation_chains.py: what its table says of one seed."""
+"""examples/distillation_chains.py: its table for one seed."""
 
 import re
 import subprocess

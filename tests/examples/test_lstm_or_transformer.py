@@ -1,23 +1,19 @@
 """LSTM or Transformer by length: its arithmetic, and one short run with the claims that its figures must bear out."""
 
-import importlib
-
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_notes as kn
 from keras_notes.layers import count_lstm_params
-from tests.examples.pages import ROOT, assert_self_contained, run_example, start_example
+from tests.examples.pages import assert_self_contained, import_example, run_example, start_example
 
 LENGTHS = [8, 16, 32]
 
 
 @pytest.fixture(scope="module")
 def example():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "examples"))
-        yield importlib.import_module("lstm_or_transformer")
+    return import_example("lstm_or_transformer")
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +77,14 @@ def test_summary_reads_ratios_round_by_round(example):
     # The second round ran on a machine half as fast: times differ, ratios and crossover do not.
     lengths, slower = [8, 16, 32, 64], np.array([[1.0], [2.0]])
     times = {"LSTM": slower * np.array([2.0, 4.0, 8.0, 16.0]), "Transformer": slower * np.array([1.0, 2.0, 8.0, 32.0])}
-    found = example.summary(lengths, times, {"LSTM": [4, 4, 8, 16], "Transformer": [1, 4, 16, 64]})
-    assert found["time_ratio"] == [[2.0, 2.0, 1.0, 0.5]] * 3
-    assert found["time_crossover"] == pytest.approx(32.0)
-    assert found["time_crossover_quartiles"] == pytest.approx([32.0, 32.0])
-    assert found["rounds_that_cross"] == 2
-    assert found["memory_crossover"] == pytest.approx(16.0)
-    assert found["time_growth"] == pytest.approx({"LSTM": 1.0, "Transformer": 2.0})
-    assert found["memory_growth"] == pytest.approx({"LSTM": 1.0, "Transformer": 2.0})
+    summary = example.summary(lengths, times, {"LSTM": [4, 4, 8, 16], "Transformer": [1, 4, 16, 64]})
+    assert summary["time_ratio"] == [[2.0, 2.0, 1.0, 0.5]] * 3
+    assert summary["time_crossover"] == pytest.approx(32.0)
+    assert summary["time_crossover_quartiles"] == pytest.approx([32.0, 32.0])
+    assert summary["rounds_that_cross"] == 2
+    assert summary["memory_crossover"] == pytest.approx(16.0)
+    assert summary["time_growth"] == pytest.approx({"LSTM": 1.0, "Transformer": 2.0})
+    assert summary["memory_growth"] == pytest.approx({"LSTM": 1.0, "Transformer": 2.0})
 
 
 @pytest.mark.slow

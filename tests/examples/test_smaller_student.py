@@ -1,4 +1,4 @@
-"""examples/smaller_student.py: what its tables say of one seed."""
+"""examples/smaller_student.py: its tables for one seed."""
 
 import re
 import subprocess

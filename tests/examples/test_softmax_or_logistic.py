@@ -1,6 +1,5 @@
 """Softmax or logistic outputs: one short run, and the claims that its figures must bear out."""
 
-import importlib
 import math
 import re
 from statistics import mean
@@ -8,7 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from tests.examples.pages import ROOT, assert_self_contained, run_example, start_example
+from tests.examples.pages import assert_self_contained, import_example, run_example, start_example
 
 PRIORS = [0.5, 0.2, 0.1, 0.05, 0.02]
 # In log-odds. With 164 positives (2 % of 8,192) the trained bias has a standard deviation of about 0.1, and the best
@@ -26,9 +25,7 @@ def short_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def training_prior():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "examples"))
-        yield importlib.import_module("training_prior")
+    return import_example("training_prior")
 
 
 def log_odds(probability):
@@ -80,8 +77,8 @@ def test_a_chosen_threshold_helps_softmax_but_costs_samples_with_one_label(short
     assert 0.1 < mean(softmax["best_threshold"]) < 0.4
     assert mean(softmax["all_right_at_best"]) > mean(softmax["all_right_at_half"]) + 0.2
     assert mean(softmax["all_right_at_best"]) < mean(sigmoids["all_right_at_best"])
-    one = softmax["by_number"]["1"]
-    assert one["all_right_at_best"] < one["all_right_at_half"]
+    single_label = softmax["by_number"]["1"]
+    assert single_label["all_right_at_best"] < single_label["all_right_at_half"]
 
 
 def test_two_outputs_and_one_logit_decide_alike(short_run):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import keras_notes as kn
-from examples import translator_on_phone as example
 from keras_notes.bundle import open_bundle
+from tests.examples.pages import import_example
+
+example = import_example("translator_on_phone")
 
 COLOURS = {"red": "rot", "blue": "blau", "green": "grün", "black": "schwarz"}
 THINGS = {"car": "Auto", "house": "Haus", "dog": "Hund", "book": "Buch", "tree": "Baum"}

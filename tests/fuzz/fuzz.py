@@ -1,7 +1,7 @@
 """Damaged bundles by the thousand: each must be a `BundleError` of one line, a `VerificationError`, or a sound bundle.
 
-python -m tests.fuzz.fuzz --count 10000 --seed 0 --processes 2
-python -m tests.fuzz.fuzz --only SEED
+    python -m tests.fuzz --count 10000 --seed 0 --processes 2
+    python -m tests.fuzz --only SEED
 
 Every case goes through `verify` and through what `keras-notes inspect` does, with the bundle and with its .tflite file
 alone, whatever its hashes; anything else that happens (another exception, a warning, ten seconds, hundreds of MiB here,
@@ -187,7 +187,7 @@ def _work(options: argparse.Namespace) -> None:
 
 def _run_share(seeds: list[int], results: queue.Queue) -> None:
     while seeds:
-        command = [sys.executable, "-m", "tests.fuzz.fuzz", "--work"]
+        command = [sys.executable, "-m", "tests.fuzz", "--work"]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
@@ -220,7 +220,7 @@ def _run_parallel(seeds: list[int], processes: int) -> Iterator[Case]:
 
 def main() -> int:
     """Runs the cases, prints findings as they come and a table of outcomes at the end; 1 if there was any finding."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.fuzz")
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=1)
@@ -254,7 +254,3 @@ def _report(cases: Iterator[Case], count: int) -> int:
     print(f"slowest: {slowest.seconds:.2f} s, --only {slowest.seed} ({slowest.what})")
     print(f"{findings} findings")
     return int(findings > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

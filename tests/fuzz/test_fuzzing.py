@@ -57,7 +57,7 @@ def test_what_must_not_be_is_a_finding(monkeypatch, step, finding):
 
 
 def test_what_inspect_does_with_a_file_alone_is_looked_at(monkeypatch):
-    monkeypatch.setattr(TfliteFile, "float_islands", _raising(IndexError("tuple index out of range")))
+    monkeypatch.setattr(TfliteFile, "float_operators", _raising(IndexError("tuple index out of range")))
     (case,) = fuzz.run_cases([0])
     assert case.what.startswith("manifest")
     assert case.outcomes["inspect"] == "no manifest"
@@ -83,7 +83,7 @@ def test_time_and_memory_are_findings(monkeypatch, limit, finding):
 
 
 def test_the_program_ends_with_a_table():
-    command = [sys.executable, "-m", "tests.fuzz.fuzz", "--count", "4", "--seed", "8", "--processes", "1"]
+    command = [sys.executable, "-m", "tests.fuzz", "--count", "4", "--seed", "8", "--processes", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert "4/4, 0 findings" in result.stdout

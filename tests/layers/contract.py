@@ -1,4 +1,4 @@
-"""What every layer of the package must do, whatever it computes."""
+"""Checks that every layer of the package must pass, whatever it computes."""
 
 import json
 
@@ -8,20 +8,20 @@ import numpy as np
 FLOAT32_ROUNDING = 1e-5
 # Compilers sum in another order, and a block of a Transformer is a dozen sums deep.
 COMPILED_ROUNDING = 1e-4
-# Of a few products one after the other, in units of the largest output: float16 has 11 bits, bfloat16 has 8.
+# Error of a few products in sequence, in units of the largest output: float16 has 11 bits, bfloat16 has 8.
 HALF_ROUNDING = {"mixed_float16": 2**-6, "mixed_bfloat16": 2**-3}
-# Of a whole block: some ten times as many roundings. What bfloat16 is off by tells nothing then.
+# Error of a whole block, which rounds some ten times as often; in bfloat16 it is too large for a check.
 BLOCK_ROUNDING = {"mixed_float16": 2**-5}
 
-# A number added to all logits of a softmax changes nothing, and that is what the bias of the keys does.
+# The bias of the keys adds the same number to all logits of a softmax, which changes nothing.
 NO_GRADIENT = "key/bias"
 
 
 def check_layer(layer, *inputs, tmp_path, half_rounding=HALF_ROUNDING, **call):
     """Checks the Keras contract of a layer on one batch.
 
-    The config round trip, a file opened in safe mode, half precision, a compiled training step, symbolic shapes, and
-    that it repeats itself outside of training. `half_rounding` says how far half precision may be off, by policy.
+    The checks: a config round trip, a file loaded in safe mode, half precision, a compiled training step, symbolic
+    shapes, and equal results of equal calls outside of training. `half_rounding` is the tolerance by dtype policy.
     """
     outputs = run(layer, *inputs, **call)
     np.testing.assert_array_equal(first(run(layer, *inputs, training=False, **call)), first(outputs))
@@ -34,30 +34,30 @@ def check_layer(layer, *inputs, tmp_path, half_rounding=HALF_ROUNDING, **call):
 
 
 def run(layer, *inputs, **call):
-    """The outputs as NumPy arrays; in training only where told so."""
+    """Returns the outputs as NumPy arrays; of an inference unless `training` is True."""
     training = {"training": call.pop("training", False)} if _has_training(layer) else {}
     call.pop("training", None)
     return keras.tree.map_structure(keras.ops.convert_to_numpy, layer(*inputs, **training, **call))
 
 
 def first(outputs):
-    """The outputs without scores and caches."""
+    """Returns the outputs without scores and caches."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def copy_of(layer, **changes):
-    """The same layer without weights, with some arguments changed."""
+    """Returns the same layer without weights, with some arguments changed."""
     return type(layer).from_config({**layer.get_config(), **changes})
 
 
 def model_of(layer, inputs, **call):
-    """The layer as a functional model, for batches of any size."""
+    """Returns the layer as a functional model, for batches of any size."""
     symbols = [keras.Input(values.shape[1:], dtype=str(values.dtype)) for values in inputs]
     return keras.Model(symbols, first(layer(*symbols, **call)))
 
 
 def compiles():
-    """Whether the backend's compiler works here: that of PyTorch needs a C++ toolchain at run time."""
+    """Returns whether the backend's compiler works here: that of PyTorch needs a C++ toolchain at run time."""
     return keras.backend.backend() != "torch"
 
 
@@ -89,17 +89,17 @@ def _check_file(model, inputs, tmp_path):
 
 
 def _check_compiled_training(model, inputs):
-    """A step with the layer below a dense one, and the same outputs when compiled."""
+    """Trains the layer below a dense one, and compares the outputs of a compiled call."""
     below = keras.models.clone_model(model)
     below.set_weights(model.get_weights())
-    wanted = keras.ops.convert_to_numpy(model(list(inputs), training=False))
+    expected = keras.ops.convert_to_numpy(model(list(inputs), training=False))
     below.compile(jit_compile=compiles())
-    got = below.predict(list(inputs), verbose=0)
-    np.testing.assert_allclose(got, wanted, rtol=COMPILED_ROUNDING, atol=COMPILED_ROUNDING)
+    actual = below.predict(list(inputs), verbose=0)
+    np.testing.assert_allclose(actual, expected, rtol=COMPILED_ROUNDING, atol=COMPILED_ROUNDING)
     trained = keras.Model(below.inputs, keras.layers.Dense(2)(below.outputs[0]))
     trained.compile(keras.optimizers.SGD(0.01), loss="mse", jit_compile=compiles())
     before = trained.get_weights()
-    targets = np.ones((*wanted.shape[:-1], 2), "float32")
+    targets = np.ones((*expected.shape[:-1], 2), "float32")
     history = trained.fit(list(inputs), targets, epochs=2, verbose=0).history["loss"]
     assert np.isfinite(history).all()
     for old, new, weight in zip(before, trained.get_weights(), trained.weights, strict=True):
@@ -107,11 +107,11 @@ def _check_compiled_training(model, inputs):
 
 
 def _check_half_precision(layer, inputs, call, half_rounding):
-    wanted = first(run(layer, *inputs, **call)).astype("float32")
+    expected = first(run(layer, *inputs, **call)).astype("float32")
     for policy, rounding in half_rounding.items():
         half = copy_of(layer, dtype=policy)
         first(run(half, *inputs, **call))
         half.set_weights(layer.get_weights())
-        got = first(run(half, *inputs, **call)).astype("float32")
-        assert np.isfinite(got).all()
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=rounding * np.abs(wanted).max())
+        actual = first(run(half, *inputs, **call)).astype("float32")
+        assert np.isfinite(actual).all()
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=rounding * np.abs(expected).max())

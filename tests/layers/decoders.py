@@ -1,4 +1,4 @@
-"""What the tests of decoding share: a small Transformer that has something to say, and decoding without caches."""
+"""Helpers of the tests of decoding: a small Transformer whose outputs vary, and decoding without caches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def talkative(vocabulary: int = 7, *, seed: int = 34, **arguments) -> Transforme
 
 
 def randomize(model, seed: int) -> None:
-    """Gives a model weights by NumPy, and so the same on every backend."""
+    """Sets the weights of a model by NumPy: the same on every backend."""
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         variable.assign(rng.normal(variable.name == "gamma", 0.7, variable.shape))
 
 
 def log_probs_of(model, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Of each next id, for targets (samples, length) that begin with START: in one pass without caches, in float64."""
+    """Log-probabilities of each next id in float64, for targets (samples, length) that begin with START."""
     logits = model.predict_on_batch((sources, targets.astype("int32"))).astype("float64")
     logits -= logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -35,7 +35,7 @@ def log_probs_of(model, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def greedy_without_caches(model, sources: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest ids one by one, each from a pass over the whole target so far; and their log-probability."""
-    # What stands behind a position is not looked at: see the tests of Transformer.
+    # Later positions do not change earlier ones: see the tests of Transformer.
     targets, totals = np.full((len(sources), max_length + 1), PAD), np.zeros(len(sources))
     targets[:, 0] = START
     has_ended = np.zeros(len(sources), bool)
@@ -48,7 +48,7 @@ def greedy_without_caches(model, sources: np.ndarray, max_length: int) -> tuple[
 
 
 def device_transformer() -> Transformer:
-    """Of a size whose weights outweigh the description of its operators."""
+    """A Transformer whose weights are larger in a file than its operators."""
     keras.utils.set_random_seed(0)
     sizes = {"num_layers": 1, "width": 128, "num_heads": 4, "hidden_width": 512, "max_length": 12}
     return Transformer(1500, 1500, **sizes)

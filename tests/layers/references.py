@@ -1,23 +1,23 @@
-"""The formulas a second time, in NumPy and float64, by loops where that is plainer."""
+"""Second implementations of the formulas, in NumPy and float64."""
 
 import numpy as np
 
 
 def softmax(logits, mask):
-    """Over the last axis, of what is not masked; zeros where all is."""
+    """Softmax over the unmasked part of the last axis; zeros where all is masked."""
     exponentials = np.where(mask, np.exp(logits - logits.max(-1, keepdims=True)), 0.0)
     total = exponentials.sum(-1, keepdims=True)
     return np.divide(exponentials, total, out=np.zeros_like(exponentials), where=total > 0)
 
 
 def attention(query, key, value, mask=True):
-    """Of one head: query (q, k), key (m, k), value (m, v); outputs and scores."""
+    """Attention of one head: query (q, k), key (m, k), value (m, v); outputs and scores."""
     scores = softmax(query @ key.T / np.sqrt(query.shape[-1]), np.broadcast_to(mask, (len(query), len(key))))
     return scores @ value, scores
 
 
 def multi_head_attention(weights, query, value, mask=True, turn=lambda x: x):
-    """By the weights of `MultiHeadAttention`, for one sequence: query (q, d), value (m, d); outputs and scores."""
+    """Attention with the weights of `MultiHeadAttention`, for query (q, d) and value (m, d); outputs and scores."""
     kernels, biases = weights[0::2], weights[1::2]
     queries, keys, values = (
         np.einsum("ld,dhk->hlk", x, kernel) + bias[:, None]
@@ -37,11 +37,11 @@ def turned(x):
 
 
 def layer_normalized(x, gamma, beta, epsilon):
-    """Over the last axis."""
+    """Layer normalization over the last axis."""
     deviation = x - x.mean(-1, keepdims=True)
     return deviation / np.sqrt((deviation**2).mean(-1, keepdims=True) + epsilon) * gamma + beta
 
 
 def in_float64(layer):
-    """The weights of a layer."""
+    """Returns the weights of a layer in float64."""
     return [np.asarray(weight, "float64") for weight in layer.get_weights()]

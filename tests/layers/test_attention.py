@@ -46,8 +46,8 @@ def test_scores_sum_to_1(arrays):
 def test_groups_are_heads_whose_keys_and_values_are_repeated(arrays):
     query, key, value = arrays
     repeated = attended(query, key.repeat(2, axis=1), value.repeat(2, axis=1))
-    for got, wanted in zip(attended(*arrays), repeated, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+    for actual, expected in zip(attended(*arrays), repeated, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_query_that_may_look_at_no_key_gives_exact_zeros(arrays, mask):
@@ -62,8 +62,8 @@ def test_what_a_masked_key_holds_changes_not_a_bit(arrays, mask):
     before = attended(query, key, value, mask)
     for array in (key, value):
         array[1, :, 2] = 1e4
-    for got, wanted in zip(attended(query, key, value, mask), before, strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    for actual, expected in zip(attended(query, key, value, mask), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
     assert (attended(query, key, value)[0] != attended(*arrays[:2], -value)[0]).any()
 
 
@@ -77,9 +77,9 @@ def test_matches_float64(arrays, mask, masked):
     for b in range(2):
         for h in range(4):
             allowed = mask[b, 0] if masked else True
-            wanted = attention(query[b, h], key[b, h // 2], value[b, h // 2], allowed)
-            np.testing.assert_allclose(outputs[b, h], wanted[0], atol=FLOAT32_ROUNDING)
-            np.testing.assert_allclose(scores[b, h], wanted[1], atol=FLOAT32_ROUNDING)
+            expected = attention(query[b, h], key[b, h // 2], value[b, h // 2], allowed)
+            np.testing.assert_allclose(outputs[b, h], expected[0], atol=FLOAT32_ROUNDING)
+            np.testing.assert_allclose(scores[b, h], expected[1], atol=FLOAT32_ROUNDING)
 
 
 # Extremes
@@ -88,8 +88,8 @@ def test_matches_float64(arrays, mask, masked):
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_gradients_are_finite_where_a_query_may_look_at_no_key(arrays, mask, part):
     def total(x):
-        given = [x if place == part else ops.convert_to_tensor(array) for place, array in enumerate(arrays)]
-        return ops.sum(ops.square(scaled_dot_product_attention(*given, mask)[0]))
+        arguments = [x if place == part else ops.convert_to_tensor(array) for place, array in enumerate(arrays)]
+        return ops.sum(ops.square(scaled_dot_product_attention(*arguments, mask)[0]))
 
     _, gradient = value_and_gradient(total, arrays[part])
     assert np.isfinite(gradient).all()

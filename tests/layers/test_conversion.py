@@ -1,4 +1,4 @@
-"""The way to the device: networks of these layers, quantized, converted and proven."""
+"""Networks of these layers are quantized, converted and verified."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def classifier(**arguments):
 
 
 def operators_of(bundle):
-    graphs = read_tflite(bundle.directory / "model.tflite").graphs()
+    graphs = read_tflite(bundle.directory / "model.tflite").graphs
     return Counter(operator.name for graph in graphs for operator in graph.operators)
 
 
@@ -54,10 +54,10 @@ def test_an_encoder_converts_without_floats_left_and_is_proven(x, variant, recip
 def test_an_encoder_trains_in_the_arithmetic_of_the_device(x, variant, tmp_path):
     model = classifier(**VARIANTS[variant])
     aware = kn.compression.quantize_aware(model, calibration=x)
-    wanted = model.predict(x, verbose=0)
-    assert np.abs(aware.predict(x, verbose=0) - wanted).max() < 0.15 * np.abs(wanted).max()
+    expected = model.predict(x, verbose=0)
+    assert np.abs(aware.predict(x, verbose=0) - expected).max() < 0.15 * np.abs(expected).max()
     aware.compile(keras.optimizers.Adam(1e-3), "mse")
-    history = aware.fit(x, wanted, epochs=2, verbose=0).history["loss"]
+    history = aware.fit(x, expected, epochs=2, verbose=0).history["loss"]
     assert history[-1] < history[0]
     assert kn.verify(kn.convert(aware, tmp_path / "bundle", "static_int8")).ok
 
@@ -92,7 +92,7 @@ def test_a_whole_transformer_converts_without_floats_left(tmp_path):
 
 
 class Step(keras.Layer):
-    """A step of decoding, with all its state in the open."""
+    """A step of decoding, with all its state as inputs and outputs."""
 
     def __init__(self, transformer, **kwargs):
         super().__init__(**kwargs)

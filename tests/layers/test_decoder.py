@@ -39,7 +39,7 @@ def numpy(*tensors):
 
 
 @pytest.mark.parametrize(("arguments", "with_memory"), [(VARIANTS[0], True), (VARIANTS[1], False)])
-def test_changing_the_future_leaves_the_past_bit_identical_through_a_stack(x, memory, arguments, with_memory):
+def test_a_changed_future_leaves_the_past_of_a_stack_bit_identical(x, memory, arguments, with_memory):
     others = (memory,) if with_memory else ()
     stack = [built(x, *others, **arguments) for _ in range(3)]
 
@@ -79,25 +79,25 @@ def test_parameters_are_those_of_the_formula(x, memory):
 def test_steps_with_caches_are_the_whole_pass(x, memory, arguments, steps):
     block = built(x, memory, **arguments)
     mask = np.arange(7) < np.array([[7], [3]])
-    wanted, wanted_scores = run(block, x, memory, memory_mask=mask, return_attention_scores=True)
+    expected, expected_scores = run(block, x, memory, memory_mask=mask, return_attention_scores=True)
     cache, memory_cache, start = block.empty_cache(2, 6), block.project_memory(memory), 0
     for length in steps:
         part = slice(start, start + length)
-        got, scores, cache = block(x[:, part], cache=cache, memory_cache=memory_cache, memory_mask=mask,
+        actual, scores, cache = block(x[:, part], cache=cache, memory_cache=memory_cache, memory_mask=mask,
                                    start_index=start, return_attention_scores=True)  # fmt: skip
-        got, on_self, on_memory = numpy(got, *scores)
-        np.testing.assert_allclose(got, wanted[:, part], **SAME)
-        np.testing.assert_allclose(on_self[..., :5], wanted_scores[0][:, :, part], **SAME)
-        np.testing.assert_allclose(on_memory, wanted_scores[1][:, :, part], **SAME)
+        actual, on_self, on_memory = numpy(actual, *scores)
+        np.testing.assert_allclose(actual, expected[:, part], **SAME)
+        np.testing.assert_allclose(on_self[..., :5], expected_scores[0][:, :, part], **SAME)
+        np.testing.assert_allclose(on_memory, expected_scores[1][:, :, part], **SAME)
         start += length
 
 
 def test_a_decoder_without_memory_decodes_step_by_step(x):
     block = built(x, rotary=True)
-    wanted, cache = run(block, x), block.empty_cache(2, 5)
+    expected, cache = run(block, x), block.empty_cache(2, 5)
     for start in range(5):
-        got, cache = block(x[:, start : start + 1], cache=cache, start_index=start)
-        np.testing.assert_allclose(*numpy(got), wanted[:, start : start + 1], **SAME)
+        actual, cache = block(x[:, start : start + 1], cache=cache, start_index=start)
+        np.testing.assert_allclose(*numpy(actual), expected[:, start : start + 1], **SAME)
 
 
 # The contract
@@ -130,7 +130,9 @@ def test_keras_masks_count_as_explicit_ones_and_are_handed_on(x, memory):
 def test_a_memory_that_is_missing_or_unexpected_is_an_error(x, memory):
     with pytest.raises(ValueError, match=r"`memory` or `memory_cache` must be given .* Received: neither."):
         built(x, memory)(x)
-    with pytest.raises(ValueError, match=r"must be built with a memory to look at one. .* Make another block for it."):
+    with pytest.raises(
+        ValueError, match=r"must be built with a memory to attend to one. .* Make another block for it."
+    ):
         built(x)(x, memory)
     with pytest.raises(ValueError, match="must be built with a memory"):
         built(x).project_memory(memory)

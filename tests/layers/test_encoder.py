@@ -57,7 +57,7 @@ def float64_block(weights, x, mask, norm_first):
 # Identities
 
 
-def test_without_positions_an_order_of_the_inputs_is_an_order_of_the_outputs(x):
+def test_without_positions_permuted_inputs_give_permuted_outputs(x):
     block = built(x)
     order = [3, 0, 4, 1, 2]
     np.testing.assert_allclose(run(block, x[:, order]), run(block, x)[:, order], atol=FLOAT32_ROUNDING)
@@ -107,12 +107,12 @@ def test_parameters_are_those_of_the_formula(x, activation, normalization):
 def test_matches_float64(x, norm_first, masked):
     block = built(x, norm_first=norm_first)
     mask = np.random.default_rng(2).random((5, 5)) < 0.6 if masked else np.ones((5, 5), bool)
-    got = run(block, x, attention_mask=mask)
+    actual = run(block, x, attention_mask=mask)
     for b in range(2):
-        wanted = float64_block(in_float64(block), x[b].astype("float64"), mask, norm_first)
-        np.testing.assert_allclose(got[b], wanted, atol=FLOAT32_ROUNDING)
+        expected = float64_block(in_float64(block), x[b].astype("float64"), mask, norm_first)
+        np.testing.assert_allclose(actual[b], expected, atol=FLOAT32_ROUNDING)
     other = float64_block(in_float64(block), x[0].astype("float64"), mask, not norm_first)
-    assert np.abs(got[0] - other).max() > 1e-2
+    assert np.abs(actual[0] - other).max() > 1e-2
 
 
 # The contract

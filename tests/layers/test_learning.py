@@ -1,4 +1,4 @@
-"""That networks of these layers learn what only attention, and knowing positions, can learn."""
+"""Networks of these layers learn tasks that need attention and positions."""
 
 import keras
 import numpy as np

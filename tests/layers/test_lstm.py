@@ -1,4 +1,4 @@
-"""The LSTM: the equations, Keras's own layer, sequences cut in two."""
+"""LSTM against its equations and Keras's own layer."""
 
 import keras
 import numpy as np
@@ -37,9 +37,9 @@ def reference(x, weights, hidden=None, carry=None):
     return np.stack(outputs, axis=1), hidden, carry
 
 
-def built(kind=LSTM, **arguments):
+def built(layer_class=LSTM, **arguments):
     """A layer with weights large enough to reach the bends of its activations."""
-    layer = kind(UNITS, **arguments)
+    layer = layer_class(UNITS, **arguments)
     layer.build((BATCH, STEPS, INPUTS))
     rng = np.random.default_rng(1)
     layer.set_weights([rng.normal(size=weight.shape) for weight in layer.weights])
@@ -56,14 +56,14 @@ def test_a_step_is_the_equations():
         rng.normal(size=shape) for shape in ((BATCH, 4 * UNITS), (BATCH, UNITS), (BATCH, UNITS))
     )
     kernel = rng.normal(size=(UNITS, 4 * UNITS))
-    got = lstm_step(*(array.astype("float32") for array in (projected, hidden, carry, kernel)))
+    actual = lstm_step(*(array.astype("float32") for array in (projected, hidden, carry, kernel)))
     no_inputs = [np.zeros((1, 4 * UNITS)), kernel, np.zeros(4 * UNITS)]
     for sample in range(BATCH):
         weights = [no_inputs[0], kernel, projected[sample]]
-        one = slice(sample, sample + 1)
-        _, *wanted = reference(np.zeros((1, 1, 1)), weights, hidden[one], carry[one])
-        for ours, theirs in zip(got, wanted, strict=True):
-            np.testing.assert_allclose(array(ours)[one], theirs, atol=FLOAT32_ROUNDING)
+        row = slice(sample, sample + 1)
+        _, *expected = reference(np.zeros((1, 1, 1)), weights, hidden[row], carry[row])
+        for ours, theirs in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(array(ours)[row], theirs, atol=FLOAT32_ROUNDING)
 
 
 def test_a_sequence_is_the_equations_in_float64():
@@ -90,8 +90,8 @@ def test_a_sequence_is_the_equations_in_float64():
 def test_it_is_keras_lstm_with_the_same_weights(arguments, mask):
     ours, theirs = built(**arguments), built(keras.layers.LSTM, **arguments)
     theirs.set_weights(ours.get_weights())
-    for one, other in zip(*(keras.tree.flatten(layer(X, mask=mask)) for layer in (ours, theirs)), strict=True):
-        np.testing.assert_allclose(array(one), array(other), atol=FLOAT32_ROUNDING)
+    for actual, expected in zip(*(keras.tree.flatten(layer(X, mask=mask)) for layer in (ours, theirs)), strict=True):
+        np.testing.assert_allclose(array(actual), array(expected), atol=FLOAT32_ROUNDING)
 
 
 def test_weights_go_both_ways_and_are_named_alike():
@@ -134,21 +134,21 @@ def test_a_masked_step_leaves_the_state_as_it_is():
 def test_bidirectional_reads_from_both_ends():
     inner = LSTM(UNITS, return_sequences=True, lowering="unrolled")
     layer = keras.layers.Bidirectional(inner)
-    got = array(layer(X))
+    actual = array(layer(X))
     assert layer.backward_layer.lowering == "unrolled"
     forwards = reference(X, layer.forward_layer.get_weights())[0]
     backwards = reference(X[:, ::-1], layer.backward_layer.get_weights())[0][:, ::-1]
-    np.testing.assert_allclose(got, np.concatenate([forwards, backwards], axis=-1), atol=FLOAT32_ROUNDING)
+    np.testing.assert_allclose(actual, np.concatenate([forwards, backwards], axis=-1), atol=FLOAT32_ROUNDING)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_it_computes_in_half_precision(policy):
     layer = built(dtype=policy)
-    got = layer(X)
-    assert keras.backend.standardize_dtype(got.dtype) == policy.removeprefix("mixed_")
-    wanted = reference(X, layer.get_weights())[1]
+    actual = layer(X)
+    assert keras.backend.standardize_dtype(actual.dtype) == policy.removeprefix("mixed_")
+    expected = reference(X, layer.get_weights())[1]
     # Weights of up to 3 round to a part in 256 in bfloat16, and a gate sums a dozen of them.
-    np.testing.assert_allclose(array(got).astype("float32"), wanted, atol=0.15)
+    np.testing.assert_allclose(array(actual).astype("float32"), expected, atol=0.15)
 
 
 def test_parameters_are_counted():

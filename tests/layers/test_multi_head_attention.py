@@ -46,8 +46,8 @@ def test_weights_are_those_of_keras_and_give_the_same(x, memory, groups, causal,
     target, source = (theirs, ours) if to_keras else (ours, theirs)
     target.set_weights(source.get_weights())
     call = {"value_mask": padding(7, 3, total=7), "use_causal_mask": causal, "return_attention_scores": True}
-    for got, wanted in zip(run(ours, x, memory, **call), run(theirs, x, memory, **call), strict=True):
-        np.testing.assert_allclose(got, wanted, **SAME)
+    for actual, expected in zip(run(ours, x, memory, **call), run(theirs, x, memory, **call), strict=True):
+        np.testing.assert_allclose(actual, expected, **SAME)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (2, 5, 7), (2, 1, 7), (2, 4, 5, 7)])
@@ -149,10 +149,10 @@ def test_matches_float64(x, groups, rotary):
     mask = np.tri(5, dtype=bool)
     outputs, scores = run(layer, x, x, attention_mask=mask, return_attention_scores=True)
     for b in range(2):
-        wanted, heads = multi_head_attention(
+        expected, heads = multi_head_attention(
             in_float64(layer), *[x[b].astype("float64")] * 2, mask, turned if rotary else lambda a: a
         )
-        np.testing.assert_allclose(outputs[b], wanted, atol=FLOAT32_ROUNDING)
+        np.testing.assert_allclose(outputs[b], expected, atol=FLOAT32_ROUNDING)
         np.testing.assert_allclose(scores[b], [score for _, score in heads], atol=FLOAT32_ROUNDING)
 
 
@@ -163,14 +163,14 @@ def test_matches_float64(x, groups, rotary):
 @pytest.mark.parametrize("arguments", [{}, {"rotary": True, "num_key_value_heads": 2, "value_dim": 3}])
 def test_steps_with_a_cache_are_the_whole_causal_pass(x, arguments, steps, as_tensor):
     layer = built(x, x, **arguments)
-    wanted, scores = run(layer, x, x, use_causal_mask=True, return_attention_scores=True)
+    expected, scores = run(layer, x, x, use_causal_mask=True, return_attention_scores=True)
     cache, start = layer.empty_cache(2, 9), 0
     for length in steps:
         part = x[:, start : start + length]
         at = keras.ops.convert_to_tensor(start, "int32") if as_tensor else start
-        got, got_scores, cache = layer(part, part, cache=cache, start_index=at, return_attention_scores=True)
-        np.testing.assert_allclose(keras.ops.convert_to_numpy(got), wanted[:, start : start + length], **SAME)
-        seen = keras.ops.convert_to_numpy(got_scores)
+        actual, actual_scores, cache = layer(part, part, cache=cache, start_index=at, return_attention_scores=True)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(actual), expected[:, start : start + length], **SAME)
+        seen = keras.ops.convert_to_numpy(actual_scores)
         np.testing.assert_allclose(seen[..., :5], scores[:, :, start : start + length], **SAME)
         assert (seen[..., 5:] == 0).all()
         start += length
@@ -180,9 +180,9 @@ def test_a_memory_is_projected_once(x, memory):
     layer = built(x, memory, num_key_value_heads=2, value_dim=3)
     mask = padding(7, 3, total=7)
     cache = layer.project_memory(memory)
-    got = run(layer, x, None, cache=cache, value_mask=mask)
-    np.testing.assert_array_equal(got, run(layer, x, memory, value_mask=mask))
-    np.testing.assert_array_equal(got, run(layer, x, None, cache=cache, attention_mask=mask[:, None]))
+    actual = run(layer, x, None, cache=cache, value_mask=mask)
+    np.testing.assert_array_equal(actual, run(layer, x, memory, value_mask=mask))
+    np.testing.assert_array_equal(actual, run(layer, x, None, cache=cache, attention_mask=mask[:, None]))
 
 
 # The contract
@@ -285,7 +285,9 @@ def test_a_cache_that_does_not_fit_is_an_error(x):
         layer(x, x, cache=(keys, values))
     with pytest.raises(ValueError, match=r"must be \(keys, values\) of shapes \(batch, heads, positions, width\)"):
         layer(x, x, cache=(keys, values[0]))
-    with pytest.raises(ValueError, match=r"of the batch, heads and width of the new ones. .* Begin with `empty_cache`"):
+    with pytest.raises(
+        ValueError, match=r"with the batch, heads and width of the new ones. .* Begin with `empty_cache`"
+    ):
         layer(x[:1], x[:1], cache=(keys, values))
     with pytest.raises(ValueError, match=r"`value` must be given without a `cache`. Received: value=None and cache"):
         layer(x, None)

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.any_backend
 @pytest.mark.parametrize("out_of_range", ["error", "zero"])
 def test_rows_are_those_of_the_identity_matrix(shape, dtype, out_of_range):
     ids = np.random.default_rng(0).integers(0, 7, shape).astype(dtype)
-    got = keras.ops.convert_to_numpy(one_hot(ids, 7, out_of_range=out_of_range))
-    np.testing.assert_array_equal(got, np.eye(7, dtype="float32")[ids])
+    actual = keras.ops.convert_to_numpy(one_hot(ids, 7, out_of_range=out_of_range))
+    np.testing.assert_array_equal(actual, np.eye(7, dtype="float32")[ids])
 
 
 def test_an_id_out_of_range_gives_a_row_of_zeros_if_asked_for():

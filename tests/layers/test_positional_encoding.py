@@ -9,7 +9,7 @@ from tests.layers.contract import FLOAT32_ROUNDING, check_layer, compiles, run
 
 pytestmark = pytest.mark.any_backend
 
-LEAST_STEP = 2**-24  # half the distance of the float32 numbers just below 1
+HALF_ULP = 2**-24  # half the distance of the float32 numbers just below 1
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_a_start_index_can_change_in_a_compiled_step(sequence):
     layer = PositionalEncoding(6)
     model = keras.Model([inputs, start], layer(inputs, start_index=start))
     step = sequence[:, 2:3]
-    got = keras.ops.convert_to_numpy(model([step, np.array(2, "int32")]))
-    np.testing.assert_array_equal(got, run(layer, sequence)[:, 2:3])
+    actual = keras.ops.convert_to_numpy(model([step, np.array(2, "int32")]))
+    np.testing.assert_array_equal(actual, run(layer, sequence)[:, 2:3])
 
 
 def test_learned_positions_learn(sequence):
@@ -61,9 +61,9 @@ def test_learned_positions_learn(sequence):
 @pytest.mark.parametrize("position", [0, 1, 511, 100_000])
 @pytest.mark.parametrize("width", [1, 2, 7, 64])
 def test_sines_and_cosines_are_exact_to_float32_at_every_position(position, width):
-    for i, got in enumerate(sinusoidal(position, width)):
+    for i, actual in enumerate(sinusoidal(position, width)):
         angle = position / 10000.0 ** (2 * (i // 2) / width)
-        assert abs(float(got) - (math.cos if i % 2 else math.sin)(angle)) <= 2 * LEAST_STEP
+        assert abs(float(actual) - (math.cos if i % 2 else math.sin)(angle)) <= 2 * HALF_ULP
 
 
 def test_float32_angles_would_not_be_as_exact():
@@ -72,9 +72,9 @@ def test_float32_angles_would_not_be_as_exact():
 
 
 def test_the_layer_adds_them_to_the_scaled_inputs(sequence):
-    wanted = 2.0 * sequence + sinusoidal(np.arange(6), 8, 50.0)
+    expected = 2.0 * sequence + sinusoidal(np.arange(6), 8, 50.0)
     np.testing.assert_allclose(
-        run(PositionalEncoding(9, scale=2.0, max_wavelength=50.0), sequence), wanted, atol=FLOAT32_ROUNDING
+        run(PositionalEncoding(9, scale=2.0, max_wavelength=50.0), sequence), expected, atol=FLOAT32_ROUNDING
     )
 
 

@@ -48,15 +48,15 @@ def test_lengths_stay_as_they_are(queries):
 
 
 def test_pairs_are_the_halves_turned_as_complex_numbers(queries):
-    wanted = [[turned(head) for head in heads] for heads in queries.astype("float64")]
-    np.testing.assert_allclose(rotary(queries, np.arange(7)), wanted, atol=FLOAT32_ROUNDING)
+    expected = [[turned(head) for head in heads] for heads in queries.astype("float64")]
+    np.testing.assert_allclose(rotary(queries, np.arange(7)), expected, atol=FLOAT32_ROUNDING)
 
 
 @pytest.mark.parametrize("position", [1, 511, 100_000])
 def test_angles_are_exact_at_every_position(position):
-    for i, got in enumerate(rotary_angles(position, 64)):
-        wanted = math.fmod(position * 10000.0 ** (-2 * i / 64), 2 * math.pi)
-        assert got == pytest.approx(wanted, abs=1e-9)
+    for i, actual in enumerate(rotary_angles(position, 64)):
+        expected = math.fmod(position * 10000.0 ** (-2 * i / 64), 2 * math.pi)
+        assert actual == pytest.approx(expected, abs=1e-9)
 
 
 def test_angles_of_positions_that_cannot_be_seen_are_the_same():

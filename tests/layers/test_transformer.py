@@ -74,7 +74,7 @@ def test_positions_count(ids, rotary):
 
 def test_embeddings_are_scaled_by_the_root_of_the_width(ids):
     model = small(num_layers=1)
-    embedded = numpy(model._embedded(ids[0], model.source_embedding, 0, False))
+    embedded = numpy(model._embed(ids[0], model.source_embedding, 0, False))
     table = model.source_embedding.get_weights()[0]
     np.testing.assert_allclose(embedded[:, 0] - table[ids[0][:, 0]] * 8**0.5, np.tile([0.0, 1.0], (2, 4)), atol=1e-6)
 
@@ -102,13 +102,13 @@ def test_parameters_are_those_of_the_formula(arguments, embeddings):
 def test_steps_are_the_whole_pass(ids, arguments, steps):
     source, target = ids
     model = small(**arguments)
-    wanted = numpy(model((source, target)))
+    expected = numpy(model((source, target)))
     caches, memory_caches = model.start_caches(2), model.memory_caches(model.encode(source))
     mask, start = model.source_mask(source), 0
     for length in steps:
         part = slice(start, start + length)
         logits, caches = model.step(target[:, part], caches, memory_caches, start, mask)
-        np.testing.assert_allclose(numpy(logits), wanted[:, part], **SAME)
+        np.testing.assert_allclose(numpy(logits), expected[:, part], **SAME)
         start += length
 
 

@@ -1,11 +1,12 @@
 """The reader of .tflite files, against LiteRT's interpreter and against files drawn by hand."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from keras_notes._litert.model import Signature
+from keras_notes._litert.model import Signature, TfliteFile
 from keras_notes._litert.reader import read_tflite
 from tests.support.bundles import DEQUANTIZE, MODEL_FILE, QUANTIZE, TESTDATA, drawn_file, interpreter
 
@@ -21,8 +22,8 @@ def test_signatures_are_those_of_the_interpreter():
 
 def test_tensors_are_those_of_the_interpreter():
     file = read_tflite(PATH)
-    for details in interpreter(PATH).get_tensor_details()[: len(file.tensors)]:
-        tensor = file.tensors[details["index"]]
+    for details in interpreter(PATH).get_tensor_details()[: len(file.main.tensors)]:
+        tensor = file.main.tensors[details["index"]]
         scales = details["quantization_parameters"]["scales"]
         assert (tensor.name, tensor.shape) == (details["name"], tuple(details["shape"]))
         assert np.dtype(tensor.dtype) == details["dtype"]
@@ -32,37 +33,48 @@ def test_tensors_are_those_of_the_interpreter():
 def test_operators_are_those_of_the_interpreter():
     # `_get_ops_details` is private, but nothing public lists operators.
     names = [details["op_name"] for details in interpreter(PATH)._get_ops_details()]
-    assert [operator.name for operator in read_tflite(PATH).operators] == names
+    assert [operator.name for operator in read_tflite(PATH).main.operators] == names
 
 
 def test_weights_are_constants_and_activations_are_not():
-    file = read_tflite(PATH)
-    convolution = next(operator for operator in file.operators if operator.name == "CONV_2D")
-    assert [file.tensors[index].is_constant for index in convolution.inputs] == [False, True, True]
-    assert not file.tensors[convolution.outputs[0]].is_constant
+    graph = read_tflite(PATH).main
+    convolution = next(operator for operator in graph.operators if operator.name == "CONV_2D")
+    assert [graph.tensors[index].is_constant for index in convolution.inputs] == [False, True, True]
+    assert not graph.tensors[convolution.outputs[0]].is_constant
 
 
 def test_the_grid_of_a_float_edge_is_that_of_the_integers_behind_it():
     file = read_tflite(PATH)
-    (signature,) = file.signatures
+    (signature,), graph = file.signatures, file.main
     for index, grid in (
-        (signature.inputs["image"], file.input_grid(signature.inputs["image"])),
-        (signature.outputs["output"], file.output_grid(signature.outputs["output"])),
+        (signature.inputs["image"], graph.input_grid(signature.inputs["image"])),
+        (signature.outputs["output"], graph.output_grid(signature.outputs["output"])),
     ):
-        assert (file.tensors[index].dtype, file.tensors[index].scale) == ("float32", None)
+        assert (graph.tensors[index].dtype, graph.tensors[index].scale) == ("float32", None)
         assert grid.dtype == "int8"
         assert grid.scale > 0
-    assert file.float_islands() == ()
+    assert file.float_operators() == ()
 
 
-def test_an_integer_graph_between_float_edges_has_no_float_islands():
-    assert drawn_file(QUANTIZE, ("CONV_2D", False, (1, 1, -1), (1,)), DEQUANTIZE).float_islands() == ()
+@pytest.mark.parametrize("operators", [(), (QUANTIZE, ("ADD", False, (1, -1), (1,)), DEQUANTIZE)])
+def test_a_file_survives_the_way_through_json(operators):
+    signature = Signature("step", {"x": 0}, {"y": 1}, graph=1)
+    graphs = (*drawn_file().graphs, *drawn_file(*operators).graphs)
+    file = TfliteFile(graphs, (signature,), {"about": "text"})
+    assert TfliteFile.from_dict(json.loads(json.dumps(dataclasses.asdict(file)))) == file
+    assert file.graph(signature) == graphs[1]
+    with pytest.raises(KeyError, match="metadata"):
+        TfliteFile.from_dict({"graphs": [], "signatures": []})
+
+
+def test_an_integer_graph_between_float_edges_has_no_float_operators():
+    assert drawn_file(QUANTIZE, ("CONV_2D", False, (1, 1, -1), (1,)), DEQUANTIZE).float_operators() == ()
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [((0,), (1,)), ((1,), (0,)), ((1, 2), (1,)), ((1, -1, 0), (1,))])
-def test_an_operator_that_touches_floats_is_a_float_island(inputs, outputs):
-    (island,) = drawn_file(QUANTIZE, ("ADD", False, inputs, outputs), DEQUANTIZE).float_islands()
-    assert island.startswith("ADD ")
+def test_an_operator_that_touches_floats_is_a_float_operator(inputs, outputs):
+    (operator,) = drawn_file(QUANTIZE, ("ADD", False, inputs, outputs), DEQUANTIZE).float_operators()
+    assert operator.startswith("ADD ")
 
 
 FLOAT, INTEGER = ("ADD", False, (0,), (0,)), ("ADD", False, (1,), (1,))
@@ -82,8 +94,8 @@ WEIGHTS = ("DEQUANTIZE", False, (2,), (3,))
 def test_a_file_is_mixed_if_it_computes_in_both(operators, is_mixed):
     file = drawn_file(*operators)
     assert file.is_mixed == is_mixed
-    bodies = dataclasses.replace(drawn_file(), bodies=(file,))
-    assert bodies.is_mixed == is_mixed
+    in_a_body = dataclasses.replace(file, graphs=(*drawn_file().graphs, *file.graphs))
+    assert in_a_body.is_mixed == is_mixed
 
 
 def test_custom_operators_are_named_once():

@@ -122,7 +122,7 @@ def test_a_message_is_received_as_it_was_sent():
         assert arrays[name].dtype == array.dtype
 
 
-@pytest.mark.parametrize("value", [0, [], {}, {"tensors": [{}]}, {"tensors": 3}])
+@pytest.mark.parametrize("value", [0, [], {}, {"graphs": [{}]}, {"graphs": 3}])
 def test_a_description_of_another_form_is_an_error_of_the_file(monkeypatch, value):
     monkeypatch.setattr(tflite_process, "run_task", lambda *_: (value, {}))
     with pytest.raises(BundleError, match="made its own process answer what no reader says"):

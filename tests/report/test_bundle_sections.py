@@ -118,7 +118,7 @@ def test_a_comparison_shows_both_bundles_and_their_ratio(report, tmp_path):
 
 def test_the_sizes_are_those_of_the_file(sound):
     file = read_tflite(TESTDATA / MODEL_FILE)
-    weights = sorted((t for t in file.tensors if t.is_constant), key=lambda tensor: -tensor.bytes)
+    weights = sorted((t for t in file.main.tensors if t.is_constant), key=lambda tensor: -tensor.bytes)
     total = sum(tensor.bytes for tensor in weights)
     rows = sound.tables[f"The largest weights: {len(weights)} of {len(weights)}"][1:]
     assert [(row[0], row[1], row[4]) for row in rows] == [(t.name, t.dtype, f"{t.bytes:,}") for t in weights]
@@ -135,11 +135,11 @@ def test_the_sizes_are_those_of_the_file(sound):
 
 def test_no_more_than_ten_weights_are_listed_and_a_shared_buffer_counts_once():
     file = read_tflite(TESTDATA / MODEL_FILE)
-    weight = next(tensor for tensor in file.tensors if tensor.is_constant)
+    weight = next(tensor for tensor in file.main.tensors if tensor.is_constant)
     many = [dataclasses.replace(weight, buffer=1000 + i, bytes=100) for i in range(12)]
     again, elsewhere = (dataclasses.replace(one, name="again") for one in many[:2])
-    other_graph = dataclasses.replace(file, tensors=(elsewhere,))
-    file = dataclasses.replace(file, tensors=(*many, again), bodies=(other_graph,))
+    tensors = (*many, again), (elsewhere,)
+    file = dataclasses.replace(file, graphs=tuple(dataclasses.replace(file.main, tensors=own) for own in tensors))
     content = "".join(_bundle_sections.sizes(open_bundle(TESTDATA), file))
     assert "The largest weights: 10 of 12" in content
     assert "1,200 of them are weights" in content

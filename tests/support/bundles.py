@@ -1,4 +1,4 @@
-"""What the tests of bundles share: a small problem and a net for it, and ways to copy, change and run bundles."""
+"""Helpers of the tests of bundles: a small problem and a net for it, and ways to copy, change and run bundles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_notes._litert.model import Operator, Tensor, TfliteFile
+from keras_notes._litert.model import Graph, Operator, Tensor, TfliteFile
 from keras_notes.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,13 +54,13 @@ def bars(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, len(LABELS), samples)
     images = rng.normal(0.0, 0.3, (samples, 8, 8, 1)).astype("float32")
-    for image, kind, place in zip(images, classes, rng.integers(1, 7, samples), strict=True):
+    for image, class_id, place in zip(images, classes, rng.integers(1, 7, samples), strict=True):
         row, column = (
             (place, slice(None)),
             (slice(None), place),
             (range(8), range(8)),
             (slice(place - 1, place + 2), slice(place - 1, place + 2)),
-        )[kind]
+        )[class_id]
         image[row, column, 0] += 1.0
     return images, classes
 
@@ -164,7 +164,7 @@ def drawn_file(*operators: tuple[str, bool, tuple[int, ...], tuple[int, ...]]) -
         Tensor("a float16", "float16", (1, 2), None, None, False),
         Tensor("a weight", "float32", (2, 2), None, None, True),
     )
-    return TfliteFile(tensors, tuple(Operator(*operator) for operator in operators), ())
+    return TfliteFile((Graph(tensors, tuple(Operator(*operator) for operator in operators)),))
 
 
 def runner_module() -> SimpleNamespace:
@@ -186,19 +186,19 @@ def error_lines(stderr: str) -> list[str]:
 
 def interpreter(model: Path, resolver: OpResolverType = OpResolverType.BUILTIN_REF, **options: Any) -> Interpreter:
     """LiteRT on a .tflite file, ready to run; on the portable reference kernels unless told otherwise."""
-    made = Interpreter(str(model), num_threads=1, experimental_op_resolver_type=resolver, **options)
-    made.allocate_tensors()
-    return made
+    runtime = Interpreter(str(model), num_threads=1, experimental_op_resolver_type=resolver, **options)
+    runtime.allocate_tensors()
+    return runtime
 
 
 @contextmanager
 def failing_after(monkeypatch, owner: Any, name: str, calls: int) -> Iterator[None]:
     """Lets `owner.name` work `calls` times, then raise OSError once, as a full disk that is cleared at last."""
-    original, made = getattr(owner, name), []
+    original, calls_made = getattr(owner, name), []
 
     def limited(*arguments: Any, **options: Any) -> Any:
-        made.append(name)
-        if len(made) == calls + 1:
+        calls_made.append(name)
+        if len(calls_made) == calls + 1:
             raise OSError("No space left on device")
         return original(*arguments, **options)
 

@@ -30,7 +30,7 @@ _MAIN, _CONDITION, _BODY = range(3)
 
 def looping_model(turns: int = TURNS, *, step: int = 1) -> bytes:
     """A file that gives x + `turns`, adding 1 at each turn of a loop; with `step=0` the loop never ends."""
-    begin, limit, step_by, one = range(1, 5)
+    begin, limit, step_by, addend = range(1, 5)
     loop = _operator("WHILE", [2, 0], [3, 1], schema.WhileOptionsT())
     loop.builtinOptions.condSubgraphIndex, loop.builtinOptions.bodySubgraphIndex = _CONDITION, _BODY
     turn, x = ("turn", "int32", (), 0), ("x", "float32", SHAPE, 0)
@@ -44,7 +44,7 @@ def looping_model(turns: int = TURNS, *, step: int = 1) -> bytes:
             [_operator("LESS", [0, 2], [3], schema.LessOptionsT())],
         ),
         _graph(
-            [turn, x, ("step", "int32", (), step_by), ("one", "float32", (), one), next_turn, y],
+            [turn, x, ("step", "int32", (), step_by), ("one", "float32", (), addend), next_turn, y],
             [0, 1],
             [4, 5],
             [_operator("ADD", [index, index + 2], [index + 4], schema.AddOptionsT()) for index in (0, 1)],
@@ -55,11 +55,11 @@ def looping_model(turns: int = TURNS, *, step: int = 1) -> bytes:
 
 def swelling_model(elements: int) -> bytes:
     """A file of a few bytes that gives x + 1, and fills a tensor of float32 that nothing uses."""
-    size, one = 1, 2
+    size, addend = 1, 2
     tensors = [
         ("x", "float32", SHAPE, 0),
         ("y", "float32", SHAPE, 0),
-        ("one", "float32", (), one),
+        ("one", "float32", (), addend),
         ("size", "int32", (1,), size),
         ("swollen", "float32", (elements,), 0),
     ]
@@ -75,10 +75,10 @@ def hand_made_bundle(directory: Path, model: bytes, added: float) -> Bundle:
     x = np.random.default_rng(0).normal(size=(SAMPLES, *SHAPE[1:])).astype("<f4")
     golden = {"x": ("input", x), "y": ("output", x + np.float32(added))}
     entries, files = {}, {MODEL_FILE: model}
-    for name, (kind, values) in golden.items():
-        path = f"golden/{SIGNATURE}.{kind}.{name}.bin"
+    for name, (side, values) in golden.items():
+        path = f"golden/{SIGNATURE}.{side}.{name}.bin"
         files[path] = values.tobytes()
-        entries[kind] = TensorEntry(name, "float32", SHAPE, None, None, path, "float32")
+        entries[side] = TensorEntry(name, "float32", SHAPE, None, None, path, "float32")
     limits = dict.fromkeys(Tolerance.__dataclass_fields__)
     manifest = Manifest(
         format_version=FORMAT_VERSION,

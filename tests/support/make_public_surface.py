@@ -56,7 +56,7 @@ def public_surface(modules: Iterable[ModuleType], package: str = PACKAGE) -> dic
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What a reader must know of two surfaces that are not equal, a line each."""
+    """The differences between two surfaces, a line each."""
     lines = [f"removed: {name}{before[name]}" for name in before if name not in now]
     lines += [f"added: {name}{now[name]}" for name in now if name not in before]
     return lines + [

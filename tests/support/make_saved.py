@@ -53,7 +53,7 @@ def crossentropy() -> keras.losses.Loss:
 
 
 def outputs_of(model: keras.Model, record: Record) -> dict[str, np.ndarray]:
-    """What a model gives: its predictions, and its losses where there are targets."""
+    """A model's predictions, and its losses where there are targets."""
     predictions = model.predict(record.inputs, **SETTINGS)
     arrays = {f"prediction.{name}": array for name, array in named(predictions).items()}
     if record.targets is not None:
@@ -206,7 +206,7 @@ def float_net() -> keras.Model:
 
 
 def images() -> np.ndarray:
-    """What `float_net` takes."""
+    """Inputs of `float_net`."""
     return normal(SAMPLES, 8, 8, 1)
 
 
@@ -232,14 +232,14 @@ def run_of(teacher: keras.Model) -> tuple[kn.Distiller, kn.distillation.SeededBa
 
 
 def state_of(distiller: kn.Distiller) -> list[np.ndarray]:
-    """What the training of a distiller changes: its variables without those of its teacher."""
+    """The variables that the training of a distiller changes: all but those of its teacher."""
     frozen = {id(variable) for variable in distiller.teacher.variables}
     variables = [*distiller.trainable_variables, *distiller.non_trainable_variables]
     return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables if id(variable) not in frozen]
 
 
 def environment() -> dict[str, Any]:
-    """What floating-point results depend on to the last bit."""
+    """The versions and the machine, on which floating-point results depend to the last bit."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])

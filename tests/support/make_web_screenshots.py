@@ -161,9 +161,9 @@ def main() -> None:
 
     run, serve = web_module("run"), web_module("serve")
 
-    wanted = COMMITTED
+    pictures = COMMITTED
     if options.all:
-        wanted = itertools.product(VIEWS, ("phone", "desktop"), ("light", "dark"))
+        pictures = itertools.product(VIEWS, ("phone", "desktop"), ("light", "dark"))
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.bundles or Path(temporary)
@@ -179,7 +179,7 @@ def main() -> None:
         print(build_page(dist, [folder / name for name in makers]), end="")
         with serve.serving(dist) as address, sync_playwright() as playwright:
             browser = run.launch(playwright, run.find_browser())
-            for view, device, scheme in wanted:
+            for view, device, scheme in pictures:
                 take(browser, address, view, device, scheme, options.output)
             browser.close()
 

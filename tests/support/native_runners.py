@@ -1,4 +1,4 @@
-"""What the tests of the native and the emulated runners share: building and calling them, and LiteRT in Python."""
+"""Helpers of the tests of the native and the emulated runners: building and calling them, and LiteRT in Python."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMULATE = ROOT / "tflite" / "arm64" / "run.py"
 _runner = runner_module()
 
 
-def made(*targets: str) -> None:
+def make(*targets: str) -> None:
     """Calls make on files. One process at a time: tests of several files want the same ones."""
     need("make", package="make")
     (ROOT / "build").mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ def build_native() -> None:
     """Builds the native runner of this machine; skips the test where its tools are missing."""
     need("cmake", package="cmake")
     need("g++", package="g++")
-    made("build/native/run")
+    make("build/native/run")
 
 
 def native(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -82,8 +82,8 @@ def outputs_in_python(directory: Path) -> dict[str, np.ndarray]:
     return outputs
 
 
-def assert_same_files(found: Path, wanted: dict[str, np.ndarray]) -> None:
-    """Every output that `--outputs` wrote has the very bytes that are wanted."""
-    assert sorted(path.name for path in found.iterdir()) == sorted(wanted)
-    for name, values in wanted.items():
-        np.testing.assert_array_equal(np.fromfile(found / name, values.dtype), values.ravel(), err_msg=name)
+def assert_same_files(directory: Path, expected: dict[str, np.ndarray]) -> None:
+    """Every output that `--outputs` wrote has exactly the expected bytes."""
+    assert sorted(path.name for path in directory.iterdir()) == sorted(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(np.fromfile(directory / name, values.dtype), values.ravel(), err_msg=name)

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Record:
-    """What stands beside a saved model: arrays, or lists or dicts of them."""
+    """The arrays beside a saved model: one, or lists or dicts of them."""
 
     inputs: Any
     targets: Any = None

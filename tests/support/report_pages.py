@@ -1,4 +1,4 @@
-"""What the tests of the report share: a page as its readers see it, and reports with figures that a test can know."""
+"""Helpers of the tests of the report: a page as its readers see it, and reports with figures that a test can know."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VOID = {"meta", "wbr"}
 
 
 class Page(html.parser.HTMLParser):
-    """What stands on a page; raises AssertionError where its tags are not balanced, or an attribute is given twice.
+    """Text and elements of a page; raises AssertionError where tags are not balanced or an attribute is there twice.
 
     Attributes:
         source: The page as it was written.
@@ -81,9 +81,9 @@ class Page(html.parser.HTMLParser):
         return [(attributes, "".join(texts)) for name, attributes, texts in self.elements if name == tag]
 
 
-def page_of(bundle: Bundle | Path, directory: Path, **given: Any) -> Page:
+def page_of(bundle: Bundle | Path, directory: Path, **options: Any) -> Page:
     """The page of the testdata bundle or a changed copy; the benchmark is drawn, not run."""
-    return Page(write_report(bundle, directory / "report.html", **{"bench": BENCH, **given}))
+    return Page(write_report(bundle, directory / "report.html", **{"bench": BENCH, **options}))
 
 
 def shape(*sizes: Any) -> str:
@@ -92,7 +92,7 @@ def shape(*sizes: Any) -> str:
 
 
 def terms_of(page: Page) -> dict[str, str]:
-    """What the page says of each term."""
+    """The page's explanations by term."""
     return dict(zip([text for _, text in page.all("dt")], [text for _, text in page.all("dd")], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What happens to a test whose tool is missing."""
+"""Tests whose tool is missing: skipped, or failed in a gate."""
 
 import pytest
 

@@ -12,7 +12,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def is_installed(tool: str) -> bool:
-    """Whether a program, or a Python package that drives one, is there."""
+    """Returns whether a program, or a Python package that drives one, is installed."""
     if tool == "playwright":
         return importlib.util.find_spec("playwright") is not None
     names = (os.environ.get("CHROMIUM") or BROWSERS) if tool == "chromium" else tool

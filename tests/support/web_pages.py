@@ -1,4 +1,4 @@
-"""What the tests of tflite/web share: the built page, a browser, and ways to open bundles in it."""
+"""Helpers of the tests of tflite/web: the built page, a browser, and ways to open bundles in it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build_page(dist: Path, bundles: list[Path]) -> str:
 
 
 def install_packages() -> None:
-    """What the page is made of, once; several test processes may need it at the same time."""
+    """The built page, once; several test processes may need it at the same time."""
     with open(Path(tempfile.gettempdir()) / "keras_notes_npm.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (WEB / "node_modules" / "esbuild").is_dir():
@@ -100,18 +100,18 @@ def wait_until(page: Any, condition: str) -> None:
 
 
 def last(page: Any) -> dict[str, Any]:
-    """What was computed last."""
-    found = page.evaluate(
+    """The inputs and outputs that were computed last."""
+    arrays = page.evaluate(
         """() => Object.fromEntries(Object.entries(kerasNotes.last ?? {}).map(
             ([name, values]) => [name, values.length === undefined ? values : Array.from(values)]))"""
     )
-    return {name: np.array(values) for name, values in found.items()}
+    return {name: np.array(values) for name, values in arrays.items()}
 
 
 def outputs(page: Any) -> dict[str, np.ndarray]:
     """The outputs of the last check, by the path of their golden values."""
-    found = page.evaluate("() => Array.from(kerasNotes.outputs, ([path, values]) => [path, Array.from(values)])")
-    return {path: np.array(values) for path, values in found}
+    arrays = page.evaluate("() => Array.from(kerasNotes.outputs, ([path, values]) => [path, Array.from(values)])")
+    return {path: np.array(values) for path, values in arrays}
 
 
 def shown(page: Any) -> np.ndarray:
@@ -135,9 +135,9 @@ def draw(page: Any) -> None:
         page.wait_for_timeout(150)
 
 
-def in_node(program: str, given: Any) -> Any:
-    """Runs `program` on `given` beside the sources of the page; both ways JSON, where null stands for NaN."""
-    script = f"const given = JSON.parse(process.argv[1]);\n{program}"
-    command = ["node", "--input-type=module", "-e", script, json.dumps(given)]
+def in_node(program: str, argument: Any) -> Any:
+    """Runs `program` on `argument` beside the sources of the page; both ways JSON, where null stands for NaN."""
+    script = f"const argument = JSON.parse(process.argv[1]);\n{program}"
+    command = ["node", "--input-type=module", "-e", script, json.dumps(argument)]
     done = subprocess.run(command, cwd=WEB / "src", check=True, capture_output=True, text=True)
     return json.loads(done.stdout)

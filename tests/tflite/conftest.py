@@ -26,7 +26,7 @@ WORDS = [f"{SPACE}word{place}" for place in range(VOCABULARY - 4)]
 
 @pytest.fixture(scope="session")
 def mounts() -> dict[str, Path]:
-    """What the server of the page has beside it: bundles by name, put there as they are made."""
+    """Folders that the page's server has beside it: bundles by name, added as they are made."""
     return {"int8": TESTDATA}
 
 
@@ -96,8 +96,8 @@ def address(web_dist, mounts):
 @pytest.fixture
 def page(browser):
     """A fresh page."""
-    with new_page(browser) as made:
-        yield made
+    with new_page(browser) as opened_page:
+        yield opened_page
 
 
 @pytest.fixture

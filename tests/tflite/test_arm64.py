@@ -14,7 +14,7 @@ from tests.support.native_runners import (
     assert_same_files,
     emulated,
     line_of,
-    made,
+    make,
     outputs_in_python,
     reason_of,
 )
@@ -29,14 +29,14 @@ MEASURED = ("ok", "max_error", "max_error_lsb", "top1_agreement", "model_sha256"
 def _prepared():
     for tool, package in (("qemu-aarch64", "qemu-user"), ("apt-get", None), ("dpkg-deb", "dpkg")):
         need(tool, package=package)
-    made("build/arm64/sysroot/complete")
+    make("build/arm64/sysroot/complete")
 
 
 @pytest.fixture(scope="session")
 def _built():
     need("cmake", package="cmake")
     need("aarch64-linux-gnu-g++", package="g++-aarch64-linux-gnu")
-    made("build/native-arm64/run")
+    make("build/native-arm64/run")
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -71,11 +71,11 @@ def test_edges_of_integers_give_the_same_bits(converted, tmp_path):
 def test_a_float_net_differs_by_its_last_bits_only(converted, tmp_path):
     directory = converted("float32", "float32").directory
     assert emulated(directory, "--runner", "native", "--outputs", tmp_path).returncode == 0
-    for name, wanted in outputs_in_python(directory).items():
-        found = np.fromfile(tmp_path / name, "<f4").reshape(wanted.shape)
+    for name, expected in outputs_in_python(directory).items():
+        actual = np.fromfile(tmp_path / name, "<f4").reshape(expected.shape)
         # The order of a sum is the kernel's: some units in the last place of the largest value.
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
-        np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+        np.testing.assert_array_equal(actual.argmax(-1), expected.argmax(-1))
 
 
 @pytest.mark.parametrize("runner", ["python", "native"])

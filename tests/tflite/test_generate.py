@@ -45,14 +45,14 @@ def test_it_decodes_as_generate_does(bundle, transformer):
         result = decode(bundle.directory, source[source != 0], "--repeat", 2, end=end)
         assert result.returncode == 0, result.stderr
         (line,) = result.stdout.splitlines()
-        found = json.loads(line)
-        assert list(found) == KEYS
+        answer = json.loads(line)
+        assert list(answer) == KEYS
         first = np.flatnonzero(row == end)[:1]
-        wanted = row[: first[0] + 1] if first.size else row
-        assert found["ids"] == wanted.tolist()
-        assert found["ended"] == bool(first.size)
-        assert found["tokens_per_second"] > 0
-        assert found["model_sha256"] == bundle.manifest.files["model.tflite"].sha256
+        expected = row[: first[0] + 1] if first.size else row
+        assert answer["ids"] == expected.tolist()
+        assert answer["ended"] == bool(first.size)
+        assert answer["tokens_per_second"] > 0
+        assert answer["model_sha256"] == bundle.manifest.files["model.tflite"].sha256
 
 
 @pytest.mark.parametrize(

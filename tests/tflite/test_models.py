@@ -75,11 +75,11 @@ def test_a_classifier_ranks_the_classes_by_their_softmax(device, net, converted,
     for image in bars(4, seed=3)[0]:
         ranked = classifier.classify(image)
         logits = keras.ops.convert_to_numpy(net(image[None]))[0].astype("float64")
-        wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        assert ranked[0][0] == LABELS[wanted.argmax()]
+        expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert ranked[0][0] == LABELS[expected.argmax()]
         assert [share for _, share in ranked] == sorted((share for _, share in ranked), reverse=True)
-        got = dict(ranked)
-        np.testing.assert_allclose([got[label] for label in LABELS], wanted, atol=INT8_PROBABILITY)
+        shares = dict(ranked)
+        np.testing.assert_allclose([shares[label] for label in LABELS], expected, atol=INT8_PROBABILITY)
 
 
 def test_a_streamer_remembers_until_it_is_reset(device, stream):
@@ -88,9 +88,9 @@ def test_a_streamer_remembers_until_it_is_reset(device, stream):
     for _ in range(2):
         for sample in X[0]:
             ranked = dict(streamer.step(sample))
-        wanted = keras.ops.convert_to_numpy(model(X))[0]
+        expected = keras.ops.convert_to_numpy(model(X))[0]
         # The model's own softmax: a second one would flatten it.
-        np.testing.assert_allclose([ranked[label] for label in LABELS], wanted, atol=FLOAT32_ROUNDING)
+        np.testing.assert_allclose([ranked[label] for label in LABELS], expected, atol=FLOAT32_ROUNDING)
         once_more = dict(streamer.step(X[0, 0]))
         assert max(abs(once_more[label] - ranked[label]) for label in LABELS) > 100 * FLOAT32_ROUNDING
         streamer.reset()

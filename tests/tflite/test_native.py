@@ -44,9 +44,9 @@ def _built():
 
 def assert_as_in_python(directory):
     """The native line has the keys of the Python one, in order, and its values but for times and names."""
-    found, wanted = native(directory, "--repeat", 3), run_device(directory, "--repeat", 1)
-    assert found.returncode == wanted.returncode, found.stderr
-    line, reference = line_of(found), line_of(wanted)
+    native_result, python_result = native(directory, "--repeat", 3), run_device(directory, "--repeat", 1)
+    assert native_result.returncode == python_result.returncode, native_result.stderr
+    line, reference = line_of(native_result), line_of(python_result)
     assert list(line) == list(reference)
     assert {key: line[key] for key in MEASURED} == {key: reference[key] for key in MEASURED}
 
@@ -142,9 +142,9 @@ def test_several_signatures_are_all_run_and_ids_stay_integers(tmp_path):
     bundle = kn.convert(net, tmp_path / "bundle", "float32", signatures={"lookup": lookup}, golden=golden)
     assert_as_in_python(bundle.directory)
     native(bundle.directory, "--outputs", tmp_path / "outputs")
-    wanted = outputs_in_python(bundle.directory)
-    assert [len(values) for _, values in sorted(wanted.items())] == [6, 5]
-    assert_same_files(tmp_path / "outputs", wanted)
+    expected = outputs_in_python(bundle.directory)
+    assert [len(values) for _, values in sorted(expected.items())] == [6, 5]
+    assert_same_files(tmp_path / "outputs", expected)
 
 
 def test_a_fused_lstm_is_refused_in_one_line(tmp_path):

@@ -229,10 +229,10 @@ def test_the_invocation_that_is_timed_computes():
     for repeat in (1, 2):
         elapsed = runner.latencies_ms(timed, signature, inputs, repeat)
         last = (runner.WARM_UP_RUNS + repeat - 1) % signature["golden_samples"]
-        wanted = interpreter(TESTDATA / MODEL_FILE, OpResolverType.AUTO).get_signature_runner()(
+        expected = interpreter(TESTDATA / MODEL_FILE, OpResolverType.AUTO).get_signature_runner()(
             image=inputs["image"][last : last + 1]
         )["output"]
-        np.testing.assert_array_equal(timed.get_tensor(output), wanted)
+        np.testing.assert_array_equal(timed.get_tensor(output), expected)
         assert len(elapsed) == repeat
         assert all(math.isfinite(value) and value > 0 for value in elapsed)
 
@@ -252,10 +252,10 @@ def test_outputs_are_written_as_the_golden_values_lie(converted, edges, tmp_path
     result = run_device(bundle.directory, "--repeat", 1, "--outputs", tmp_path / "new" / "outputs")
     assert result.returncode == 0, result.stderr
     (signature,) = bundle.manifest.signatures
-    got = np.fromfile(tmp_path / "new" / "outputs" / Path(signature.outputs[0].golden).name, "<f4")
+    actual = np.fromfile(tmp_path / "new" / "outputs" / Path(signature.outputs[0].golden).name, "<f4")
     golden = bundle.golden(signature)[1]["output"].astype("float32").ravel()
-    assert got.shape == golden.shape
-    assert np.abs(got - golden).max() / output_lsb(bundle) == pytest.approx(_line(result)["max_error_lsb"])
+    assert actual.shape == golden.shape
+    assert np.abs(actual - golden).max() / output_lsb(bundle) == pytest.approx(_line(result)["max_error_lsb"])
 
 
 def test_kernel_sets_can_be_named(converted):

@@ -39,8 +39,8 @@ def test_both_homes_of_quantize_agree(dtype, scale, zero_point):
 
 def _quantized_by_litert(values, kernels):
     """What the QUANTIZE operator at the float edge of the testdata model makes of images."""
-    file = read_tflite(TESTDATA / MODEL_FILE)
-    (operator,) = (operator for operator in file.operators if operator.name == "QUANTIZE")
+    graph = read_tflite(TESTDATA / MODEL_FILE).main
+    (operator,) = (operator for operator in graph.operators if operator.name == "QUANTIZE")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # LiteRT warns of the memory that it takes to keep all tensors.
         run = interpreter(TESTDATA / MODEL_FILE, kernels, experimental_preserve_all_tensors=True)

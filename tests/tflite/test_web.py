@@ -47,8 +47,7 @@ def softmax(logits):
 
 def computed(bundle, **inputs):
     """The outputs of LiteRT in Python, on the kernels that it takes by default."""
-    made = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO)
-    return made.get_signature_runner("serving_default")(**inputs)
+    return interpreter(bundle / MODEL_FILE, OpResolverType.AUTO).get_signature_runner("serving_default")(**inputs)
 
 
 @pytest.mark.parametrize("name", ["int8", "uint8_edges", "float32"])
@@ -61,11 +60,11 @@ def test_a_drawing_is_classified_as_in_python(page, opened, name):
     (signature,) = runner.load_manifest(bundle)["signatures"]
     (image,), (output,) = signature["inputs"], signature["outputs"]
     fed = runner.quantize(pixels.reshape(1, 8, 8, 1), image)
-    wanted = runner.dequantize(computed(bundle, image=fed)["output"], output)[0]
+    expected = runner.dequantize(computed(bundle, image=fed)["output"], output)[0]
     if name != "float32":
-        np.testing.assert_array_equal(last(page)["output"].astype("float32"), wanted)
-    np.testing.assert_allclose(shown(page), softmax(wanted), atol=FLOAT32_ROUNDING)
-    assert page.text_content(".winner") == LABELS[wanted.argmax()]
+        np.testing.assert_array_equal(last(page)["output"].astype("float32"), expected)
+    np.testing.assert_allclose(shown(page), softmax(expected), atol=FLOAT32_ROUNDING)
+    assert page.text_content(".winner") == LABELS[expected.argmax()]
 
 
 def test_samples_and_pictures_are_classified_too(page, opened, web_dist):
@@ -91,12 +90,12 @@ def test_a_recording_is_streamed_step_by_step(page, opened, tmp_path):
     np.savetxt(recording, rows, delimiter=",", header="ax,ay,az,gx,gy,gz", comments="", fmt="%.9g")
     page.set_input_files("input[accept^='.csv']", recording)
     wait_until(page, f"kerasNotes.last && Math.abs(kerasNotes.last.input[1] - {rows[-1][1]}) < 1e-6")
-    made = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO).get_signature_runner("step")
+    step = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO).get_signature_runner("step")
     _, signature = runner.load_manifest(bundle)["signatures"]
     states = {state["input"]: np.zeros(shape_of(signature, state["input"]), "float32") for state in signature["states"]}
     (name,) = {tensor["name"] for tensor in signature["inputs"]} - set(states)
     for row in rows:
-        results = made(**{name: row.reshape(1, 1, AXES), **states})
+        results = step(**{name: row.reshape(1, 1, AXES), **states})
         states = {state["input"]: results[state["output"]] for state in signature["states"]}
     (output,) = set(results) - {state["output"] for state in signature["states"]}
     np.testing.assert_allclose(last(page)["output"], results[output].ravel(), atol=FLOAT32_ROUNDING)
@@ -123,11 +122,11 @@ def test_a_sample_is_played_and_a_wrong_recording_refused(page, opened, tmp_path
 
 def test_the_sensor_gives_g_and_radians_at_the_rate_of_the_bundle(page, opened):
     sensors = page.context.new_cdp_session(page)
-    for kind, reading in (("gyroscope", (1, 2, 3)), ("accelerometer", (4, 5, 6)), ("linear-acceleration", (0, 0, 0))):
-        of_kind = {"type": kind, "enabled": True, "metadata": {"available": True}}
-        sensors.send("Emulation.setSensorOverrideEnabled", of_kind)
+    for sensor, reading in (("gyroscope", (1, 2, 3)), ("accelerometer", (4, 5, 6)), ("linear-acceleration", (0, 0, 0))):
+        override = {"type": sensor, "enabled": True, "metadata": {"available": True}}
+        sensors.send("Emulation.setSensorOverrideEnabled", override)
         xyz = dict(zip("xyz", reading, strict=True))
-        sensors.send("Emulation.setSensorOverrideReadings", {"type": kind, "reading": {"xyz": xyz}})
+        sensors.send("Emulation.setSensorOverrideReadings", {"type": sensor, "reading": {"xyz": xyz}})
     opened("stream")
     page.click("text=Use sensor")
     wait_until(page, "kerasNotes.last !== null")
@@ -148,9 +147,9 @@ def test_a_translation_has_the_ids_of_generate_py(page, opened, monkeypatch):
         page.wait_for_selector("button.primary:enabled")
         options = ("--start", START, "--end", END, "--pad", PAD)
         result = run_device(bundle, *ids, *options, script=RUNNER.with_name("generate.py"))
-        wanted = json.loads(result.stdout)["ids"]
-        assert last(page)["ids"].tolist() == wanted
-        words = [WORDS[place - 4].replace(SPACE, "") for place in wanted if place > END + 1]
+        expected = json.loads(result.stdout)["ids"]
+        assert last(page)["ids"].tolist() == expected
+        words = [WORDS[place - 4].replace(SPACE, "") for place in expected if place > END + 1]
         assert page.text_content("output.target") == " ".join(words)
         assert f"{len(ids)} of {SOURCE_LENGTH} tokens" in page.text_content("main")
     page.fill("textarea", " ".join(["word9"] * (SOURCE_LENGTH + 1)))
@@ -163,8 +162,8 @@ def test_a_tokenizer_is_read_as_it_is():
     install_packages()
     pieces = [SPACE + piece for piece in ("ein", "Hund", "läuft", ".", ",", "n't", "fi")]
     program = """import { tokenizerOf } from "./decoding.js";
-        const tokenizer = await tokenizerOf({ json: () => given.tokenizer });
-        const ids = given.texts.map(tokenizer.encode);
+        const tokenizer = await tokenizerOf({ json: () => argument.tokenizer });
+        const ids = argument.texts.map(tokenizer.encode);
         console.log(JSON.stringify([tokenizer.special, ids, ids.map(tokenizer.decode)]));"""
     texts = ["ein Hund läuft .", "Hund , ein n't", "\N{LATIN SMALL LIGATURE FI}", "Katze", ""]
     special, ids, back = in_node(program, {"tokenizer": json.loads(tokenizer_json(pieces)), "texts": texts})

@@ -40,8 +40,8 @@ def test_a_folder_is_dropped(page, address):
     page.wait_for_selector("text=Open your own")
     data = {"items": [], "files": [str(TESTDATA)], "dragOperationsMask": 1}
     mouse = page.context.new_cdp_session(page)
-    for kind in ("dragEnter", "dragOver", "drop"):
-        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 100, "y": 100, "data": data})
+    for event in ("dragEnter", "dragOver", "drop"):
+        mouse.send("Input.dispatchDragEvent", {"type": event, "x": 100, "y": 100, "data": data})
     page.wait_for_selector("html[data-ready=images]", state="attached")
     assert page.text_content("h1") == "bars"
 
@@ -92,7 +92,7 @@ def test_it_predicts_offline_after_one_visit(browser, web_dist):
 
 
 def rebuilt(dist):
-    """What another build leaves: other names of modules, another list for the service worker."""
+    """The files of another build: other names of modules, another list for the service worker."""
     (runtime,) = dist.glob("runtime-*.js")
     for name in ("app.js", "sw.js", "index.html"):
         text = (dist / name).read_text().replace(runtime.stem, "runtime-other")
@@ -121,12 +121,12 @@ def test_a_new_build_is_shown_at_the_next_load_and_an_open_page_goes_on(browser,
 
 def test_it_can_be_installed(page, address):
     page.goto(address)
-    found = page.context.new_cdp_session(page).send("Page.getAppManifest")
-    assert found["errors"] == []
+    answer = page.context.new_cdp_session(page).send("Page.getAppManifest")
+    assert answer["errors"] == []
     errors = page.context.new_cdp_session(page).send("Page.getInstallabilityErrors")["installabilityErrors"]
     # Contexts of a test are private windows, from which nothing is installed.
     assert [error["errorId"] for error in errors] == ["in-incognito"]
-    manifest = json.loads(found["data"])
+    manifest = json.loads(answer["data"])
     assert (manifest["start_url"], manifest["scope"], manifest["display"]) == ("./", "./", "standalone")
     assert {icon["purpose"] for icon in manifest["icons"] if "purpose" in icon} == {"any", "maskable"}
     size = """src => new Promise((done, fail) =>

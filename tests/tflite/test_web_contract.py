@@ -59,14 +59,14 @@ def contract_of(page, web_dist):
 def python_outputs(bundle):
     """The outputs of the Python runner, by the path of their golden values."""
     manifest = python_runner.load_manifest(bundle)
-    made = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO)
-    found = {}
+    runtime = interpreter(bundle / MODEL_FILE, OpResolverType.AUTO)
+    results_by_path = {}
     for signature in manifest["signatures"]:
         samples = signature["golden_samples"]
         inputs = {t["name"]: python_runner.golden_values(bundle, t, samples) for t in signature["inputs"]}
-        results = python_runner.run_samples(made, signature, inputs)
-        found.update({tensor["golden"]: results[tensor["name"]] for tensor in signature["outputs"]})
-    return found
+        results = python_runner.run_samples(runtime, signature, inputs)
+        results_by_path.update({tensor["golden"]: results[tensor["name"]] for tensor in signature["outputs"]})
+    return results_by_path
 
 
 def test_the_command_prints_the_line_and_writes_the_outputs_of_python_bit_by_bit(web_dist, tmp_path):
@@ -74,12 +74,12 @@ def test_the_command_prints_the_line_and_writes_the_outputs_of_python_bit_by_bit
     result = run_web(TESTDATA, "--repeat", 5, "--outputs", tmp_path / "outputs", "--dist", web_dist)
     assert result.returncode == 0, result.stderr
     (line,) = (json.loads(text) for text in result.stdout.splitlines())
-    wanted = python_runner.run(TESTDATA, 1)
-    assert list(line) == list(wanted)
+    expected = python_runner.run(TESTDATA, 1)
+    assert list(line) == list(expected)
     assert line["runner"] == "web"
     assert line["runtime_version"].startswith("litert.js 2.5.3 (wasm")
     for key in ("ok", "max_error", "max_error_lsb", "top1_agreement", "model_sha256"):
-        assert line[key] == wanted[key], key
+        assert line[key] == expected[key], key
     assert 0 <= line["latency_ms_p50"] <= line["latency_ms_p95"]
     (file,) = (tmp_path / "outputs").iterdir()
     assert file.name == GOLDEN_OUTPUT.removeprefix("golden/")
@@ -111,12 +111,12 @@ def test_the_command_names_what_is_missing(testdata, web_dist, tmp_path):
 def test_int8_outputs_are_those_of_python_bit_by_bit(page, address, web_bundle, name):
     bundle = web_bundle(name)
     code, line = contract(page, address, name)
-    wanted = python_runner.run(bundle, 1)
-    assert code == (0 if wanted["ok"] else 1)
-    assert json.loads(line)["max_error_lsb"] == wanted["max_error_lsb"]
-    found = outputs(page)
+    expected = python_runner.run(bundle, 1)
+    assert code == (0 if expected["ok"] else 1)
+    assert json.loads(line)["max_error_lsb"] == expected["max_error_lsb"]
+    actual = outputs(page)
     for path, values in python_outputs(bundle).items():
-        np.testing.assert_array_equal(found[path].astype("float32"), values.ravel())
+        np.testing.assert_array_equal(actual[path].astype("float32"), values.ravel())
 
 
 @pytest.mark.parametrize("name", ["float32", "stream", "window", "translator"])
@@ -124,12 +124,12 @@ def test_float32_outputs_are_those_of_python(page, address, web_bundle, name):
     bundle = web_bundle(name)
     code, line = contract(page, address, name)
     assert code == 0, line
-    wanted = python_outputs(bundle)
-    found = outputs(page)
-    assert list(found) == list(wanted)
-    for path, values in wanted.items():
+    expected = python_outputs(bundle)
+    actual = outputs(page)
+    assert list(actual) == list(expected)
+    for path, values in expected.items():
         scale = max(1.0, np.abs(values).max())
-        np.testing.assert_allclose(found[path] / scale, values.ravel() / scale, atol=FLOAT32_ROUNDING)
+        np.testing.assert_allclose(actual[path] / scale, values.ravel() / scale, atol=FLOAT32_ROUNDING)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -156,8 +156,8 @@ def _escape(directory):
     edit_manifest(directory, lambda manifest: manifest["files"].update({"../x": entry}))
 
 
-def _edit_tensor(kind, **changes):
-    return lambda d: edit_manifest(d, lambda m: m["signatures"][0][kind][0].update(changes))
+def _edit_tensor(side, **changes):
+    return lambda d: edit_manifest(d, lambda m: m["signatures"][0][side][0].update(changes))
 
 
 DAMAGE = {
@@ -213,12 +213,12 @@ def test_quantize_is_that_of_the_python_runner():
     below = np.nextafter(halves, np.float32(0))
     values = np.concatenate([halves, below, rng.normal(0, 20, 1000), [1e30, -1e30]]).astype("float32")
     program = """import { dequantize, quantize } from "./numbers.js";
-        const integers = quantize(Float32Array.from(given.values), given.tensor);
-        console.log(JSON.stringify([Array.from(integers), Array.from(dequantize(integers, given.tensor))]));"""
+        const integers = quantize(Float32Array.from(argument.values), argument.tensor);
+        console.log(JSON.stringify([Array.from(integers), Array.from(dequantize(integers, argument.tensor))]));"""
     integers, back = in_node(program, {"values": values.tolist(), "tensor": tensor})
-    wanted = python_runner.quantize(values, tensor)
-    np.testing.assert_array_equal(integers, wanted)
-    np.testing.assert_array_equal(np.float32(back), python_runner.dequantize(wanted, tensor))
+    expected = python_runner.quantize(values, tensor)
+    np.testing.assert_array_equal(integers, expected)
+    np.testing.assert_array_equal(np.float32(back), python_runner.dequantize(expected, tensor))
 
 
 TOLERANCE = {"max_error": 0.2, "rms_error": 0.1, "max_error_lsb": 2.0, "rms_error_lsb": 1.0, "mean_error_lsb": 0.5}
@@ -242,13 +242,13 @@ def test_compare_is_that_of_the_python_runner(tolerance):
     cases.append(((1, 3), None, np.ones((2, 3), "float32"), np.float32([[1, np.nan, 1], [1, 1, 1]])))
     program = """import { compare } from "./compare.js";
         const values = (row) => Float32Array.from(row, (value) => value ?? NaN);
-        console.log(JSON.stringify(given.cases.map(([shape, scale, golden, got]) =>
-            compare({ shape, scale }, values(golden), values(got), given.tolerance))));"""
+        console.log(JSON.stringify(argument.cases.map(([shape, scale, golden, actual]) =>
+            compare({ shape, scale }, values(golden), values(actual), argument.tolerance))));"""
     as_json = [
         [shape, scale, *([None if np.isnan(v) else float(v) for v in values.ravel()] for values in pair)]
         for shape, scale, *pair in cases
     ]
-    found = in_node(program, {"cases": as_json, "tolerance": tolerance})
-    for (_, scale, golden, got), line in zip(cases, found, strict=True):
-        wanted = python_runner.compare({"scale": scale}, golden, got, tolerance)
-        assert (line["maxError"], line["maxErrorLsb"], line["agreement"], line["ok"]) == wanted
+    lines = in_node(program, {"cases": as_json, "tolerance": tolerance})
+    for (_, scale, golden, actual), line in zip(cases, lines, strict=True):
+        expected = python_runner.compare({"scale": scale}, golden, actual, tolerance)
+        assert (line["maxError"], line["maxErrorLsb"], line["agreement"], line["ok"]) == expected

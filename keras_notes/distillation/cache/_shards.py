@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_notes._shared.atomic_files import hidden_beside, written_whole
+from keras_notes._shared.atomic_files import hidden_beside, write_atomically
 from keras_notes.distillation._fingerprints import file_fingerprint
 
 __all__ = [
@@ -74,13 +74,13 @@ def check_file(file: Path, wanted: dict, remedy: str, *, check_bytes: bool) -> N
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that other processes see whole or not at all."""
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(json.dumps(content, indent=1, sort_keys=True).encode())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes an array that other processes see whole or not at all."""
-    with written_whole(path) as file:
+    with write_atomically(path) as file:
         np.save(file, array, allow_pickle=False)
 
 

@@ -1,1 +1,1 @@
-"""Decoding: token by token, greedily, by beams or drawn."""
+"""Decoding, id by id: greedy, by beam search or by sampling; and its stages as models for a device."""

@@ -1,25 +1,30 @@
-"""A Transformer as the models that a device decodes with, step by step; and samples for them."""
+"""Models of a Transformer with which a device decodes step by step, and samples of their inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_notes._shared.checks import check_at_least, received
+from keras_notes._shared.types import ArrayLike
 from keras_notes.layers._inputs import check_ids, check_integer_dtype
-from keras_notes.layers.decoding._stages import DecodeStep, Encode, Prefill, named, state_shapes
+from keras_notes.layers._transformer import Transformer
+from keras_notes.layers.decoding._stages import ArraySpec, DecodeStep, Encode, Prefill, name_caches, state_specs
 
 __all__ = ["decoding_models", "decoding_samples"]
 
+Samples: TypeAlias = dict[str, dict[str, np.ndarray] | list[np.ndarray]]
+"""Arrays of each signature: by the name of the input, or in the order of the inputs where they have no names."""
+
 
 def decoding_models(
-    model: Any, source_length: int, *, prompt_length: int = 1, target_length: int | None = None
+    model: Transformer, source_length: int, *, prompt_length: int = 1, target_length: int | None = None
 ) -> dict[str, keras.Model]:
-    """What a device decodes with, as models that share the weights of a `Transformer`: further signatures of its file.
+    """Makes the models of a `Transformer` with which a device decodes: further signatures of its file.
 
         encode       source_ids (1, source length)             -> memory, source_mask
         prefill      prompt_ids (1, prompt length), memory, source_mask
@@ -27,19 +32,20 @@ def decoding_models(
         decode_step  target_ids (1, 1), position (1,), caches, memory, source_mask
                                                                -> logits (1, vocabulary), caches
 
-    The names of inputs and outputs, for each decoder block i, counted from 0:
+    The models share the weights of the `Transformer`. The names of inputs and outputs, for each decoder block i,
+    counted from 0:
 
-    - `memory_<i>_keys`, `memory_<i>_values`: what block i sees of the source;
-    - `source_mask`: int32, 1 where the source is no padding (a type that the browser's runtime takes);
-    - `cache_<i>_keys`, `cache_<i>_values`: what block i keeps of the target so far. As outputs, to be fed at the next
-      step, they are called `cache_<i>_keys_next` and `cache_<i>_values_next`.
+    - `memory_<i>_keys`, `memory_<i>_values`: keys and values of the source in block i;
+    - `source_mask`: int32, 1 where the source is not padding (a type that the browser's runtime accepts);
+    - `cache_<i>_keys`, `cache_<i>_values`: keys and values of the target so far in block i. As outputs, which are the
+      inputs of the next step, they are called `cache_<i>_keys_next` and `cache_<i>_values_next`.
 
-    Decoding encodes once, prefills the prompt (which begins with the start id) at positions from 0, and then feeds one
-    id a step with its position. Of a prompt that is shorter than `prompt_length`, filled up by any ids, the last logits
-    that count are those of its last id; the next `decode_step` overwrites what follows.
+    To decode, a device encodes once, prefills the prompt (which begins with the start id) at positions from 0, and then
+    runs one step for each further id with its position. A prompt that is shorter than `prompt_length` may be filled up
+    by any ids: the logits to use are those of its last id, and the next steps overwrite what follows.
 
     All sizes are fixed, so that a step takes the same time at each position. `keras_notes.convert` makes one file of
-    them and of the whole model, with each weight once:
+    these models and of the whole model, which contains each weight once:
 
         models = decoding_models(transformer, source_length)
         samples = decoding_samples(models, source_ids, target_ids)
@@ -47,15 +53,16 @@ def decoding_models(
 
     Args:
         model: A `Transformer`.
-        source_length: Of the padded source, in [1, model.max_length].
-        prompt_length: Ids that are known at first, >= 1: the start id, and what a target shall begin with.
-        target_length: Positions of the caches, in [prompt_length, model.max_length]. Defaults to the latter.
+        source_length: Length of the padded source in ids, in [1, model.max_length].
+        prompt_length: Length of the prompt in ids, >= 1: the start id, and the ids that a target begins with.
+        target_length: Number of positions of the caches, in [prompt_length, model.max_length]. Defaults to
+            `model.max_length`.
 
     Returns:
-        Functional models by signature name: "encode", "prefill", "decode_step". They take and give dicts by name.
+        Functional models by signature name: "encode", "prefill", "decode_step". Inputs and outputs are dicts by name.
 
     Raises:
-        TypeError: If the model is no `Transformer`.
+        TypeError: If the model is not a `Transformer`, or a length is not an integer.
         ValueError: If a length is out of its range.
 
     Example:
@@ -78,48 +85,46 @@ def decoding_models(
     _check_length("source_length", source_length, model.max_length, "the `max_length` of the model")
     _check_length("target_length", target_length, model.max_length, "the `max_length` of the model")
     _check_length("prompt_length", prompt_length, target_length, "the `target_length`")
+    source_spec = ArraySpec((1, source_length), "int32")
     memory = {
-        **state_shapes("memory", model.memory_caches(keras.KerasTensor((1, source_length, model.width)))),
-        "source_mask": ((1, source_length), "int32"),
+        **state_specs("memory", model.memory_caches(keras.KerasTensor((1, source_length, model.width)))),
+        "source_mask": source_spec,
     }
-    caches = state_shapes("cache", DecodeStep(model, target_length).empty_caches())
-    ids = {name: ((1, length), "int32") for name, length in
-           (("source_ids", source_length), ("prompt_ids", prompt_length), ("target_ids", 1))}  # fmt: skip
+    caches = state_specs("cache", DecodeStep(model, target_length).empty_caches())
+    prompt = {"prompt_ids": ArraySpec((1, prompt_length), "int32")}
+    step = {"target_ids": ArraySpec((1, 1), "int32"), "position": ArraySpec((1,), "int32")}
     return {
-        "encode": _functional(Encode(model, name="encode"), {"source_ids": ids["source_ids"]}),
-        "prefill": _functional(
-            Prefill(model, target_length, name="prefill"), {"prompt_ids": ids["prompt_ids"], **memory}
-        ),
-        "decode_step": _functional(
-            DecodeStep(model, target_length, name="decode_step"),
-            {"target_ids": ids["target_ids"], "position": ((1,), "int32"), **caches, **memory},
+        "encode": _functional_model(Encode(model, name="encode"), {"source_ids": source_spec}),
+        "prefill": _functional_model(Prefill(model, target_length, name="prefill"), {**prompt, **memory}),
+        "decode_step": _functional_model(
+            DecodeStep(model, target_length, name="decode_step"), {**step, **caches, **memory}
         ),
     }
 
 
 def decoding_samples(
-    models: Mapping[str, keras.Model], source_ids: Any, target_ids: Any, *, steps: int = 4
-) -> dict[str, Any]:
-    """Samples of each signature, as `keras_notes.convert` takes them to calibrate and to keep as golden samples.
+    models: Mapping[str, keras.Model], source_ids: ArrayLike, target_ids: ArrayLike, *, steps: int = 4
+) -> Samples:
+    """Makes samples of the inputs of each signature, for `keras_notes.convert` to calibrate and to keep as golden ones.
 
-    They are what the device will see while it decodes these targets: the caches of a step hold the positions before it,
-    and zeros behind.
+    They are the inputs of a device that decodes these targets: the caches of a step hold the positions before it, and
+    zeros behind.
 
     Args:
-        models: What `decoding_models` gives.
-        source_ids: Shape (samples, source length).
-        target_ids: What the decoder reads, of shape (samples, target length): from the start id on, padded behind the
-            last id; longer than the prompt, no longer than the caches.
-        steps: How many positions of each target "decode_step" is sampled at, >= 1, evenly from behind the prompt to the
-            last id. A sample holds all caches; golden samples of them are large files.
+        models: Models from `decoding_models`.
+        source_ids: Integers of shape (samples, source length).
+        target_ids: Inputs of the decoder, integers of shape (samples, target length): from the start id on, padded
+            behind the last id; longer than the prompt, not longer than the caches.
+        steps: Number of positions of each target at which "decode_step" is sampled, >= 1, at equal distances from
+            behind the prompt to the last id. Each sample contains all caches: golden samples of them are large files.
 
     Returns:
-        By signature, "serving_default" among them, a dict of arrays by input name; for "serving_default", whose inputs
-        have no names, a list.
+        For each signature, "serving_default" among them, a dict of arrays by input name; for "serving_default", whose
+        inputs have no names, a list.
 
     Raises:
-        ValueError: If a shape does not fit to the models, or an id to the vocabulary.
-        TypeError: If ids are no integers.
+        TypeError: If ids are not integers.
+        ValueError: If a shape does not match the models, or an id is not in the vocabulary.
 
     Example:
         >>> import numpy as np
@@ -131,11 +136,11 @@ def decoding_samples(
     """
     stage = next(layer for layer in models["decode_step"].layers if isinstance(layer, DecodeStep))
     model, prompt_length = stage.transformer, models["prefill"].input["prompt_ids"].shape[1]
-    sources = _checked_ids("source_ids", source_ids, model.source_vocabulary_size)
-    targets = _checked_ids("target_ids", target_ids, model.target_vocabulary_size)
-    wanted = (len(sources), models["encode"].input["source_ids"].shape[1])
-    if sources.shape != wanted:
-        raise ValueError(f"`source_ids` must have shape (samples, {wanted[1]}). Received: shape {sources.shape}.")
+    sources = _check_id_array("source_ids", source_ids, model.source_vocabulary_size)
+    targets = _check_id_array("target_ids", target_ids, model.target_vocabulary_size)
+    source_length = models["encode"].input["source_ids"].shape[1]
+    if sources.shape[1] != source_length:
+        raise ValueError(f"`source_ids` must have shape (samples, {source_length}). Received: shape {sources.shape}.")
     if len(targets) != len(sources) or not prompt_length < targets.shape[1] <= stage.target_length:
         raise ValueError(
             f"`target_ids` must have as many samples as `source_ids`, {len(sources)}, and a length in "
@@ -144,48 +149,54 @@ def decoding_samples(
     memory = model.memory_caches(model.encode(sources))
     mask = model.source_mask(sources)
     _, caches = model.step(targets, stage.empty_caches(len(targets)), memory, 0, mask)
-    seen = {name: ops.convert_to_numpy(array) for name, array in named("memory", memory).items()}
-    seen["source_mask"] = ops.convert_to_numpy(mask).astype("int32")
-    kept = {name: ops.convert_to_numpy(array) for name, array in named("cache", caches).items()}
-    rows, positions = _places(targets, model.pad_id, prompt_length, check_at_least("steps", steps, 1))
+    memory_arrays = {name: ops.convert_to_numpy(array) for name, array in name_caches("memory", memory).items()}
+    memory_arrays["source_mask"] = ops.convert_to_numpy(mask).astype("int32")
+    cache_arrays = {name: ops.convert_to_numpy(array) for name, array in name_caches("cache", caches).items()}
+    rows, positions = _step_positions(targets, model.pad_id, prompt_length, check_at_least("steps", steps, 1))
     is_before = np.arange(stage.target_length)[:, None] < positions[:, None, None, None]
     return {
         "serving_default": [sources, targets],
         "encode": {"source_ids": sources},
-        "prefill": {"prompt_ids": targets[:, :prompt_length], **seen},
+        "prefill": {"prompt_ids": targets[:, :prompt_length], **memory_arrays},
         "decode_step": {
             "target_ids": targets[rows, positions][:, None],
             "position": positions.astype("int32"),
-            **{name: np.where(is_before, array[rows], np.zeros((), array.dtype)) for name, array in kept.items()},
-            **{name: array[rows] for name, array in seen.items()},
+            **{
+                name: np.where(is_before, array[rows], np.zeros((), array.dtype))
+                for name, array in cache_arrays.items()
+            },
+            **{name: array[rows] for name, array in memory_arrays.items()},
         },
     }
 
 
-def _functional(stage: keras.Layer, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> keras.Model:
-    inputs = {name: keras.Input(batch_shape=shape, dtype=dtype, name=name) for name, (shape, dtype) in shapes.items()}
-    # An output is called as the layer that gives it.
+def _functional_model(stage: keras.Layer, specs: Mapping[str, ArraySpec]) -> keras.Model:
+    inputs = {name: keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=name) for name, spec in specs.items()}
+    # Keras names an output after the layer that it comes from.
     outputs = {name: keras.layers.Identity(name=name)(tensor) for name, tensor in stage(inputs).items()}
     return keras.Model(inputs, outputs, name=stage.name)
 
 
-def _places(targets: np.ndarray, pad_id: int, first: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and positions of the samples of steps."""
-    places = [
+def _step_positions(targets: np.ndarray, pad_id: int, first: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and positions of the targets at which steps are sampled."""
+    pairs = [
         (row, position)
         for row, target in enumerate(targets)
-        for position in np.unique(np.linspace(first, max(first, _last(target, pad_id)), steps).round().astype(int))
+        for position in np.unique(
+            np.linspace(first, max(first, _last_position(target, pad_id)), steps).round().astype(int)
+        )
     ]
-    rows, positions = np.array(places).T
+    rows, positions = np.array(pairs).T
     return rows, positions
 
 
-def _last(target: np.ndarray, pad_id: int) -> int:
-    """The position of the last id that is no padding."""
+def _last_position(target: np.ndarray, pad_id: int) -> int:
+    """Returns the position of the last id that is not padding."""
     return int(np.flatnonzero(target != pad_id).max(initial=0))
 
 
-def _checked_ids(name: str, ids: Any, vocabulary_size: int) -> np.ndarray:
+def _check_id_array(name: str, ids: ArrayLike, vocabulary_size: int) -> np.ndarray:
+    """Returns ids as an int32 array of shape (samples, length), whose ids must be in the vocabulary."""
     array = np.asarray(ids)
     check_integer_dtype(array)
     if array.ndim != 2 or 0 in array.shape:
@@ -194,6 +205,6 @@ def _checked_ids(name: str, ids: Any, vocabulary_size: int) -> np.ndarray:
     return array.astype("int32")
 
 
-def _check_length(name: str, value: Any, most: int, what: str) -> None:
-    if check_at_least(name, value, 1) > most:
-        raise ValueError(f"`{name}` must be <= {most}, {what}. {received(**{name: value})}")
+def _check_length(name: str, value: int, maximum: int, maximum_name: str) -> None:
+    if check_at_least(name, value, 1) > maximum:
+        raise ValueError(f"`{name}` must be <= {maximum}, {maximum_name}. {received(**{name: value})}")

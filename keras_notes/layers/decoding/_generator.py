@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import keras
 from keras import ops
 
-from keras_notes.layers.decoding._beam_search import beam_search, length_penalty
-from keras_notes.layers.decoding._sampling import drawn_ids, likeliest_ids
+from keras_notes._shared.types import Tensor
+from keras_notes.layers._cache import Cache
+from keras_notes.layers._inputs import Index
+from keras_notes.layers.decoding._beam_search import BeamSearch, length_penalty
+from keras_notes.layers.decoding._sampling import likeliest_ids, sample_ids
 
-__all__ = ["Generator", "Search"]
+__all__ = ["DecodingModel", "Generator", "SearchOptions"]
+
+
+class DecodingModel(Protocol):
+    """The part of a `Transformer` that decoding uses; see its methods."""
+
+    max_length: int
+    pad_id: int
+    variables: Sequence[keras.Variable]
+
+    def source_mask(self, source_ids: Tensor) -> Tensor: ...
+
+    def encode(self, source_ids: Tensor, *, training: bool | None = None) -> Tensor: ...
+
+    def memory_caches(self, memory: Tensor) -> tuple[Cache, ...]: ...
+
+    def start_caches(self, batch_size: int) -> tuple[Cache, ...]: ...
+
+    def step(
+        self,
+        target_ids: Tensor,
+        caches: tuple[Cache, ...],
+        memory_caches: tuple[Cache, ...],
+        start_index: Index,
+        source_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Cache, ...]]: ...
 
 
 @dataclass(frozen=True)
-class Search:
-    """How to look for the ids: the arguments of `generate`."""
+class SearchOptions:
+    """Options of the search for the ids: the arguments of `generate`."""
 
     start_id: int
     end_id: int
@@ -31,34 +59,40 @@ class Search:
 
 
 class Generator(keras.Model):
-    """From source ids (batch, length), and what chance gives (batch, max_length) if it samples, to ids and scores."""
+    """From source ids (batch, length), and uniform numbers (batch, max_length) if it samples, to ids and scores."""
 
-    def __init__(self, transformer: Any, search: Search) -> None:
+    def __init__(self, transformer: DecodingModel, options: SearchOptions) -> None:
         super().__init__(name="generator")
         self.transformer = transformer
-        self.search = search
+        self.options = options
         self.built = True
 
-    def call(self, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    def call(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         source_ids, *uniform = inputs
-        search, batch_size = self.search, source_ids.shape[0]
-        rows = batch_size * search.beam_width
-        step = self._step(source_ids)
-        # No longer than needed: each step looks at all of it.
+        options, batch_size = self.options, source_ids.shape[0]
+        step = self._make_step(source_ids)
+        # Not longer than needed, because each step attends to all positions.
         caches = keras.tree.map_structure(
-            lambda cache: cache[:, :, : search.max_length], self.transformer.start_caches(rows)
+            lambda cache: cache[:, :, : options.max_length],
+            self.transformer.start_caches(batch_size * options.beam_width),
         )
-        ends = {"end_id": search.end_id, "pad_id": self.transformer.pad_id, "max_length": search.max_length}
-        begin = {"batch_size": batch_size, "start_id": search.start_id, "alpha": search.length_penalty}
-        if search.beam_width > 1:
-            ids, scores = beam_search(step, caches, width=search.beam_width, **begin, **ends)
+        arguments = {
+            "batch_size": batch_size,
+            "start_id": options.start_id,
+            "end_id": options.end_id,
+            "pad_id": self.transformer.pad_id,
+            "max_length": options.max_length,
+            "alpha": options.length_penalty,
+        }
+        if options.beam_width > 1:
+            ids, scores = BeamSearch(step, width=options.beam_width, **arguments).run(caches)
         else:
-            ids, scores = one_by_one(step, caches, self._choose(*uniform), **begin, **ends)
+            ids, scores = SinglePathSearch(step, self._make_choice(*uniform), **arguments).run(caches)
         return {"ids": ids, "scores": scores}
 
-    def _step(self, source_ids: Any) -> Callable:
-        """From ids (rows,), caches and a position to log-probabilities (rows, vocabulary) and the next caches."""
-        model, width = self.transformer, self.search.beam_width
+    def _make_step(self, source_ids: Tensor) -> Callable:
+        """Returns a function from ids (rows,), caches and a position to log-probabilities (rows, v) and next caches."""
+        model, width = self.transformer, self.options.beam_width
         memory = model.memory_caches(model.encode(source_ids, training=False))
         mask = model.source_mask(source_ids)
         memory, mask = keras.tree.map_structure(lambda array: ops.repeat(array, width, axis=0), (memory, mask))
@@ -69,57 +103,95 @@ class Generator(keras.Model):
 
         return step
 
-    def _choose(self, *uniform: Any) -> Callable:
-        search = self.search
-        if not search.is_sampling:
+    def _make_choice(self, *uniform: Tensor) -> Callable:
+        """Returns a function from log-probabilities (rows, v) and a position to ids (rows,)."""
+        options = self.options
+        if not options.is_sampling:
             return lambda log_probs, position: likeliest_ids(log_probs)
-        (chances,) = uniform
+        (numbers,) = uniform
 
-        def draw(log_probs, position):
-            uniform = ops.take(chances, position, axis=1)
-            return drawn_ids(log_probs, uniform, temperature=search.temperature, top_k=search.top_k, top_p=search.top_p)
+        def sample(log_probs, position):
+            numbers_at_position = ops.take(numbers, position, axis=1)
+            return sample_ids(
+                log_probs,
+                numbers_at_position,
+                temperature=options.temperature,
+                top_k=options.top_k,
+                top_p=options.top_p,
+            )
 
-        return draw
+        return sample
 
 
-def one_by_one(
-    step: Callable,
-    caches: Any,
-    choose: Callable,
-    *,
-    batch_size: int,
-    start_id: int,
-    end_id: int,
-    pad_id: int,
-    max_length: int,
-    alpha: float,
-) -> tuple[Any, Any]:
-    """Appends the id that `choose(log_probs, position)` gives, until all samples have ended.
+class _State(NamedTuple):
+    """The variables of the loop over the positions of a target, for b samples of t ids."""
 
-    The other arguments and the results are those of `beam_search`, of width 1.
+    position: Tensor
+    """Number of ids so far, of shape ()."""
+    ids: Tensor
+    """Ids so far, of shape (b, t)."""
+    last_ids: Tensor
+    """Last id of each sample, of shape (b,)."""
+    has_ended: Tensor
+    """Whether a sample has its last id, of shape (b,)."""
+    log_prob: Tensor
+    """Log-probability of the ids, of shape (b,)."""
+    length: Tensor
+    """Number of ids without padding, of shape (b,)."""
+    caches: tuple[Cache, ...]
+    """Caches of the samples."""
+
+
+@dataclass(frozen=True)
+class SinglePathSearch:
+    """A search that appends the id of `choose(log_probs, position)` until all samples have ended.
+
+    The other arguments and the results are those of `BeamSearch` with a width of 1.
     """
-    places = ops.arange(max_length, dtype="int32")
 
-    def goes_on(position, ids, last, has_ended, log_prob, length, caches):
-        return (position < max_length) & ops.logical_not(ops.all(has_ended))
+    step: Callable
+    choose: Callable
+    batch_size: int
+    start_id: int
+    end_id: int
+    pad_id: int
+    max_length: int
+    alpha: float
 
-    def lengthen(position, ids, last, has_ended, log_prob, length, caches):
-        log_probs, caches = step(last, caches, position)
-        last = ops.where(has_ended, pad_id, choose(log_probs, position))
-        chosen = ops.take_along_axis(log_probs, last[:, None], axis=1)[:, 0]
-        log_prob = log_prob + ops.where(has_ended, 0.0, chosen)
-        length = length + ops.where(has_ended, 0.0, 1.0)
-        ids = ops.where(places == position, last[:, None], ids)
-        return position + 1, ids, last, has_ended | (last == end_id), log_prob, length, caches
+    def run(self, caches: tuple[Cache, ...]) -> tuple[Tensor, Tensor]:
+        """Searches; returns ids of shape (b, max_length), and scores of shape (b,)."""
+        batch_size = self.batch_size
+        first_state = _State(
+            position=ops.convert_to_tensor(0, "int32"),
+            ids=ops.full((batch_size, self.max_length), self.pad_id, "int32"),
+            last_ids=ops.full((batch_size,), self.start_id, "int32"),
+            has_ended=ops.zeros((batch_size,), "bool"),
+            log_prob=ops.zeros((batch_size,), "float32"),
+            length=ops.zeros((batch_size,), "float32"),
+            caches=caches,
+        )
+        state = _State(*ops.while_loop(self._is_unfinished, self._advance, tuple(first_state)))
+        return state.ids, state.log_prob / length_penalty(state.length, self.alpha)
 
-    start = (
-        ops.convert_to_tensor(0, "int32"),
-        ops.full((batch_size, max_length), pad_id, "int32"),
-        ops.full((batch_size,), start_id, "int32"),
-        ops.zeros((batch_size,), "bool"),
-        ops.zeros((batch_size,), "float32"),
-        ops.zeros((batch_size,), "float32"),
-        caches,
-    )
-    _, ids, _, _, log_prob, length, _ = ops.while_loop(goes_on, lengthen, start)
-    return ids, log_prob / length_penalty(length, alpha)
+    def _is_unfinished(self, *variables: Tensor) -> Tensor:
+        state = _State(*variables)
+        return (state.position < self.max_length) & ops.logical_not(ops.all(state.has_ended))
+
+    def _advance(self, *variables: Tensor) -> tuple:
+        """Appends an id to each sample."""
+        state = _State(*variables)
+        log_probs, caches = self.step(state.last_ids, state.caches, state.position)
+        new_ids = ops.where(state.has_ended, self.pad_id, self.choose(log_probs, state.position))
+        new_log_probs = ops.take_along_axis(log_probs, new_ids[:, None], axis=1)[:, 0]
+        positions = ops.arange(self.max_length, dtype="int32")
+        return tuple(
+            _State(
+                position=state.position + 1,
+                ids=ops.where(positions == state.position, new_ids[:, None], state.ids),
+                last_ids=new_ids,
+                has_ended=state.has_ended | (new_ids == self.end_id),
+                log_prob=state.log_prob + ops.where(state.has_ended, 0.0, new_log_probs),
+                length=state.length + ops.where(state.has_ended, 0.0, 1.0),
+                caches=caches,
+            )
+        )

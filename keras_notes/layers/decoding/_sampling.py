@@ -1,34 +1,34 @@
-"""Choosing the next id: the likeliest, or one drawn from the likeliest."""
+"""Choice of the next id: the most probable id, or a sample."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
-__all__ = ["drawn_ids", "likeliest_ids"]
+from keras_notes._shared.types import Tensor
+
+__all__ = ["likeliest_ids", "sample_ids"]
 
 
-def likeliest_ids(logits: Any) -> Any:
-    """The id of the largest of the logits (..., vocabulary): shape (...). Of equal ones the first."""
+def likeliest_ids(logits: Tensor) -> Tensor:
+    """Returns the id of the largest of the logits (..., vocabulary), of shape (...); the first of equal ones."""
     return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
 
-def drawn_ids(
-    logits: Any, uniform: Any, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> Any:
-    """Draws ids from a softmax whose unlikely part is cut off.
+def sample_ids(
+    logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """Samples ids from a softmax without its improbable part.
 
         p = softmax over the top_k largest of  logits / temperature
-        kept: of these, the fewest, likeliest first, with a sum of p of at least top_p
-        id = the first of them at which the running sum of p exceeds  uniform * (the sum over all kept)
+        candidates: the fewest of these, in descending order of p, whose p sum up to top_p or more
+        id = the first candidate at which the running sum of p exceeds  uniform * (the sum over all candidates)
 
     Args:
-        logits: Shape (batch, vocabulary).
-        uniform: What chance gives, in [0, 1): shape (batch,). The same numbers give the same ids.
-        temperature: > 0. Below 1 what is likely becomes likelier.
-        top_k: >= 1; None for all.
-        top_p: In (0, 1]; None for all.
+        logits: Logits of shape (batch, vocabulary).
+        uniform: Random numbers in [0, 1), of shape (batch,). Equal numbers give equal ids.
+        temperature: Temperature of the softmax, > 0. Below 1, probable ids become more probable.
+        top_k: Number of largest logits to sample from, >= 1; None for all.
+        top_p: Sum of the probabilities to sample from, in (0, 1]; None for all.
 
     Returns:
         Ids of shape (batch,), int32.
@@ -36,7 +36,7 @@ def drawn_ids(
     Example:
         >>> import numpy as np
         >>> logits = np.log([[0.1, 0.6, 0.3]] * 3).astype("float32")
-        >>> np.asarray(drawn_ids(logits, np.array([0.0, 0.5, 0.8], "float32"), top_k=2)).tolist()
+        >>> np.asarray(sample_ids(logits, np.array([0.0, 0.5, 0.8], "float32"), top_k=2)).tolist()
         [1, 1, 2]
 
     References:
@@ -52,7 +52,7 @@ def drawn_ids(
         probs = ops.where((before < top_p * running[:, -1:]) | (before <= 0.0), probs, 0.0)
     running = ops.cumsum(probs, axis=-1)
     uniform = ops.convert_to_tensor(uniform, "float32")
-    place = ops.sum(ops.cast(running <= uniform[:, None] * running[:, -1:], "int32"), axis=-1)
-    # A product that is rounded up to the whole sum would lie behind all that is kept.
-    place = ops.minimum(place, ops.sum(ops.cast(probs > 0.0, "int32"), axis=-1) - 1)
-    return ops.cast(ops.take_along_axis(ids, place[:, None], axis=-1)[:, 0], "int32")
+    index = ops.sum(ops.cast(running <= uniform[:, None] * running[:, -1:], "int32"), axis=-1)
+    # The product may round up to the whole sum; the index would then be behind the last candidate.
+    index = ops.minimum(index, ops.sum(ops.cast(probs > 0.0, "int32"), axis=-1) - 1)
+    return ops.cast(ops.take_along_axis(ids, index[:, None], axis=-1)[:, 0], "int32")

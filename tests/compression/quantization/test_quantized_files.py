@@ -58,14 +58,14 @@ def test_compiled_predict_gives_the_same_integers(trained):
 
 
 def test_file_carries_no_tensor_that_nothing_uses(bundle):
-    (graph,) = read_tflite(bundle.directory / "model.tflite").graphs()
+    (graph,) = read_tflite(bundle.directory / "model.tflite").graphs
     used = {index for operator in graph.operators for index in (*operator.inputs, *operator.outputs)}
     assert used == set(range(len(graph.tensors)))
 
 
 def test_file_holds_what_was_trained(trained, bundle):
     file = read_tflite(bundle.directory / "model.tflite")
-    operators = [operator.name for graph in file.graphs() for operator in graph.operators]
+    operators = [operator.name for graph in file.graphs for operator in graph.operators]
     assert operators.count("CONV_2D") == 4
     assert operators.count("ADD") == 1
     assert "MUL" not in operators  # normalization is folded
@@ -136,9 +136,9 @@ def test_pixels_reach_the_integers_as_they_are(read, tmp_path):
     report = kn.verify(bundle)
     assert report.float_islands == ()
     assert report.outputs[0].max_error_lsb < 0.01
-    file = read_tflite(bundle.model_path)
-    first = next(operator for operator in file.operators if operator.name == "QUANTIZE")
-    grid = file.tensors[first.outputs[0]]
+    graph = read_tflite(bundle.model_path).main
+    first = next(operator for operator in graph.operators if operator.name == "QUANTIZE")
+    grid = graph.tensors[first.outputs[0]]
     assert (grid.scale, grid.zero_point) == (1.0, -128)
 
 
@@ -208,7 +208,7 @@ def test_no_output_of_sums_with_constants_differs_on_xnnpack(tmp_path):
     assert report.float_islands == ()
     # A hundredth of a step: float32 beside the integers.
     assert report.outputs[0].max_error_lsb < 0.01
-    operators = [operator.name for operator in read_tflite(bundle.model_path).operators]
+    operators = [operator.name for operator in read_tflite(bundle.model_path).main.operators]
     # Of seven constants, two are biases.
     assert operators.count("ADD") + operators.count("SUB") == 5
 

@@ -168,7 +168,7 @@ def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tm
         np.testing.assert_allclose(keras.ops.convert_to_numpy(norm(X)), before, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(norm(X)), before)
     bundle = _converted(model, tmp_path / "bundle", "static_int8")
-    assert read_tflite(bundle.model_path).float_islands() == ()
+    assert read_tflite(bundle.model_path).float_operators() == ()
 
 
 @pytest.mark.parametrize("keepdims", [False, True])
@@ -260,7 +260,7 @@ def test_pixels_lead_into_integers_without_an_island(tmp_path, edges):
     report = kn.verify(bundle)
     assert report.float_islands == ()
     assert bundle.manifest.signatures[0].inputs[0].dtype == "uint8"
-    operators = read_tflite(bundle.model_path).operators
+    operators = read_tflite(bundle.model_path).main.operators
     assert [operator.name for operator in operators][:2] == ["CAST", "QUANTIZE"]
 
 

@@ -42,7 +42,7 @@ def operators_of(model, directory, recipe, **arguments):
     bundle = kn.convert(model, directory / "bundle", recipe, calibration=calibration, golden=x[:8], **arguments)
     kn.verify(bundle)
     file = read_tflite(bundle.model_path)
-    return [operator.name for graph in file.graphs() for operator in graph.operators]
+    return [operator.name for graph in file.graphs for operator in graph.operators]
 
 
 def forms_of(model, recipe="float32", lowering="auto"):

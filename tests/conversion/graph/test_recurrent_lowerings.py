@@ -48,7 +48,7 @@ def converted(model, directory, recipe="float32", *, x=X, **arguments):
     bundle = kn.convert(model, directory / "bundle", recipe, golden=x[:8], **arguments)
     for kernels in ("xnnpack", "builtin"):
         kn.verify(bundle, kernels=kernels)
-    return bundle, [operator.name for graph in read_tflite(bundle.model_path).graphs() for operator in graph.operators]
+    return bundle, [operator.name for graph in read_tflite(bundle.model_path).graphs for operator in graph.operators]
 
 
 def largest_error(bundle):
@@ -134,7 +134,7 @@ def test_any_number_of_sequences_at_once(tmp_path):
 
 def test_the_inputs_of_all_steps_are_one_product(tmp_path):
     bundle, _ = converted(around(layers.LSTM(UNITS)), tmp_path)
-    main, condition, body = read_tflite(bundle.model_path).graphs()
+    main, condition, body = read_tflite(bundle.model_path).graphs
     assert [operator.name for operator in condition.operators] == ["LESS"]
     products = [
         [np.prod(graph.tensors[step.inputs[0]].shape) for step in graph.operators if step.name == "FULLY_CONNECTED"]
@@ -149,7 +149,7 @@ def test_the_inputs_of_all_steps_are_one_product(tmp_path):
 
 def test_a_loop_has_int8_weights(tmp_path):
     bundle, _ = converted(around(layers.LSTM(64), scale=0.1), tmp_path, "dynamic_int8")
-    (_, _, body) = read_tflite(bundle.model_path).graphs()
+    (_, _, body) = read_tflite(bundle.model_path).graphs
     weights = [
         body.tensors[operator.inputs[1]].dtype for operator in body.operators if operator.name == "FULLY_CONNECTED"
     ]
@@ -165,7 +165,7 @@ def test_a_loop_converts_by_the_other_recipes(recipe, tmp_path):
 def test_short_sequences_compute_in_integers_throughout(recipe, tmp_path):
     bundle, operators = converted(around(kn.layers.LSTM(UNITS, name="cell")), tmp_path, recipe)
     assert "WHILE" not in operators
-    assert read_tflite(bundle.model_path).float_islands() == ()
+    assert read_tflite(bundle.model_path).float_operators() == ()
 
 
 @pytest.mark.parametrize("recipe", ["static_int8", "int16x8"])
@@ -174,7 +174,7 @@ def test_what_reads_from_both_ends_does_too(recipe, tmp_path):
     model = around(layers.Bidirectional(layers.LSTM(UNITS, return_sequences=True)), layers.Dense(3), scale=0.3)
     bundle, operators = converted(model, tmp_path, recipe)
     assert "GATHER" in operators
-    assert read_tflite(bundle.model_path).float_islands() == ()
+    assert read_tflite(bundle.model_path).float_operators() == ()
 
 
 def test_long_ones_do_if_asked_to(tmp_path):
@@ -185,7 +185,7 @@ def test_long_ones_do_if_asked_to(tmp_path):
     ):
         converted(model, tmp_path, "static_int8", x=long)
     bundle, _ = converted(model, tmp_path, "int16x8", x=long, lowering={"cell": "unrolled"})
-    assert read_tflite(bundle.model_path).float_islands() == ()
+    assert read_tflite(bundle.model_path).float_operators() == ()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"return_sequences": True, "go_backwards": True}], ids=str)
@@ -202,7 +202,7 @@ def test_it_is_one_operator_in_int8_too(edges, tmp_path):
     model = around(kn.layers.LSTM(UNITS, lowering="fused"), layers.Dense(3))
     bundle, operators = converted(model, tmp_path, "static_int8", edges=edges)
     assert operators.count("UNIDIRECTIONAL_SEQUENCE_LSTM") == 1
-    assert read_tflite(bundle.model_path).float_islands() == ()
+    assert read_tflite(bundle.model_path).float_operators() == ()
     assert bundle.manifest.signatures[0].inputs[0].dtype == edges
     assert run_device(bundle.directory).returncode == 0
 

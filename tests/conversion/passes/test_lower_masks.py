@@ -98,5 +98,5 @@ def test_a_layer_that_stays_float_keeps_its_mask(tmp_path):
     recipe = {"default": "static_int8", "layers": {"attention": "float32"}}
     bundle = _converted(multi_head_layer, tmp_path / "bundle", recipe)
     assert kn.verify(bundle).ok
-    names = {tensor.name for tensor in read_tflite(bundle.model_path).tensors}
+    names = {tensor.name for tensor in read_tflite(bundle.model_path).main.tensors}
     assert not any("lowered" in name for name in names)

@@ -1,4 +1,4 @@
-"""A Transformer on its way to the device: one file that encodes, prefills and decodes step by step."""
+"""A converted Transformer encodes, prefills and decodes step by step."""
 
 from collections import Counter
 

@@ -39,8 +39,8 @@ def test_steps_give_what_the_whole_model_gives(arguments, lengths):
     model = talkative(**arguments)
     models = decoding_models(model, 5, **lengths)
     for source, target in zip(SOURCES[:2], TARGETS, strict=True):
-        wanted = known_values(model((source[None], target[None])))[0]
-        np.testing.assert_allclose(logits_by_steps(models, source, target), wanted, **SAME)
+        expected = known_values(model((source[None], target[None])))[0]
+        np.testing.assert_allclose(logits_by_steps(models, source, target), expected, **SAME)
 
 
 def test_names_and_sizes_are_fixed():
@@ -74,8 +74,8 @@ def test_stages_share_the_weights_and_survive_saving(tmp_path):
     models["decode_step"].save(tmp_path / "step.keras")
     again = keras.saving.load_model(tmp_path / "step.keras")
     values = decoding_samples(models, SOURCES[:1], TARGETS[:1], steps=1)["decode_step"]
-    wanted = models["decode_step"].predict_on_batch(values)
-    np.testing.assert_allclose(again.predict_on_batch(values)["logits"], wanted["logits"], **SAME)
+    expected = models["decode_step"].predict_on_batch(values)
+    np.testing.assert_allclose(again.predict_on_batch(values)["logits"], expected["logits"], **SAME)
 
 
 def test_samples_are_what_steps_see():

@@ -43,8 +43,8 @@ def lengths(ids):
 def test_greedy_is_what_decoding_without_caches_gives(arguments):
     model = talkative(**arguments)
     ids, scores = generate(model, SOURCES, return_scores=True, **IDS)
-    wanted, log_probs = greedy_without_caches(model, SOURCES, model.max_length)
-    np.testing.assert_array_equal(ids, wanted)
+    expected, log_probs = greedy_without_caches(model, SOURCES, model.max_length)
+    np.testing.assert_array_equal(ids, expected)
     np.testing.assert_allclose(scores, log_probs, **SAME)
 
 
@@ -62,9 +62,9 @@ def test_ids_end_with_end_id_and_are_padded_behind(model):
     ids=["greedy", "beam", "sampling"],
 )
 def test_batches_of_any_size_give_the_same(model, options, sizes):
-    wanted = generate(model, SOURCES, **options, **IDS)
+    expected = generate(model, SOURCES, **options, **IDS)
     for batch_size in sizes:
-        np.testing.assert_array_equal(generate(model, SOURCES, batch_size=batch_size, **options, **IDS), wanted)
+        np.testing.assert_array_equal(generate(model, SOURCES, batch_size=batch_size, **options, **IDS), expected)
 
 
 def test_a_smaller_max_length_cuts(model):
@@ -94,24 +94,24 @@ def test_what_was_trained_since_counts(model):
     before, weights = generate(model, SOURCES, **IDS), model.get_weights()
     randomize(model, 5)
     after = generate(model, SOURCES, **IDS)
-    wanted, _ = greedy_without_caches(model, SOURCES, 8)
+    expected, _ = greedy_without_caches(model, SOURCES, 8)
     model.set_weights(weights)
-    np.testing.assert_array_equal(after, wanted)
+    np.testing.assert_array_equal(after, expected)
     assert (before != after).any()
 
 
 def test_searches_are_compiled_once_and_are_no_part_of_the_model(monkeypatch, tmp_path):
-    monkeypatch.setattr("keras_notes.layers.decoding._generate._KEPT", 1)
+    monkeypatch.setattr("keras_notes.layers.decoding._generate._MAX_GENERATORS", 1)
     model = talkative()
     names = [variable.path for variable in model.variables]
     generate(model, SOURCES, batch_size=2, **IDS)
     (generator,) = model._generators.values()
-    wanted = generate(model, SOURCES[::-1], batch_size=2, **IDS)
+    expected = generate(model, SOURCES[::-1], batch_size=2, **IDS)
     assert list(model._generators.values()) == [generator]
     assert [variable.path for variable in model.variables] == names
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(generate(again, SOURCES[::-1], batch_size=2, **IDS), wanted)
+    np.testing.assert_array_equal(generate(again, SOURCES[::-1], batch_size=2, **IDS), expected)
     assert list(model._generators.values()) == [generator]
     generate(model, SOURCES, max_length=1, **IDS)
     assert len(model._generators) == 1
@@ -133,7 +133,7 @@ def best_by_brute_force(model, source, vocabulary, max_length, alpha):
     padded = np.array([[START, *ids, *[PAD] * (max_length - len(ids))] for ids in targets])
     log_probs = log_probs_of(model, np.tile(source, (len(padded), 1)), padded[:, :-1])
     scores = [
-        sum(log_probs[row, place, one] for place, one in enumerate(ids)) / ((5 + len(ids)) / 6) ** alpha
+        sum(log_probs[row, place, token_id] for place, token_id in enumerate(ids)) / ((5 + len(ids)) / 6) ** alpha
         for row, ids in enumerate(targets)
     ]
     return padded[int(np.argmax(scores)), 1:], max(scores)
@@ -141,17 +141,17 @@ def best_by_brute_force(model, source, vocabulary, max_length, alpha):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 3.0])
 def test_a_beam_of_all_hypotheses_finds_the_best_of_all(tiny, alpha):
-    sources, found = SOURCES[:2, :4], []
+    sources, results = SOURCES[:2, :4], []
     for seed in range(3):
         randomize(tiny, seed)
         options = {"beam_width": 4**4, "length_penalty": alpha, "return_scores": True}
         ids, scores = generate(tiny, sources, **options, **IDS)
         for source, row, score in zip(sources, ids, scores, strict=True):
-            wanted, best = best_by_brute_force(tiny, source, 4, 4, alpha)
-            assert row.tolist() == wanted.tolist()
+            expected, best = best_by_brute_force(tiny, source, 4, 4, alpha)
+            assert row.tolist() == expected.tolist()
             np.testing.assert_allclose(score, best, **SAME)
-            found.append(tuple(row))
-    assert len(set(found)) > 1, "one answer to all would show nothing"
+            results.append(tuple(row))
+    assert len(set(results)) > 1, "one answer to all would show nothing"
 
 
 def test_a_beam_of_one_is_greedy(model):

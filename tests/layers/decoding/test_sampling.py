@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_notes.layers.decoding._sampling import drawn_ids, likeliest_ids
+from keras_notes.layers.decoding._sampling import likeliest_ids, sample_ids
 
 pytestmark = pytest.mark.any_backend
 
@@ -25,17 +25,17 @@ CUTS = {
 
 def draw(uniform, **cut):
     logits = np.broadcast_to(np.log(PROBS) + 3.0, (len(uniform), len(PROBS))).astype("float32")
-    return keras.ops.convert_to_numpy(drawn_ids(logits, np.asarray(uniform, "float32"), **cut))
+    return keras.ops.convert_to_numpy(sample_ids(logits, np.asarray(uniform, "float32"), **cut))
 
 
 @pytest.mark.parametrize("name", CUTS)
 def test_frequencies_are_those_of_the_distribution_that_is_left(name):
     cut, left = CUTS[name]
     ids = draw(np.random.default_rng(0).random(SAMPLES), **cut)
-    counts, wanted = np.bincount(ids, minlength=5), SAMPLES * left / left.sum()
-    assert (counts[wanted == 0] == 0).all()
-    there = wanted > 0
-    chi_square = (np.square(counts - wanted)[there] / wanted[there]).sum()
+    counts, expected = np.bincount(ids, minlength=5), SAMPLES * left / left.sum()
+    assert (counts[expected == 0] == 0).all()
+    there = expected > 0
+    chi_square = (np.square(counts - expected)[there] / expected[there]).sum()
     # Of 4 degrees of freedom at most, exceeded once in 10,000 by chance; the seed is fixed.
     assert chi_square < 23.5
 
@@ -49,7 +49,7 @@ def test_a_grid_of_chances_gives_exact_shares():
 def test_the_largest_chance_draws_nothing_that_is_cut_off(cut):
     logits = np.array([[0.0, -0.001, -0.002, -200.0]] * 2, "float32")
     uniform = np.array([0.0, np.nextafter(np.float32(1), np.float32(0))], "float32")
-    ids = keras.ops.convert_to_numpy(drawn_ids(logits, uniform, **cut))
+    ids = keras.ops.convert_to_numpy(sample_ids(logits, uniform, **cut))
     assert ids.tolist() == [0, {"{}": 2, "{'top_p': 0.3}": 0, "{'top_k': 2}": 1}[str(cut)]]
 
 
@@ -58,9 +58,9 @@ def test_half_precision_is_drawn_in_full():
     logits = -np.arange(2048) / 1024
     running = np.cumsum(np.exp(logits))
     for chance in (0.25, 0.99):
-        ids = drawn_ids(logits[None].astype("float16"), np.array([chance], "float32"))
-        wanted = np.searchsorted(running, chance * running[-1], side="right")
-        assert abs(int(keras.ops.convert_to_numpy(ids)[0]) - wanted) <= 1
+        ids = sample_ids(logits[None].astype("float16"), np.array([chance], "float32"))
+        expected = np.searchsorted(running, chance * running[-1], side="right")
+        assert abs(int(keras.ops.convert_to_numpy(ids)[0]) - expected) <= 1
 
 
 def test_the_first_of_equals_is_the_likeliest():

@@ -1,13 +1,14 @@
-"""Translation by a small student: what distillation gives. The protocol, set down before the first run:
+"""Translation by a small student, with distillation and without.
 
-    python -m benchmarks.translation.translation teacher [--seed 0] [--directory build/translation]
-    python -m benchmarks.translation.translation labels | word | sequence | both [--seed 0 1 2]
-    python -m benchmarks.translation.translation all      # all of these, seed by seed
-    python -m benchmarks.translation.translation device   # the `sequence` students on LiteRT: device.py
-    python -m benchmarks.translation.translation table    # of what is there
+    python -m benchmarks translation teacher [--seed 0] [--directory build/translation]
+    python -m benchmarks translation labels | word | sequence | both [--seed 0 1 2]
+    python -m benchmarks translation all      # all of these, seed by seed
+    python -m benchmarks translation device   # the `sequence` students on LiteRT: device.py
+    python -m benchmarks translation table    # of what is there
 
-What is done is in the directory and is not done again; a killed training goes on from its last epoch. A student asks
-for its seed's teacher. `--budget tiny` is for tests. `KERAS_NOTES_DATA` names the folder of the data sets.
+The protocol, set down before the first run. Results in the directory are not computed again; a killed training goes on
+from its last epoch. A student asks for its seed's teacher. `--budget tiny` is for tests. `KERAS_NOTES_DATA` names the
+folder of the data sets.
 
 Data: Multi30k, English to German, raw text: 29,000 pairs to train on, 1,014 to validate, the 1,000 of test_2016_flickr
 to test. 4,000 pieces of words (byte-pair encoding by sentencepiece) for both languages together, merged by their
@@ -45,21 +46,23 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from benchmarks import command_line
 from benchmarks.translation import device
 from benchmarks.translation.students import (
     LABELS,
     MODELS,
     TEACHER,
     Place,
+    count_parameters,
     minutes,
-    parameters,
-    trained,
-    write_whole,
+    train,
+    write_atomically,
 )
 from benchmarks.translation.task import BUDGETS, SEARCHES, bleu, sentences, translations
 
@@ -67,46 +70,48 @@ RESULT = "result.json"
 ON_DEVICE = "sequence"
 
 
-def measured(place: Place, name: str) -> dict:
-    """Trains a model where that is not done, and translates: BLEU by split and search, parameters, minutes."""
+def measure_model(place: Place, name: str) -> dict:
+    """Trains a model unless its result is there, and translates: BLEU by split and search, parameters, minutes."""
     path = place.folder(name) / RESULT
     if path.is_file():
         return json.loads(path.read_text())
-    model = trained(place, name)
-    result = {"parameters": parameters(model), "minutes": minutes(place, name), "bleu": {}, "seconds": {}}
+    model = train(place, name)
+    result = {"parameters": count_parameters(model), "minutes": minutes(place, name), "bleu": {}, "seconds": {}}
     for search in SEARCHES:
         for split in ("val", "test"):
             english, german = sentences(place.budget_name)[split]
             start = time.perf_counter()
-            found = translations(model, english, place.budget_name, search)
+            german_by_model = translations(model, english, place.budget_name, search)
             result["seconds"][f"{split}, {search}"] = time.perf_counter() - start
-            result["bleu"][f"{split}, {search}"], result["signature"] = bleu(found, german)
-            write_whole(path.with_name(f"{split}.{search}.json"), json.dumps(found, ensure_ascii=False, indent=0))
-    write_whole(path, json.dumps(result, indent=2))
+            result["bleu"][f"{split}, {search}"], result["signature"] = bleu(german_by_model, german)
+            write_atomically(
+                path.with_name(f"{split}.{search}.json"), json.dumps(german_by_model, ensure_ascii=False, indent=0)
+            )
+    write_atomically(path, json.dumps(result, indent=2))
     print(f"{path.parent}: " + ", ".join(f"{key} {value:.2f}" for key, value in result["bleu"].items()), flush=True)
     return result
 
 
 def table(directory: Path, budget_name: str, seeds: list[int]) -> str:
-    """Of the results that are there."""
-    found = {name: _results(directory, budget_name, seeds, name) for name in MODELS}
-    found = {name: by_seed for name, by_seed in found.items() if by_seed}
-    if not found:
+    """Returns the table of the results that are there."""
+    results = {name: _results(directory, budget_name, seeds, name) for name in MODELS}
+    results = {name: by_seed for name, by_seed in results.items() if by_seed}
+    if not results:
         return f"No results in {directory / budget_name}."
-    some = next(iter(next(iter(found.values())).values()))
-    lines = [f"Keras {keras.__version__} on {keras.backend.backend()}, {os.cpu_count()} cores; {some['signature']}"]
+    first = next(iter(next(iter(results.values())).values()))
+    lines = [f"Keras {keras.__version__} on {keras.backend.backend()}, {os.cpu_count()} cores; {first['signature']}"]
     lines.append(f"{'':<10}{'seeds':>6}{'parameters':>12}{'minutes':>9}")
-    for name, by_seed in found.items():
-        mean_minutes = np.mean([one["minutes"] for one in by_seed.values()])
+    for name, by_seed in results.items():
+        mean_minutes = np.mean([result["minutes"] for result in by_seed.values()])
         parameters_ = next(iter(by_seed.values()))["parameters"]
         lines.append(f"{name:<10}{len(by_seed):>6}{parameters_:>12,}{mean_minutes:>9.1f}")
-    for split in some["bleu"]:
+    for split in first["bleu"]:
         lines += ["", f"BLEU, {split:<18}{'mean':>8}{'std':>8}{'least':>8}{'most':>8}   less {LABELS}, by seed"]
-        for name, by_seed in found.items():
-            values = [one["bleu"][split] for one in by_seed.values()]
-            both = [seed for seed in by_seed if seed in found.get(LABELS, {})]
-            less = [by_seed[seed]["bleu"][split] - found[LABELS][seed]["bleu"][split] for seed in both]
-            pairs = "" if name == LABELS else "".join(f"{one:>+8.2f}" for one in less)
+        for name, by_seed in results.items():
+            values = [result["bleu"][split] for result in by_seed.values()]
+            both = [seed for seed in by_seed if seed in results.get(LABELS, {})]
+            differences = [by_seed[seed]["bleu"][split] - results[LABELS][seed]["bleu"][split] for seed in both]
+            pairs = "" if name == LABELS else "".join(f"{result:>+8.2f}" for result in differences)
             lines.append(f"  {name:<22}{_spread(values)}   {pairs}")
     return "\n".join(lines)
 
@@ -121,28 +126,29 @@ def _spread(values: list[float]) -> str:
     return "".join(f"{value:>8.2f}" for value in (np.mean(values), std, min(values), max(values)))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Does what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("translation", __doc__)
     parser.add_argument("step", choices=(*MODELS, "all", "device", "table"))
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--directory", type=Path, default=Path("build/translation"))
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="full")
-    given = parser.parse_args(arguments)
-    steps = {"all": MODELS, "device": (ON_DEVICE,), "table": ()}.get(given.step, (given.step,))
-    for seed in given.seed:
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains and measures what is missing of a step, and prints its table."""
+    options = build_parser().parse_args(arguments)
+    steps = {"all": MODELS, "device": (ON_DEVICE,), "table": ()}.get(options.step, (options.step,))
+    for seed in options.seed:
         for name in steps:
-            place = Place(given.directory, given.budget, seed)
+            place = Place(options.directory, options.budget, seed)
             if name != TEACHER:
-                measured(place, TEACHER)
-            measured(place, name)
+                measure_model(place, TEACHER)
+            measure_model(place, name)
             keras.backend.clear_session()
-    if given.step == "device":
-        places = [Place(given.directory, given.budget, seed) for seed in given.seed]
-        print(device.table([device.rows_of(place, ON_DEVICE) for place in places]))
+    if options.step == "device":
+        places = [Place(options.directory, options.budget, seed) for seed in options.seed]
+        print(device.table([device.measure_recipes(place, ON_DEVICE) for place in places]))
     else:
-        print(table(given.directory, given.budget, given.seed))
-
-
-if __name__ == "__main__":
-    main()
+        print(table(options.directory, options.budget, options.seed))

@@ -1,7 +1,7 @@
-"""Runner by bundle: whether each runner gives what was trained, and the very values that the others give.
+"""Every runner on every bundle: its outputs against the trained model's, and against those of the other runners.
 
-    make devices                                    # builds what is missing, and writes the tables
-    python benchmarks/devices/devices.py [--write] [--bundles build] [--repeat 200] [--only PATTERN]
+    make devices                       # builds what is missing, and writes the tables
+    python -m benchmarks devices table [--write] [--bundles build] [--repeat 200] [--only PATTERN]
 
 Bundles: those that examples/teacher_to_device.py, activity_on_phone.py and translator_on_phone.py left under --bundles.
 Every runner of tflite/ runs all golden samples of each and writes its outputs. For each pair the table has
@@ -14,7 +14,7 @@ Every runner of tflite/ runs all golden samples of each and writes its outputs. 
     argmax    the share of golden samples with the same largest value of each output
     p50       milliseconds of an invocation of the first signature; not of emulated machines, where it says nothing
 
-A runner that cannot run a bundle stands there with the reason that it gave. --write puts the tables into
+A runner that cannot run a bundle has a row with the reason that it gave. --write puts the tables into
 tflite/README.md.
 """
 
@@ -26,12 +26,15 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from benchmarks import command_line
+from benchmarks.command_line import ROOT
+
 README = ROOT / "tflite" / "README.md"
 BEGIN, END = "<!-- devices: written by `make devices` -->", "<!-- /devices -->"
 PYTHON, WEB = [sys.executable, "tflite/python/run.py"], [sys.executable, "tflite/web/run.py"]
@@ -57,8 +60,8 @@ BUNDLES = {
 }
 
 
-def measured(command, bundle, repeat, outputs):
-    """The runner's line, with its exit code; or {"reason"}."""
+def run_bundle(command, bundle, repeat, outputs):
+    """Runs a bundle and returns the line that the runner prints; or {"reason"}."""
     arguments = [str(bundle), "--repeat", str(repeat), "--outputs", str(outputs)]
     result = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode not in (0, 1):
@@ -70,58 +73,63 @@ def measured(command, bundle, repeat, outputs):
     return line
 
 
-def written(bundle, outputs):
-    """The values, scale and golden values of every output that a runner wrote."""
-    found = []
+def read_outputs(bundle, outputs):
+    """Reads the values of every output that a runner wrote, with their scale and golden values."""
+    results = []
     for signature in json.loads((bundle / "model.json").read_text())["signatures"]:
         for tensor in signature["outputs"]:
-            dtype = "float32" if tensor["scale"] is not None else tensor["dtype"]
-            paths = {outputs / Path(tensor["golden"]).name: dtype, bundle / tensor["golden"]: tensor["golden_dtype"]}
-            values, golden = (np.fromfile(path, np.dtype(kind).newbyteorder("<")) for path, kind in paths.items())
+            output_dtype = "float32" if tensor["scale"] is not None else tensor["dtype"]
+            paths = {
+                outputs / Path(tensor["golden"]).name: output_dtype,
+                bundle / tensor["golden"]: tensor["golden_dtype"],
+            }
+            values, golden = (np.fromfile(path, np.dtype(dtype).newbyteorder("<")) for path, dtype in paths.items())
             samples = signature["golden_samples"]
-            found.append(Output(values.reshape(samples, -1), golden.reshape(samples, -1), tensor["scale"]))
-    return found
+            results.append(Output(values.reshape(samples, -1), golden.reshape(samples, -1), tensor["scale"]))
+    return results
 
 
 class Output(NamedTuple):
-    """What a runner gave, and what was trained, as (samples, values); and the step of the grid, if there is one."""
+    """Values of a runner and golden values, as (samples, values); and the step of the grid, if there is one."""
 
     values: np.ndarray
     golden: np.ndarray
     scale: float | None
 
     def largest(self, other):
-        """The largest difference, in steps of the grid or relative to the largest golden value."""
+        """Returns the largest difference, in steps of the grid or relative to the largest golden value."""
         difference = np.abs(self.values.astype("float64") - other.astype("float64")).max()
         return float(difference / (self.scale or np.abs(self.golden).max() or 1.0))
 
 
-def compared(first, other):
-    """Differing values, all values, the largest difference with its unit, shared argmax."""
+def compare_outputs(first, other):
+    """Returns the numbers of differing and of all values, the largest difference as text, and the shared argmax."""
     pairs = list(zip(first, other, strict=True))
     differing = sum(int((a.values != b.values).sum()) for a, b in pairs)
     total = sum(a.values.size for a, _ in pairs)
     same = sum(int((a.values.argmax(-1) == b.values.argmax(-1)).sum()) for a, b in pairs)
-    largest = shown(other, [one.values for one in first])
-    return differing, total, largest, same / sum(len(one.values) for one in first)
+    largest = format_largest(other, [output.values for output in first])
+    return differing, total, largest, same / sum(len(output.values) for output in first)
 
 
-def shown(outputs, wanted):
-    """The largest difference, as text: of outputs with a grid in LSB, of the others relative."""
-    found: dict[str, list[float]] = {}
-    for one, values in zip(outputs, wanted, strict=True):
-        found.setdefault("{:.1e}" if one.scale is None else "{:.2f} LSB", []).append(one.largest(values))
-    return " and ".join(form.format(max(differences)) for form, differences in found.items())
+def format_largest(outputs, expected):
+    """Returns the largest difference as text: of outputs with a grid in LSB, of the others relative."""
+    differences_by_format: dict[str, list[float]] = {}
+    for output, values in zip(outputs, expected, strict=True):
+        differences_by_format.setdefault("{:.1e}" if output.scale is None else "{:.2f} LSB", []).append(
+            output.largest(values)
+        )
+    return " and ".join(form.format(max(differences)) for form, differences in differences_by_format.items())
 
 
-def row(name, line, first, outputs):
-    """Cells of a runner."""
+def row_of(name, line, first, outputs):
+    """Returns the cells of a runner."""
     if "reason" in line:
         return [name, "-", line["reason"].replace("|", "/"), "", "", "", ""]
-    differing, total, largest, agreement = compared(first, outputs)
+    differing, total, largest, agreement = compare_outputs(first, outputs)
     differ = f"0 of {total:,}" if differing == 0 else f"{differing:,} of {total:,}, by {largest} at most"
     latency = "emulated" if "ARM64" in name else f"{line['latency_ms_p50']:.3f}"
-    error = shown(outputs, [one.golden for one in outputs])
+    error = format_largest(outputs, [output.golden for output in outputs])
     return [
         name,
         "yes" if line["ok"] else "**no**",
@@ -134,31 +142,37 @@ def row(name, line, first, outputs):
 
 
 def table_of(title, bundle, runners, repeat):
-    """The table of a bundle, as lines of Markdown."""
+    """Runs a bundle by all runners and returns its table, as lines of Markdown."""
     manifest = json.loads((bundle / "model.json").read_text())
     size = manifest["files"]["model.tflite"]["bytes"]
     samples = " + ".join(str(signature["golden_samples"]) for signature in manifest["signatures"])
     head = ["runner", "ok", "error against the trained model", "values that differ", "argmax", "p50, ms", "runtime"]
     lines = [f"**{title}** ({size:,} bytes, {samples} golden samples)", "", f"| {' | '.join(head)} |", "|---" * 7 + "|"]
-    found: dict[str, list[Output]] = {}
+    outputs_by_runner: dict[str, list[Output]] = {}
     for name, command in runners.items():
         with tempfile.TemporaryDirectory() as directory:
-            line = measured(command, bundle, repeat, Path(directory))
-            found[name] = [] if "reason" in line else written(bundle, Path(directory))
-        wanted = found[ORACLE if name == ORACLE_ELSEWHERE else FIRST]
-        lines.append(f"| {' | '.join(row(name, line, wanted, found[name]))} |")
+            line = run_bundle(command, bundle, repeat, Path(directory))
+            outputs_by_runner[name] = [] if "reason" in line else read_outputs(bundle, Path(directory))
+        reference = outputs_by_runner[ORACLE if name == ORACLE_ELSEWHERE else FIRST]
+        lines.append(f"| {' | '.join(row_of(name, line, reference, outputs_by_runner[name]))} |")
         print(lines[-1], flush=True)
     return [*lines, ""]
 
 
-def main():
-    """Measures and prints, and writes if asked to."""
-    parser = argparse.ArgumentParser(description="Runner by bundle.")
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("devices table", __doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into tflite/README.md")
     parser.add_argument("--bundles", type=Path, default=ROOT / "build", metavar="DIR")
     parser.add_argument("--repeat", type=int, default=200)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="bundles by title")
-    options = parser.parse_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints, and writes if asked to."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
     if options.write and options.only != "*":
         parser.error(f"--write must be given without --only: it replaces all tables. Received: --only {options.only}.")
     lines = []
@@ -172,7 +186,3 @@ def main():
     if options.write:
         before, rest = README.read_text().split(BEGIN)
         README.write_text(before + "\n".join([BEGIN, "", *lines, ""]) + END + rest.split(END)[1])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Sequences of examples and benchmarks: HAPT, of motions of a phone, TREC, of questions, Multi30k, of translations.
 
-Found, as the images of datasets.py are, in $KERAS_NOTES_DATA, in Keras's cache, or by a download into it, from pinned
+Found, as the images of `datasets` are, in $KERAS_NOTES_DATA, in Keras's cache, or by a download into it, from pinned
 commits. HAPT asks that Reyes-Ortiz et al. (2015) are cited and excludes commercial use; TREC states no licence;
 Multi30k states none either, speaks of research and education, and asks that Elliott et al. (2016) are cited: they are
 public research data, for measuring only. None is a part of this package.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.datasets import check, comma_separated, fetched, local
+from . import check, comma_separated, fetched, local
 
 HAPT_URL = (
     "https://raw.githubusercontent.com/anas337/Human-Activity-Recognition-Using-Smartphones.github.io/"

@@ -1,0 +1,7 @@
+"""Runs the fuzzer: `python -m tests.fuzz --help`."""
+
+import sys
+
+from tests.fuzz.fuzz import main
+
+sys.exit(main())
