@@ -45,7 +45,15 @@ def read_tflite(path: Path) -> TfliteFile:
 
 
 def describe_model(model: schema.ModelT) -> TfliteFile:
-    """Describes a file whose objects are in memory already."""
+    """Describes a file whose objects are in memory already.
+
+    Args:
+        model: The objects, as `flatbuffer_utils` reads them.
+
+    Raises:
+        IndexError: If an operator or a signature names a tensor that is missing.
+        ValueError: If there are no graphs.
+    """
     graphs = tuple(_graph(graph, model) for graph in model.subgraphs)
     if not graphs:
         raise ValueError("no graph")

@@ -1,4 +1,4 @@
-"""Class ids given by the user, checked against the outputs of a model."""
+"""Class ids given by the user, checked against the output of a model. Needs NumPy alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def chosen(net, tmp_path_factory):
     return kn.convert(net, directory, "auto", calibration=CALIBRATION, validation_data=TEST)
 
 
-def _taken(bundle):
+def _chosen_candidate(bundle):
     choice = read_choice(bundle)
     return choice.candidates[choice.chosen]
 
@@ -35,19 +35,19 @@ def test_every_recipe_is_tried_on_both_kernels(chosen):
 
 
 def test_the_smallest_file_within_the_budget_is_taken(chosen):
-    choice, taken = read_choice(chosen), _taken(chosen)
+    choice, candidate = read_choice(chosen), _chosen_candidate(chosen)
     fitting = [c for c in choice.candidates if not c.reason]
-    assert taken.bytes == min(c.bytes for c in fitting) == chosen.model_bytes
+    assert candidate.bytes == min(c.bytes for c in fitting) == chosen.model_bytes
     assert all((c.loss <= 0.01) == (not c.reason) for c in choice.candidates if "must be" not in c.reason)
-    assert chosen.manifest.recipe == taken.recipe
+    assert chosen.manifest.recipe == candidate.recipe
 
 
 def test_the_table_says_what_verify_measures(chosen, net):
-    choice, taken = read_choice(chosen), _taken(chosen)
-    assert kn.verify(chosen, *TEST, kernels=taken.kernels).accuracy == taken.accuracy
+    choice, candidate = read_choice(chosen), _chosen_candidate(chosen)
+    assert kn.verify(chosen, *TEST, kernels=candidate.kernels).accuracy == candidate.accuracy
     own = float((net.predict(TEST[0], verbose=0).argmax(-1) == TEST[1]).mean())
     assert choice.model_accuracy == pytest.approx(own)
-    assert taken.loss == pytest.approx(own - taken.accuracy)
+    assert candidate.loss == pytest.approx(own - candidate.accuracy)
     assert choice.samples == len(TEST[1])
 
 

@@ -85,8 +85,8 @@ def test_the_three_edges_give_the_same_integers(converted, resolver):
         (image,), (output,) = bundle.manifest.signatures[0].inputs, bundle.manifest.signatures[0].outputs
         fed = x if edges == "float32" else quantize(x, image.scale, image.zero_point, edges)
         run = interpreter(bundle.model_path, resolver).get_signature_runner()
-        got = np.concatenate([run(image=sample[np.newaxis])["output"] for sample in fed])
-        integers[edges] = quantize(got, output.scale, output.zero_point, "int8") if edges == "float32" else got
+        actual = np.concatenate([run(image=sample[np.newaxis])["output"] for sample in fed])
+        integers[edges] = quantize(actual, output.scale, output.zero_point, "int8") if edges == "float32" else actual
     assert len(np.unique(integers["int8"])) > 50
     np.testing.assert_array_equal(integers["float32"], integers["int8"])
     np.testing.assert_array_equal(integers["uint8"].astype("int16") - 128, integers["int8"])
@@ -122,14 +122,14 @@ def _two_in_two_out(form):
 def test_several_inputs_and_outputs_convert(tmp_path, form):
     model, rng = _two_in_two_out(form), np.random.default_rng(0)
     samples = {"left": rng.normal(size=(9, 3)), "right": rng.normal(size=(9, 4))}
-    given = samples if form == "dict" else [samples["right"], samples["left"]]
-    bundle = kn.convert(model, tmp_path / "bundle", "float32", golden=given)
+    golden = samples if form == "dict" else [samples["right"], samples["left"]]
+    bundle = kn.convert(model, tmp_path / "bundle", "float32", golden=golden)
     assert [output.name for output in kn.verify(bundle).outputs] == ["first", "second"]
     inputs, outputs = bundle.golden(bundle.manifest.signatures[0])
     for name, values in samples.items():
         np.testing.assert_array_equal(inputs[name], values.astype("float32"))
-    wanted = keras.tree.flatten(model.predict(given, verbose=0))
-    for name, values in zip(("first", "second"), wanted, strict=True):
+    expected = keras.tree.flatten(model.predict(golden, verbose=0))
+    for name, values in zip(("first", "second"), expected, strict=True):
         np.testing.assert_allclose(outputs[name], values, rtol=1e-5, atol=1e-6)
 
 
@@ -151,8 +151,8 @@ def test_a_loop_beside_integers_has_the_recipe_of_its_layer(recipe, weights, tmp
     rolled = _long_recurrent()
     model = keras.Sequential([keras.Input((52, 3)), keras.layers.Conv1D(3, 3, activation="relu"), *rolled.layers])
     calibration = np.random.default_rng(0).normal(size=(20, 52, 3))
-    wanted = {"default": "static_int8", "layers": {"cell": recipe}}
-    bundle = kn.convert(model, tmp_path / "bundle", wanted, calibration=calibration)
+    recipes = {"default": "static_int8", "layers": {"cell": recipe}}
+    bundle = kn.convert(model, tmp_path / "bundle", recipes, calibration=calibration)
     assert all("cell" in island for island in kn.verify(bundle).float_islands)
     graph, *bodies = read_tflite(bundle.directory / "model.tflite").graphs
     assert graph.tensors[graph.operators[1].outputs[0]].dtype == "int8"

@@ -1,14 +1,12 @@
 """What `convert` refuses, and that a refusal or a failure leaves nothing behind. The converter itself does not run."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 import keras_notes as kn
 from keras_notes import errors
-from keras_notes.bundle import open_bundle
+from keras_notes.bundle import _bundle, open_bundle
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
 from keras_notes.conversion.passes._model_file import ModelFile
 from tests.support.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
@@ -233,7 +231,7 @@ def test_overwrite_replaces_a_bundle(net, testdata):
 def test_a_full_disk_leaves_the_old_bundle(net, testdata, monkeypatch):
     before = contents(testdata)
     # The first file of the bundle is written, the second one is not.
-    with failing_after(monkeypatch, Path, "write_bytes", 2), pytest.raises(OSError, match="No space left"):
+    with failing_after(monkeypatch, _bundle, "write_synced", 1), pytest.raises(OSError, match="No space left"):
         kn.convert(net, testdata, calibration=X, overwrite=True)
     assert contents(testdata) == before
     assert list(testdata.parent.iterdir()) == [testdata]

@@ -52,10 +52,10 @@ def test_the_runner_says_the_same(by_recipe, recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_weights_have_the_type_of_the_recipe_however_few_they_are(by_recipe, recipe):
     file = read_tflite(by_recipe[recipe].model_path)
-    wanted = {"float32": {"float32"}, "float16": {"float16"}, "weight_int4": {"int4"}}.get(recipe, {"int8"})
+    expected = {"float32": {"float32"}, "float16": {"float16"}, "weight_int4": {"int4"}}.get(recipe, {"int8"})
     weights = [t for t in file.main.tensors if t.is_constant and len(t.shape) >= 2 and np.prod(t.shape) > 16]
     assert len(weights) == 2
-    assert {tensor.dtype for tensor in weights} == wanted
+    assert {tensor.dtype for tensor in weights} == expected
     assert all(np.prod(tensor.shape) < 1024 for tensor in weights)
 
 

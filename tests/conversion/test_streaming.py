@@ -38,18 +38,18 @@ def steps_of(step, x=X):
 @pytest.mark.any_backend
 def test_outputs_step_by_step_are_those_of_the_whole():
     model = tagger(sequences=True)
-    got = steps_of(streaming_model(model))[:, 0, 0]
-    np.testing.assert_allclose(got, keras.ops.convert_to_numpy(model(X))[0], atol=FLOAT32_ROUNDING)
+    actual = steps_of(streaming_model(model))[:, 0, 0]
+    np.testing.assert_allclose(actual, keras.ops.convert_to_numpy(model(X))[0], atol=FLOAT32_ROUNDING)
 
 
 @pytest.mark.any_backend
 def test_the_output_of_each_step_is_that_of_the_sequence_so_far():
     model = tagger()
-    got = steps_of(streaming_model(model))[:, 0]
+    actual = steps_of(streaming_model(model))[:, 0]
     whole = keras.Sequential([keras.Input((None, INPUTS)), *model.layers])
     for t in range(STEPS):
-        wanted = keras.ops.convert_to_numpy(whole(X[:, : t + 1]))[0]
-        np.testing.assert_allclose(got[t], wanted, atol=FLOAT32_ROUNDING)
+        expected = keras.ops.convert_to_numpy(whole(X[:, : t + 1]))[0]
+        np.testing.assert_allclose(actual[t], expected, atol=FLOAT32_ROUNDING)
 
 
 @pytest.mark.any_backend

@@ -1,4 +1,4 @@
-"""Calibrates: measures the range of each tensor of a float file over the calibration samples; a program of its own.
+"""The calibrator: a program of its own that measures the range of each tensor of a float file.
 
     python _run_calibrator.py JOB
 

@@ -30,10 +30,10 @@ def test_a_batch_is_one_sample_and_names_are_kept():
 
 
 def test_names_that_keras_makes_up_are_replaced():
-    one = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    single = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     left, right = keras.Input((3,)), keras.Input((3,))
     two = keras.Model([left, right], keras.layers.Add()([left, right]))
-    assert list(deploy_graph(one).input_specs) == ["input"]
+    assert list(deploy_graph(single).input_specs) == ["input"]
     assert list(deploy_graph(two).input_specs) == ["input_0", "input_1"]
 
 
@@ -49,10 +49,10 @@ def test_outputs_are_those_of_the_model(two_inputs, form):
     model = two_inputs[form]
     graph = deploy_graph(model)
     outputs = graph.run(graph.arrays("x", SAMPLES))[1]
-    given = {"list": list(SAMPLES.values()), "dict": SAMPLES}[form]
-    wanted = keras.tree.flatten(model.predict(given, verbose=0))
+    inputs = {"list": list(SAMPLES.values()), "dict": SAMPLES}[form]
+    expected = keras.tree.flatten(model.predict(inputs, verbose=0))
     assert list(outputs) == ["first", "second"]
-    for name, values in zip(outputs, wanted, strict=True):
+    for name, values in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(outputs[name], values)
 
 
@@ -72,8 +72,8 @@ def test_samples_are_taken_by_name_in_a_list_or_as_they_are(two_inputs):
         assert list(arrays) == ["left", "right"]
         np.testing.assert_array_equal(arrays["left"], SAMPLES["left"])
         assert arrays["left"].dtype == np.float32
-    one = deploy_graph(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
-    np.testing.assert_array_equal(one.arrays("x", SAMPLES["left"])["input"], SAMPLES["left"])
+    single = deploy_graph(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    np.testing.assert_array_equal(single.arrays("x", SAMPLES["left"])["input"], SAMPLES["left"])
 
 
 @pytest.mark.parametrize(

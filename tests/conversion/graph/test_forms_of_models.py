@@ -26,15 +26,15 @@ def _converted(model, path, recipe, x=X, **options):
     return kn.convert(model, path, recipe, golden=x[:16], **calibration, **options)
 
 
-def _recurrent(kind, **options):
-    net = [keras.Input((6, 4), name="x"), kind(5, name="cell", **options), layers.Dense(3)]
+def _recurrent(layer_class, **options):
+    net = [keras.Input((6, 4), name="x"), layer_class(5, name="cell", **options), layers.Dense(3)]
     return keras.Sequential(net, name="recurrent")
 
 
-@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+@pytest.mark.parametrize("layer_class", [layers.LSTM, layers.GRU, layers.SimpleRNN])
 @pytest.mark.parametrize("recipe", ["dynamic_int8", "static_int8"])
-def test_short_recurrent_layers_convert_in_integers(tmp_path, kind, recipe):
-    bundle = _converted(_recurrent(kind), tmp_path / "bundle", recipe)
+def test_short_recurrent_layers_convert_in_integers(tmp_path, layer_class, recipe):
+    bundle = _converted(_recurrent(layer_class), tmp_path / "bundle", recipe)
     # Six steps are fewer than two blocks of a loop: by each recipe they are written out.
     assert "WHILE" not in kn.verify(bundle).operators
 
@@ -183,11 +183,11 @@ def test_global_max_pooling_computes_in_integers(tmp_path, keepdims):
 
 def test_a_conversion_leaves_no_replaced_layer_behind(tmp_path):
     model = _recurrent(layers.LSTM)
-    wanted = keras.ops.convert_to_numpy(model(X[:2]))
+    expected = keras.ops.convert_to_numpy(model(X[:2]))
     _converted(model, tmp_path / "bundle", "static_int8")
     assert model.layers[0].unroll is False
     assert "call" not in vars(model.layers[0])
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(X[:2])), wanted)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(X[:2])), expected)
 
 
 _ON_ANOTHER_BACKEND = """
@@ -261,7 +261,7 @@ def test_pixels_lead_into_integers_without_an_island(tmp_path, edges):
     assert report.float_islands == ()
     assert bundle.manifest.signatures[0].inputs[0].dtype == "uint8"
     operators = read_tflite(bundle.model_path).main.operators
-    assert [one.name for one in operators][:2] == ["CAST", "QUANTIZE"]
+    assert [operator.name for operator in operators][:2] == ["CAST", "QUANTIZE"]
 
 
 def test_values_that_calibration_never_saw_are_named_as_the_cause(tmp_path):

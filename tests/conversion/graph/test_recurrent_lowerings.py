@@ -67,7 +67,7 @@ def largest_error(bundle):
     ids=str,
 )
 def test_layers_give_the_same_in_each_form(arguments, lowering, tmp_path):
-    model = side_by_side(*(kind(UNITS, **arguments) for kind in KINDS))
+    model = side_by_side(*(layer_class(UNITS, **arguments) for layer_class in KINDS))
     bundle, operators = converted(model, tmp_path, lowering=lowering)
     assert largest_error(bundle) < FLOAT32_ROUNDING
     assert operators.count("WHILE") == (len(KINDS) if lowering == "loop" else 0)
@@ -119,8 +119,8 @@ def test_masked_steps_leave_the_states_as_they_are(lowering, sequences, tmp_path
 
 
 def test_a_state_that_is_given_is_where_it_starts(tmp_path):
-    series, given = keras.Input((STEPS, INPUTS), name="series"), keras.Input((UNITS,), name="given")
-    model = keras.Model([series, given], layers.LSTM(UNITS)(series, initial_state=[given, 2 * given]))
+    series, initial = keras.Input((STEPS, INPUTS), name="series"), keras.Input((UNITS,), name="given")
+    model = keras.Model([series, initial], layers.LSTM(UNITS)(series, initial_state=[initial, 2 * initial]))
     samples = {"series": X[:8], "given": RNG.normal(size=(8, UNITS)).astype("float32")}
     bundle = kn.convert(model, tmp_path / "bundle", "float32", golden=samples)
     assert largest_error(bundle) < FLOAT32_ROUNDING
