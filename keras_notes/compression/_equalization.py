@@ -25,8 +25,8 @@ from keras_notes.compression.channels._scaling_rules import (
     made_by,
     taken_by,
 )
+from keras_notes.compression.quantization._calibrator import Calibration
 from keras_notes.compression.quantization._interpreter import run
-from keras_notes.compression.quantization._simulator import Calibration
 from keras_notes.compression.quantization._tracer import Program, Ref, Step, trace
 
 __all__ = ["equalize"]

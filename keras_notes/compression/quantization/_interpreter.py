@@ -11,9 +11,11 @@ from keras import tree
 from keras_notes.compression.quantization._evaluator import Arithmetic, Pending, Product, Value
 from keras_notes.compression.quantization._tracer import Program, Ref, Step
 from keras_notes.compression.quantization.rules._activations import ACTIVATION_LAYERS
+from keras_notes.compression.quantization.rules._attention import ATTENTION_OPERATIONS
 from keras_notes.compression.quantization.rules._conv3d import VOLUME_LAYERS
 from keras_notes.compression.quantization.rules._dense_and_conv import WEIGHTED_LAYERS
 from keras_notes.compression.quantization.rules._merging import OPERATION_LAYERS, OPERATIONS
+from keras_notes.compression.quantization.rules._normalization import NORMALIZATION_LAYERS, NORMALIZATION_OPERATIONS
 from keras_notes.compression.quantization.rules._recurrent import RECURRENT_LAYERS
 from keras_notes.compression.quantization.rules._shapes import SHAPE_LAYERS, SHAPE_OPERATIONS
 
@@ -21,6 +23,7 @@ __all__ = ["has_rule", "run"]
 
 _BY_TYPE: dict[Any, Callable] = {
     **WEIGHTED_LAYERS, **ACTIVATION_LAYERS, **SHAPE_LAYERS, **VOLUME_LAYERS, **OPERATION_LAYERS, **RECURRENT_LAYERS,
+    **NORMALIZATION_LAYERS,
 }  # fmt: skip
 _FUSED = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
 _FUSING = (
@@ -31,7 +34,9 @@ _FUSING = (
     keras.layers.Identity,
 )
 _FUSING_OPERATIONS = ("Add", "Relu", "Relu6", "Concatenate", "Stack", "Maximum", "Where")
-_BY_NAME: dict[str, Callable] = {**SHAPE_OPERATIONS, **OPERATIONS}
+_BY_NAME: dict[str, Callable] = {
+    **SHAPE_OPERATIONS, **OPERATIONS, **ATTENTION_OPERATIONS, **NORMALIZATION_OPERATIONS,
+}  # fmt: skip
 
 
 def has_rule(operation: Any) -> bool:

@@ -10,11 +10,12 @@ import numpy as np
 from keras import ops, tree
 
 from keras_notes.compression.quantization._affine import Grid
+from keras_notes.compression.quantization._calibrator import Calibration
 from keras_notes.compression.quantization._config import Scheme
 from keras_notes.compression.quantization._deploy_emitter import Deployment
 from keras_notes.compression.quantization._interpreter import has_rule, run
 from keras_notes.compression.quantization._ranges import Ranges
-from keras_notes.compression.quantization._simulator import Calibration, Simulation
+from keras_notes.compression.quantization._simulator import Simulation
 from keras_notes.compression.quantization._tracer import Step, trace
 
 __all__ = ["QuantizedProgram"]

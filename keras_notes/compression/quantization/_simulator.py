@@ -1,4 +1,4 @@
-"""The two arithmetics of training: calibration, which notes ranges, and simulation, which rounds as the device does."""
+"""Simulation: a run that computes, in floating point, the integers that the device computes."""
 
 from __future__ import annotations
 
@@ -10,45 +10,19 @@ from keras import ops
 from keras_notes.compression.quantization._affine import (
     Format,
     Grid,
-    averaged,
     fake_quantize,
     grid_of_range,
-    inverse_root_on_grid,
     kernel_scale,
     limits,
     of_integers,
     on_scale,
-    requantize,
     scale_of_largest,
 )
 from keras_notes.compression.quantization._evaluator import MASK_MARGIN, Arithmetic, Pending, Product, Value, Weights
+from keras_notes.compression.quantization._integer_kernels import averaged, inverse_root_on_grid, requantize
 from keras_notes.compression.quantization._ranges import Ranges
 
-__all__ = ["Calibration", "Simulation"]
-
-
-class Calibration(Arithmetic):
-    """Computes in floating point, and notes the range at each point."""
-
-    def __init__(self, format: Format | None, bits: int) -> None:
-        super().__init__(format, bits)
-        self.ranges: dict[str, tuple[float, float]] = {}
-
-    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
-        tensor = compute()
-        least, most = (float(ops.convert_to_numpy(limit)) for limit in limits(tensor))
-        before = self.ranges.get(name, (least, most))
-        self.ranges[name] = (min(least, before[0]), max(most, before[1]))
-        return Value(tensor, None if self.format is None else grid_of_range(*self.ranges[name], self.format), name)
-
-    def round_to(self, tensor: Any, grid: Grid | None) -> Value:
-        return Value(tensor, grid)
-
-    def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
-        return weights.kernel, None
-
-    def quantized_bias(self, product: Product, scale: Any) -> Any:
-        return product.bias
+__all__ = ["Simulation"]
 
 
 class Simulation(Arithmetic):

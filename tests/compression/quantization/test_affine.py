@@ -8,14 +8,12 @@ from keras_notes.compression.quantization._affine import (
     INT8,
     INT16,
     Grid,
-    averaged,
     fake_quantize,
     grid_of_range,
     kernel_scale,
     on_scale,
-    product_on_grid,
-    requantize,
 )
+from keras_notes.compression.quantization._integer_kernels import averaged, product_on_grid, requantize
 from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend

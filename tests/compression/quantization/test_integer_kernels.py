@@ -10,7 +10,8 @@ from keras import layers, ops
 
 import keras_notes as kn
 from keras_notes.compression import quantize_aware
-from keras_notes.compression.quantization._affine import INT8, Grid, fake_quantize, inverse_root_on_grid, sum_on_grid
+from keras_notes.compression.quantization._affine import INT8, Grid, fake_quantize
+from keras_notes.compression.quantization._integer_kernels import inverse_root_on_grid, sum_on_grid
 
 PAIRS = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)), -1).reshape(-1, 2)
 # Of one of the sums some are so near a tie that multipliers of 21 bits tell.

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._affine import sum_on_grid, times_on_grid
 from keras_notes.compression.quantization._evaluator import Arithmetic, Pending, Value
+from keras_notes.compression.quantization._integer_kernels import sum_on_grid, times_on_grid
 
 __all__ = ["ACTIVATION_LAYERS", "FUNCTIONS", "activated", "added", "masked_softmax", "multiplied", "subtracted"]
 
