@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
-from keras_notes.compression.quantization._affine import Format, Grid, grid_of_range, limits
-from keras_notes.compression.quantization._evaluator import Arithmetic, Product, Value, Weights
+from keras_notes._shared.types import Tensor
+from keras_notes.compression.quantization._affine import Grid, IntegerFormat, grid_of_range, range_of
+from keras_notes.compression.quantization._evaluator import Evaluator, Rounded, Rounding, WeightedSum, Weights
 
-__all__ = ["Calibration"]
+__all__ = ["Calibrator"]
 
 
-class Calibration(Arithmetic):
-    """Computes in floating point, and notes the range at each point."""
+class Calibrator(Evaluator):
+    """Computes in floating point, and records the range at each point.
 
-    def __init__(self, format: Format | None, bits: int) -> None:
+    Args:
+        format: Format of activations; None for floating point.
+        bits: Size of weights, in bits.
+
+    Attributes:
+        ranges: Smallest and largest value at each point, over all runs so far, by name of the point.
+    """
+
+    def __init__(self, format: IntegerFormat | None, bits: int) -> None:
         super().__init__(format, bits)
         self.ranges: dict[str, tuple[float, float]] = {}
 
-    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+    def round(self, compute: Callable[[], Tensor], name: str, rounding: Rounding | None = None) -> Rounded:
         tensor = compute()
-        least, most = (float(ops.convert_to_numpy(limit)) for limit in limits(tensor))
-        before = self.ranges.get(name, (least, most))
-        self.ranges[name] = (min(least, before[0]), max(most, before[1]))
-        return Value(tensor, None if self.format is None else grid_of_range(*self.ranges[name], self.format), name)
+        minimum, maximum = (float(ops.convert_to_numpy(limit)) for limit in range_of(tensor))
+        before = self.ranges.get(name, (minimum, maximum))
+        self.ranges[name] = (min(minimum, before[0]), max(maximum, before[1]))
+        return Rounded(tensor, None if self.format is None else grid_of_range(*self.ranges[name], self.format), name)
 
-    def round_to(self, tensor: Any, grid: Grid | None) -> Value:
-        return Value(tensor, grid)
+    def round_to(self, tensor: Tensor, grid: Grid | None) -> Rounded:
+        return Rounded(tensor, grid)
 
-    def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
+    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
         return weights.kernel, None
 
-    def quantized_bias(self, product: Product, scale: Any) -> Any:
-        return product.bias
+    def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
+        return weighted_sum.bias

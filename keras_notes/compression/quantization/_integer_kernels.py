@@ -1,4 +1,7 @@
-"""Integer arithmetic of LiteRT's and XNNPACK's kernels, on tensors of floating point that hold values of a grid."""
+"""Integer kernels of LiteRT and XNNPACK, computed on floating-point tensors whose values lie on a grid.
+
+In all formulas q is an integer minus its zero point.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,27 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from keras_notes.compression.quantization._affine import Grid, of_integers
+from keras_notes._shared.types import Tensor
+from keras_notes.compression.quantization._affine import Grid, dequantize
 
 __all__ = [
-    "averaged",
-    "inverse_root_on_grid",
-    "product_on_grid",
-    "requantize",
-    "sum_on_grid",
-    "times_on_grid",
+    "add_int",
+    "average_pool_int",
+    "matmul_int",
+    "multiply_int",
+    "requantize_int",
+    "rsqrt_int",
 ]
 
-# 2^20 / sqrt(q) in integers, as LiteRT's kernel has it; of 0 what is beyond any grid.
+# 2^20 / sqrt(q) in integers, as in LiteRT's kernel; for q = 0 a value beyond any grid.
 _ROOT_BITS = 20
 _INVERSE_ROOTS = np.array([2.0**30, *np.rint(2.0**_ROOT_BITS / np.sqrt(np.arange(1, 256)))], "float32")
-# Of the multipliers in XNNPACK's sums, and of the shifts that they may have.
+# Bits of the multipliers in XNNPACK's sums, and the shifts that it allows.
 _SUM_BITS, _SUM_SHIFTS = 21, np.arange(1, 31)
 
 
-def requantize(x, before: Grid, after: Grid, *, straight_through: bool = False):
-    """Moves values from one grid to another, as XNNPACK's kernel for 8 bits: the ratio of the scales in 256ths.
+def requantize_int(x: Tensor, before: Grid, after: Grid, *, straight_through: bool = False) -> Tensor:
+    """Moves values from one grid to another as XNNPACK's kernel for 8 bits does, with the scales' ratio in 256ths.
 
     integer = floor(((q - before.zero_point) * round(256 * before.scale / after.scale) + 128) / 256) + after.zero_point
 
@@ -35,22 +39,24 @@ def requantize(x, before: Grid, after: Grid, *, straight_through: bool = False):
     """
     multiplier = ops.round(256.0 * before.scale / after.scale)
     steps = ops.round(x / before.scale)
-    moved = of_integers(ops.floor((steps * multiplier + 128.0) / 256.0), after)
+    result = dequantize(ops.floor((steps * multiplier + 128.0) / 256.0), after)
     if not straight_through:
-        return moved
+        return result
     clipped = ops.clip(x, *after.range)
-    return clipped + ops.stop_gradient(moved - clipped)
+    return clipped + ops.stop_gradient(result - clipped)
 
 
-def averaged(function: Callable, x, grid: Grid, *, half: str, straight_through: bool = False):
-    """Averages values on a grid and rounds to it, on the integers, as LiteRT on XNNPACK does.
+def average_pool_int(
+    function: Callable[[Tensor], Tensor], x: Tensor, grid: Grid, *, half: str, straight_through: bool = False
+) -> Tensor:
+    """Averages values on a grid and rounds the averages to it, on the integers, as LiteRT with XNNPACK does.
 
     Args:
-        function: The average.
+        function: Function that computes the averages.
         x: Values on the grid.
-        grid: The grid.
-        half: Where ties go: "away" from 0 (pooling), or "up" (interpolation).
-        straight_through: Whether gradients are wanted.
+        grid: Grid of the values and of the averages.
+        half: Rounding of ties: "away" from 0 (pooling), or "up" (interpolation).
+        straight_through: Whether the result has the gradient of the averages.
     """
     integers = function(ops.round(x / grid.scale) + grid.zero_point)
     integers = _half_away(integers) if half == "away" else ops.floor(integers + 0.5)
@@ -61,13 +67,12 @@ def averaged(function: Callable, x, grid: Grid, *, half: str, straight_through: 
     return average + ops.stop_gradient(result - average)
 
 
-def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
-    """The matrix product of two tensors on grids, rounded as LiteRT on XNNPACK does.
+def matmul_int(x: Tensor, x_grid: Grid, y: Tensor, y_grid: Grid, grid: Grid) -> Tensor:
+    """Multiplies two matrices on grids, rounded as LiteRT with XNNPACK does.
 
-    With q the integers less their zero points and scale_x * scale_y / scale = m / 2^n, m in [1/2, 1):
-    round(sum(q_x * q_y) * m / 2^n) + zero_point in XNNPACK, which takes it only if the zero point of y is 0; else
-    LiteRT's own kernel, which rounds twice, half away from 0: round(round(sum(q_x * q_y) * m) / 2^n) + zero_point.
-    The sums are exact in float32 up to 2^24.
+    Let scale_x * scale_y / scale = m / 2^n with m in [1/2, 1). XNNPACK, which takes the product only if the zero point
+    of y is 0, computes round(sum(q_x * q_y) * m / 2^n) + zero_point. Otherwise LiteRT's own kernel rounds twice, half
+    away from 0: round(round(sum(q_x * q_y) * m) / 2^n) + zero_point. The sums are exact in float32 up to 2^24.
 
     References:
         Jacob et al., CVPR 2018, section 2.2; gemmlowp, fixedpoint/fixedpoint.h.
@@ -75,35 +80,35 @@ def product_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
     sums = ops.matmul(ops.round(x / x_grid.scale), ops.round(y / y_grid.scale))
     multiplier = x_grid.scale * y_grid.scale / grid.scale
     once, twice = ops.round(sums * multiplier), _rounded_twice(sums, multiplier)
-    return of_integers(ops.where(ops.equal(y_grid.zero_point, 0.0), once, twice), grid)
+    return dequantize(ops.where(ops.equal(y_grid.zero_point, 0.0), once, twice), grid)
 
 
-def inverse_root_on_grid(x, x_grid: Grid, grid: Grid):
-    """1 / sqrt(x) of values on a grid, none of them negative, rounded as LiteRT's own kernel does; XNNPACK has none.
+def rsqrt_int(x: Tensor, x_grid: Grid, grid: Grid) -> Tensor:
+    """1 / sqrt(x) of non-negative values on a grid, rounded as LiteRT's own kernel does; XNNPACK has no such kernel.
 
-    With q the integer less its zero point and 2^-20 / (sqrt(scale_x) * scale) = m / 2^n, m in [1/2, 1):
-    round(round(round(2^20 / sqrt(q)) * m) / 2^n) + zero_point, half away from 0; of q = 0 the largest integer.
+    With 2^-20 / (sqrt(scale_x) * scale) = m / 2^n and m in [1/2, 1), the integer is
+    round(round(round(2^20 / sqrt(q)) * m) / 2^n) + zero_point, half away from 0; for q = 0 it is the largest integer.
 
     References:
         LiteRT, tflite/kernels/elementwise.cc, RsqrtEvalQuantized.
     """
     roots = ops.take(_INVERSE_ROOTS, ops.cast(ops.round(x / x_grid.scale), "int32"))
     multiplier = 2.0**-_ROOT_BITS / (ops.sqrt(x_grid.scale) * grid.scale)
-    return of_integers(_rounded_twice(roots, multiplier), grid)
+    return dequantize(_rounded_twice(roots, multiplier), grid)
 
 
-def times_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid):
-    """The elementwise product of two tensors on grids, rounded as XNNPACK does: q_x q_y (scale_x scale_y / scale)."""
+def multiply_int(x: Tensor, x_grid: Grid, y: Tensor, y_grid: Grid, grid: Grid) -> Tensor:
+    """Multiplies two tensors on grids elementwise, rounded as XNNPACK does: q_x q_y (scale_x scale_y / scale)."""
     products = ops.round(x / x_grid.scale) * ops.round(y / y_grid.scale)
-    return of_integers(ops.round(products * (x_grid.scale * y_grid.scale / grid.scale)), grid)
+    return dequantize(ops.round(products * (x_grid.scale * y_grid.scale / grid.scale)), grid)
 
 
-def sum_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid, sign: int = 1):
-    """X + y, or x - y with a sign of -1, of two tensors on grids, rounded as XNNPACK does: in 32 bits, half up.
+def add_int(x: Tensor, x_grid: Grid, y: Tensor, y_grid: Grid, grid: Grid, sign: int = 1) -> Tensor:
+    """Adds two tensors on grids, or subtracts with a sign of -1, rounded as XNNPACK does: in 32 bits, half up.
 
-    With q the integers less their zero points, shift such that the larger of scale_x / scale and scale_y / scale, times
-    2^shift, has 21 bits, and m = round(2^shift scale_. / scale):
-    (q_x m_x + q_y m_y + 2^(shift - 1)) >> shift.
+    The shift is chosen such that the larger of scale_x / scale and scale_y / scale, times 2^shift, has 21 bits. With
+    m_x = round(2^shift scale_x / scale), and m_y likewise, the integer is
+    (q_x m_x + q_y m_y + 2^(shift - 1)) >> shift, plus the zero point.
 
     References:
         XNNPACK, src/microparams-init.c (xnn_init_qs8_add_minmax_scalar_params) and src/qs8-vadd.
@@ -111,20 +116,21 @@ def sum_on_grid(x, x_grid: Grid, y, y_grid: Grid, grid: Grid, sign: int = 1):
     ratios = x_grid.scale / grid.scale, y_grid.scale / grid.scale
     fits = ops.maximum(*ratios) * ops.convert_to_tensor(2.0**_SUM_SHIFTS, "float32") < 2.0**_SUM_BITS
     shift = ops.sum(ops.cast(fits, "int32"))
-    one = ops.convert_to_tensor(1, "int32")
-    power = ops.cast(ops.left_shift(one, shift), "float32")
-    total = ops.left_shift(one, shift - 1)
+    unit = ops.convert_to_tensor(1, "int32")
+    power = ops.cast(ops.left_shift(unit, shift), "float32")
+    total = ops.left_shift(unit, shift - 1)
     for values, values_grid, ratio, factor in ((x, x_grid, ratios[0], 1), (y, y_grid, ratios[1], sign)):
         integers = ops.cast(ops.round(values / values_grid.scale), "int32")
         total = total + integers * (factor * ops.cast(ops.round(ratio * power), "int32"))
-    return of_integers(ops.cast(ops.right_shift(total, shift), "float32"), grid)
+    return dequantize(ops.cast(ops.right_shift(total, shift), "float32"), grid)
 
 
-def _rounded_twice(integers, multiplier):
-    """Integers times m / 2^n, m in [1/2, 1), rounded behind each, half away from 0: gemmlowp's fixed point."""
+def _rounded_twice(integers: Tensor, multiplier: Tensor) -> Tensor:
+    """Integers times m, then divided by 2^n, with m in [1/2, 1); rounded after each, half away from 0 (gemmlowp)."""
     shift = 2.0 ** ops.floor(-ops.log2(multiplier))
     return _half_away(_half_away(integers * (multiplier * shift)) / shift)
 
 
-def _half_away(x):
+def _half_away(x: Tensor) -> Tensor:
+    """The nearest integer, half away from 0."""
     return ops.sign(x) * ops.floor(ops.abs(x) + 0.5)

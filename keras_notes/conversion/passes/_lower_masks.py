@@ -15,11 +15,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_notes._shared.softmax_masks import MASK_MARGIN
 from keras_notes.conversion.passes._schema import code_of, name_of
 
 __all__ = ["lower_masks"]
 
-_MARGIN = 12.0
 # No score of a network that works is as large; every mask is (65504 is the least in use, for float16).
 _MASKED = 1e4
 _OPERATORS = schema.BuiltinOperator
@@ -93,7 +93,7 @@ class _Masks:
             if values is not None and (values <= -_MASKED).all():
                 counting = self.scores(operator.inputs[other])
                 if counting is not None:
-                    self._replace(number, place, counting[0] - _MARGIN)
+                    self._replace(number, place, counting[0] - MASK_MARGIN)
                 return counting
         branches = [self.scores(operator.inputs[place]) for place in (1, 2)]
         known = [branch for branch in branches if branch is not None]
@@ -113,7 +113,7 @@ class _Masks:
                 return None
             kept = sign * values[np.abs(values) < _MASKED]
             least, most = counting[0] + kept.min(initial=0.0), counting[1] + kept.max(initial=0.0)
-            self._replace(mask_number, mask_place, -sign * (most - least + _MARGIN))
+            self._replace(mask_number, mask_place, -sign * (most - least + MASK_MARGIN))
             return float(least), float(most)
         return self._measured(operator.outputs[0])
 

@@ -10,10 +10,10 @@ from keras_notes.compression.quantization._affine import (
     Grid,
     fake_quantize,
     grid_of_range,
-    kernel_scale,
-    on_scale,
+    snap_to_scale,
+    weight_scales,
 )
-from keras_notes.compression.quantization._integer_kernels import averaged, product_on_grid, requantize
+from keras_notes.compression.quantization._integer_kernels import average_pool_int, matmul_int, requantize_int
 from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
@@ -83,9 +83,9 @@ def test_learned_scale_has_the_gradient_of_lsq():
 def test_weights_have_a_scale_for_each_channel(bits):
     kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 5)).astype("float32") * [1, 10, 100, 1e-3, 0]
     kernel = kernel.astype("float32")
-    scale = kernel_scale(ops.convert_to_tensor(kernel), (0, 1, 2), bits)
+    scale = weight_scales(ops.convert_to_tensor(kernel), (0, 1, 2), bits)
     most = 2 ** (bits - 1) - 1
-    integers = _array(on_scale(ops.convert_to_tensor(kernel), scale)) / _array(scale)
+    integers = _array(snap_to_scale(ops.convert_to_tensor(kernel), scale)) / _array(scale)
     np.testing.assert_allclose(np.abs(integers[..., :4]).max((0, 1, 2)), most, atol=1e-3)
     assert not integers[..., 4].any()
 
@@ -96,7 +96,7 @@ def test_requantization_is_that_of_eight_bits_of_xnnpack():
     multiplier = int(np.round(256 * np.float32(0.05) / np.float32(0.031)))
     expected = np.clip(((integers + 3) * multiplier + 128) // 256 + 7, -128, 127)
     x = ((integers + 3) * np.float32(0.05)).astype("float32")
-    found = _array(requantize(ops.convert_to_tensor(x), before, after)) / np.float32(0.031) + 7
+    found = _array(requantize_int(ops.convert_to_tensor(x), before, after)) / np.float32(0.031) + 7
     np.testing.assert_array_equal(np.round(found), expected)
 
 
@@ -105,7 +105,7 @@ def test_averages_round_on_the_integers(half, expected):
     grid = Grid(0.5, -4.0, INT8)
     pairs = np.array([[0, 1], [0, -1], [1, 2], [-1, -2]])
     x = ((pairs + 4) * 0.5).astype("float32")
-    found = averaged(lambda t: ops.mean(t, axis=-1), ops.convert_to_tensor(x), grid, half=half)
+    found = average_pool_int(lambda t: ops.mean(t, axis=-1), ops.convert_to_tensor(x), grid, half=half)
     np.testing.assert_array_equal(_array(found) / 0.5 - 4, expected)
 
 
@@ -133,7 +133,7 @@ def test_product_of_two_tensors_rounds_as_the_kernel_that_takes_it(zero_point):
     else:
         wanted = np.round(sums * multiplier)
     x, y = ((a - 3) * np.float32(0.02)), ((b - zero_point) * np.float32(0.03))
-    found = product_on_grid(
+    found = matmul_int(
         ops.convert_to_tensor(x.astype("float32")), x_grid, ops.convert_to_tensor(y.astype("float32")), y_grid, grid
     )
     integers = np.round(_array(found) / np.float32(0.05) - 2)

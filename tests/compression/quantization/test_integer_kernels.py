@@ -11,7 +11,7 @@ from keras import layers, ops
 import keras_notes as kn
 from keras_notes.compression import quantize_aware
 from keras_notes.compression.quantization._affine import INT8, Grid, fake_quantize
-from keras_notes.compression.quantization._integer_kernels import inverse_root_on_grid, sum_on_grid
+from keras_notes.compression.quantization._integer_kernels import add_int, rsqrt_int
 
 PAIRS = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)), -1).reshape(-1, 2)
 # Of one of the sums some are so near a tie that multipliers of 21 bits tell.
@@ -61,7 +61,7 @@ def test_sums_round_half_up_with_multipliers_of_21_bits(sign):
     steps = PAIRS.astype("int64") - np.array([11, -37])
     multipliers = np.rint(np.array([x_grid.scale, sign * y_grid.scale]) / grid.scale * 2.0**21).astype("int64")
     expected = np.clip(((steps * multipliers).sum(1) + 2**20 >> 21) + 3, -128, 127)
-    found = ops.convert_to_numpy(sum_on_grid(x, x_grid, y, y_grid, grid, sign)) / grid.scale + grid.zero_point
+    found = ops.convert_to_numpy(add_int(x, x_grid, y, y_grid, grid, sign)) / grid.scale + grid.zero_point
     np.testing.assert_array_equal(np.round(found), expected)
     nearest = ops.convert_to_numpy(fake_quantize(x + sign * y, grid)) / grid.scale + grid.zero_point
     assert np.any(np.round(nearest) != expected)
@@ -94,7 +94,7 @@ def test_inverse_roots_round_twice_in_fixed_point(case):
         product = (round(2**20 / math.sqrt(step)) * multiplier + 2**30) >> 31
         expected.append(((product + (1 << (-exponent - 1))) >> -exponent) + zero_point)
     x = ops.convert_to_tensor(_values(x_grid, steps - 128))
-    found = ops.convert_to_numpy(inverse_root_on_grid(x, x_grid, grid)) / grid.scale + grid.zero_point
+    found = ops.convert_to_numpy(rsqrt_int(x, x_grid, grid)) / grid.scale + grid.zero_point
     np.testing.assert_array_equal(np.round(found), np.clip(expected, -128, 127))
     if case == "near ties":
         nearest = np.rint(1 / np.sqrt(steps * np.float64(x_grid.scale)) / grid.scale) + zero_point

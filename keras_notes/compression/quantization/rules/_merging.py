@@ -3,102 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._evaluator import Arithmetic, Pending, Product, Value, is_result, several
+from keras_notes.compression.quantization._evaluator import (
+    Evaluator,
+    Function,
+    Operand,
+    OperandOrConstant,
+    Rounded,
+    Unrounded,
+    WeightedSum,
+    is_operand,
+    operands_of,
+)
+from keras_notes.compression.quantization._tracer import Step
+from keras_notes.compression.quantization.rules import Rule
 from keras_notes.compression.quantization.rules._activations import (
     FUNCTIONS,
-    activated,
-    added,
-    multiplied,
-    subtracted,
+    add,
+    apply_activation,
+    multiply,
+    subtract,
 )
-from keras_notes.compression.quantization.rules._shapes import averaged
+from keras_notes.compression.quantization.rules._shapes import reduce_mean
 
 __all__ = ["OPERATIONS", "OPERATION_LAYERS"]
 
 _LAYERS = keras.layers
+_Merge: TypeAlias = Callable[[Evaluator, str, OperandOrConstant, OperandOrConstant], Unrounded]
 
 
-def _sum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
-    """A sum; the bias of a product, if a vector with a number for each channel is added to it."""
-    given = several(values)
-    if len(given) == 2:
-        for one, other in (given, given[::-1]):
-            if isinstance(one, Product) and one.bias is None and not is_result(other):
+def _sum(evaluator: Evaluator, step: Step, *values: OperandOrConstant) -> Operand:
+    """Adds values; a constant with a number for each channel becomes the bias of a weighted sum."""
+    operands = operands_of(values)
+    if len(operands) == 2:
+        for operand, other in (operands, operands[::-1]):
+            if isinstance(operand, WeightedSum) and operand.bias is None and not is_operand(other):
                 bias = ops.convert_to_tensor(other, "float32")
-                if one.is_per_channel(bias.shape):
-                    return one.scaled(step.name, ops.ones_like(bias), bias)
-    return _chain(arithmetic, step, given, added)
+                if operand.is_per_channel(bias.shape):
+                    return operand.scaled(step.name, ops.ones_like(bias), bias)
+    return _chain(evaluator, step, operands, add)
 
 
-def _difference(arithmetic: Arithmetic, step: Any, *values: Any) -> Pending:
-    return subtracted(arithmetic, step.name, *several(values))
+def _difference(evaluator: Evaluator, step: Step, *values: OperandOrConstant) -> Unrounded:
+    return subtract(evaluator, step.name, *operands_of(values))
 
 
-def _times(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
-    return _chain(arithmetic, step, several(values), multiplied)
+def _product(evaluator: Evaluator, step: Step, *values: OperandOrConstant) -> Operand:
+    return _chain(evaluator, step, operands_of(values), multiply)
 
 
-def _mean_of(arithmetic: Arithmetic, step: Any, values: Sequence[Any]) -> Pending:
-    total = _chain(arithmetic, step, list(values), added, f"{step.name}/sum")
-    return multiplied(arithmetic, step.name, total, 1.0 / len(values))
+def _average(evaluator: Evaluator, step: Step, values: Sequence[OperandOrConstant]) -> Unrounded:
+    total = _chain(evaluator, step, list(values), add, f"{step.name}/sum")
+    return multiply(evaluator, step.name, total, 1.0 / len(values))
 
 
-def _chain(arithmetic: Arithmetic, step: Any, values: list[Any], function: Callable, name: str | None = None) -> Any:
+def _chain(
+    evaluator: Evaluator, step: Step, values: list[OperandOrConstant], function: _Merge, name: str | None = None
+) -> Operand:
+    """Merges values from left to right; the last result is rounded at the point `name`, by default that of the step."""
     result = values[0]
     for number, value in enumerate(values[1:], 1):
-        last = number == len(values) - 1
-        result = function(arithmetic, (name or step.name) if last else f"{step.name}/{number}", result, value)
+        is_last = number == len(values) - 1
+        result = function(evaluator, (name or step.name) if is_last else f"{step.name}/{number}", result, value)
     return result
 
 
-def _quotient(arithmetic: Arithmetic, step: Any, value: Any, divisor: Any) -> Pending:
-    if is_result(divisor):
+def _quotient(evaluator: Evaluator, step: Step, value: Operand, divisor: OperandOrConstant) -> Unrounded:
+    if is_operand(divisor):
         raise ValueError(
             f"A divisor must be a constant, for the device divides no integers by each other. Received: "
             f"{step.name!r}. Give the layer around it in `skip`."
         )
-    return multiplied(arithmetic, step.name, value, 1.0 / ops.convert_to_tensor(divisor, "float32"))
+    return multiply(evaluator, step.name, value, 1.0 / ops.convert_to_tensor(divisor, "float32"))
 
 
-def _mean(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
-    return averaged(arithmetic, step.name, value, step.operation.axis, step.operation.keepdims)
+def _mean(evaluator: Evaluator, step: Step, value: Operand) -> Unrounded:
+    return reduce_mean(evaluator, step.name, value, step.operation.axis, step.operation.keepdims)
 
 
-def _function(function: Any) -> Callable:
-    def rule(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
-        return activated(arithmetic, step.name, value, function)
+def _function(function: Function) -> Rule:
+    def rule(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+        return apply_activation(evaluator, step.name, value, function)
 
     return rule
 
 
-def _square(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
-    x = arithmetic.quantized(value)
-    return multiplied(arithmetic, step.name, x, x)
+def _square(evaluator: Evaluator, step: Step, value: Operand) -> Unrounded:
+    x = evaluator.to_grid(value)
+    return multiply(evaluator, step.name, x, x)
 
 
-def _cast(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _cast(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     if "float" in step.operation.dtype:
-        return arithmetic.floating(value)
-    return Value(ops.cast(arithmetic.settled(value).tensor, step.operation.dtype))
+        return evaluator.to_float(value)
+    return Rounded(ops.cast(evaluator.materialize(value).tensor, step.operation.dtype))
 
 
-OPERATION_LAYERS: dict[Any, Callable] = {
+OPERATION_LAYERS: dict[type[keras.Layer], Rule] = {
     _LAYERS.Add: _sum,
     _LAYERS.Subtract: _difference,
-    _LAYERS.Multiply: _times,
-    _LAYERS.Average: _mean_of,
+    _LAYERS.Multiply: _product,
+    _LAYERS.Average: _average,
 }
 
-# By the names of their classes, which Keras does not export.
-OPERATIONS: dict[str, Callable] = {
+# Rules by the names of operation classes, which Keras does not export.
+OPERATIONS: dict[str, Rule] = {
     "Add": _sum,
     "Subtract": _difference,
-    "Multiply": _times,
+    "Multiply": _product,
     "Divide": _quotient,
     "TrueDivide": _quotient,
     "Mean": _mean,
