@@ -181,7 +181,7 @@ def _relu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
         if layer.max_value is None:
             return _leaky_relu(evaluator, step.name, value, float(layer.negative_slope))
     raise ValueError(
-        f"A ReLU must have a threshold of 0 and no or 6.0 as its largest value, for the device has no other. "
+        f"A ReLU must have threshold=0 and max_value=None or 6.0, because the device has no operator for others. "
         f"Received: {step.name!r} with threshold={layer.threshold}, max_value={layer.max_value}. Give it in `skip`."
     )
 
@@ -190,7 +190,7 @@ def _softmax_layer(evaluator: Evaluator, step: Step, value: Operand, mask: Tenso
     rank = len(evaluator.materialize(value).shape)
     if step.operation.axis not in (-1, rank - 1):
         raise ValueError(
-            f"A softmax must be over the last axis, for the device has no other. Received: {step.name!r} with "
+            f"A softmax must be over the last axis, as that of the device is. Received: {step.name!r} with "
             f"axis={step.operation.axis}. Permute before it, or give it in `skip`."
         )
     return masked_softmax(evaluator, step.name, value, mask)

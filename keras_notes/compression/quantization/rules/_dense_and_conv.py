@@ -98,7 +98,7 @@ def _dense(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
 
 
 def _einsum_dense(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
-    """Computes a matrix product; the contracted axes must be the last of x, and the first of the kernel and result."""
+    """Computes a matrix product: x ends with the contracted axes, and the result with those of the kernel."""
     layer = step.operation
     letters, rest = layer.equation.replace("...", "").replace(" ", "").split(",")
     kernel_letters, result_letters = rest.split("->")

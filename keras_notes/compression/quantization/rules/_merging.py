@@ -75,7 +75,7 @@ def _chain(
 def _quotient(evaluator: Evaluator, step: Step, value: Operand, divisor: OperandOrConstant) -> Unrounded:
     if is_operand(divisor):
         raise ValueError(
-            f"A divisor must be a constant, for the device divides no integers by each other. Received: "
+            f"A divisor must be a constant, because the device has no operator that divides integers. Received: "
             f"{step.name!r}. Give the layer around it in `skip`."
         )
     return multiply(evaluator, step.name, value, 1.0 / ops.convert_to_tensor(divisor, "float32"))

@@ -191,8 +191,8 @@ def _unroll(
     steps = x.shape[1]
     if layer.stateful or mask is not None or not steps or steps > LONGEST:
         raise ValueError(
-            f"A recurrent layer must have no states that last, no mask, and at most {LONGEST} steps, which are written "
-            f"out. Received: {name!r} with {steps} steps, stateful={layer.stateful}"
+            f"A recurrent layer must have stateful=False, no mask, and at most {LONGEST} steps, which are "
+            f"unrolled. Received: {name!r} with {steps} steps, stateful={layer.stateful}"
             f"{', a mask' if mask is not None else ''}. Give it in `skip`."
         )
     cell = _CELLS[type(layer)](evaluator, name, layer, x)

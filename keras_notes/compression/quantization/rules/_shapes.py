@@ -45,7 +45,7 @@ def check_channels_last(step: Step) -> None:
     data_format = getattr(step.operation, "data_format", "channels_last")
     if data_format != "channels_last":
         raise ValueError(
-            f"A layer must have its channels last, as the device has. Received: {step.name!r} with "
+            f"A layer must have its channels last, as the operators of the device do. Received: {step.name!r} with "
             f"data_format={data_format!r}. Rebuild it with data_format='channels_last'."
         )
 
