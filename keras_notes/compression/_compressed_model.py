@@ -15,10 +15,11 @@ from keras_notes.compression._inputs import inputs_of
 from keras_notes.compression._substitution import substituted
 from keras_notes.compression._weight_transform import WeightTransform
 from keras_notes.compression.quantization._affine import Grid
-from keras_notes.compression.quantization._config import Scheme
-from keras_notes.compression.quantization._quantized_network import QuantizedProgram
+from keras_notes.compression.quantization._config import QuantizationConfig
+from keras_notes.compression.quantization._quantized_network import QuantizedNetwork, trace_network
+from keras_notes.compression.quantization._tracer import Program
 
-__all__ = ["CompressedModel", "strip", "without_integers"]
+__all__ = ["CompressedModel", "attach_quantization", "strip", "without_integers"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -41,7 +42,7 @@ class CompressedModel(keras.Model):
         self,
         network: keras.Model,
         transforms: Sequence[WeightTransform] = (),
-        scheme: Scheme | None = None,
+        scheme: QuantizationConfig | None = None,
         points: Sequence[str] = (),
         input_specs: Any = None,
         **kwargs: Any,
@@ -52,22 +53,16 @@ class CompressedModel(keras.Model):
         self.transforms = list(transforms)
         # KerasTensors are no state; in a tuple, because Keras wraps lists and dicts to track what is in them.
         self._given_specs = (input_specs,)
-        self.quantization = None
+        self.quantization: QuantizedNetwork | None = None
         if scheme is not None:
-            clustered = [
-                network.variables[number]
-                for transform in self.transforms
-                if transform.shares_values
-                for number in transform.numbers
-            ]
-            self.quantization = QuantizedProgram(network, self.input_structure, scheme, points, clustered)
+            attach_quantization(self, trace_network(network, self.input_structure, scheme), scheme, points)
         self._symbolic: tuple[Any, ...] = ()
         self.built = True
 
     @property
-    def scheme(self) -> Scheme | None:
+    def scheme(self) -> QuantizationConfig | None:
         """How it computes in integers; None for floating point."""
-        return None if self.quantization is None else self.quantization.scheme
+        return None if self.quantization is None else self.quantization.config
 
     @property
     def input_structure(self) -> Any:
@@ -120,11 +115,11 @@ class CompressedModel(keras.Model):
         if program is None:
             raise ValueError(f"The model must be quantization-aware. Received: {self.name!r}, which is not.")
         with self.transformed():
-            deployment = program.deployment(mark)
+            emitter = program.deploy_emitter(mark)
 
         def call(inputs: Any, training: bool | None = None) -> Any:
             with self.transformed():
-                return program.deploy(deployment, inputs)
+                return program.emit(emitter, inputs)
 
         return call
 
@@ -167,7 +162,7 @@ class CompressedModel(keras.Model):
         return cls(
             with_names(made(config["network"]), config["layer_names"]),
             [made(one) for one in config["transforms"]],
-            None if scheme is None else Scheme.from_config(scheme),
+            None if scheme is None else QuantizationConfig.from_config(scheme),
             config["points"],
             None if specs is None else _specs_of(specs),
             name=config["name"],
@@ -206,6 +201,27 @@ class CompressedModel(keras.Model):
             )
             self._symbolic = (inputs, self(inputs))
         return self._symbolic
+
+
+def attach_quantization(
+    model: CompressedModel, program: Program, config: QuantizationConfig, points: Sequence[str]
+) -> QuantizedNetwork:
+    """Makes a model in floating point quantization-aware; returns the part that computes in integers.
+
+    Args:
+        model: Model, which is changed.
+        program: Its network, traced.
+        config: Choices of `quantize_aware`.
+        points: Names of the points where values are rounded.
+    """
+    clustered = [
+        model.network.variables[number]
+        for transform in model.transforms
+        if transform.shares_values
+        for number in transform.numbers
+    ]
+    model.quantization = QuantizedNetwork(program, model.input_structure, config, points, clustered)
+    return model.quantization
 
 
 def without_integers(model: keras.Model, verb: str) -> tuple[keras.Model, list[WeightTransform], Any]:

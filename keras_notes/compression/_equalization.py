@@ -25,8 +25,8 @@ from keras_notes.compression.channels._scaling_rules import (
     made_by,
     taken_by,
 )
-from keras_notes.compression.quantization._interpreter import run
-from keras_notes.compression.quantization._simulator import Calibration
+from keras_notes.compression.quantization._calibrator import Calibrator
+from keras_notes.compression.quantization._interpreter import interpret
 from keras_notes.compression.quantization._tracer import Program, Ref, Step, trace
 
 __all__ = ["equalize"]
@@ -175,7 +175,7 @@ def _largest(program: Program, links: Sequence[_Link], arrays: Sequence[np.ndarr
     names = [""] * len(arrays)
     for start in range(0, len(arrays[0]), _BATCH):
         inputs = [ops.convert_to_tensor(array[start : start + _BATCH]) for array in arrays]
-        results = run(plain, Calibration(None, 8), inputs, names)
+        results = interpret(plain, Calibrator(None, 8), inputs, names)
         for number, (link, result) in enumerate(zip(links, results, strict=True)):
             values = np.abs(ops.convert_to_numpy(result)).reshape(-1, link.channels).max(0)
             found[number] = np.maximum(found[number], values)

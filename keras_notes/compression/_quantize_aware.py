@@ -1,19 +1,21 @@
-"""`quantize_aware`: a model that trains in the arithmetic of the device."""
+"""`quantize_aware`: quantization-aware training in the arithmetic of the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
-from keras_notes.compression._compressed_model import CompressedModel, without_integers
+from keras_notes._shared.keras_internals import layers_of
+from keras_notes._shared.types import ArrayLike
+from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, without_integers
 from keras_notes.compression._inputs import input_arrays, inputs_of, spec_like
 from keras_notes.compression._layer_patterns import check_skip, skip_patterns
-from keras_notes.compression.quantization._config import RECIPES, Scheme
+from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
+from keras_notes.compression.quantization._quantized_network import calibrate, trace_network
 
 __all__ = ["quantize_aware"]
 
@@ -22,48 +24,53 @@ def quantize_aware(
     model: keras.Model,
     *,
     recipe: str = "int8",
-    calibration: Any = None,
+    calibration: ArrayLike | None = None,
     skip: Sequence[str] = (),
     ranges: str = "moving_average",
     batch_norm: str = "frozen",
     momentum: float = 0.99,
     freeze_after: int | None = None,
 ) -> CompressedModel:
-    """Returns a model that computes, in training and in `predict`, as the device will: rounded to its integers.
+    """Returns a model that rounds its values to the integers of the device, in training and in `predict`.
 
-    Train it as any Keras model, alone or as the student of a `Distiller`, then `convert` it with the same recipe, and
-    without calibration data: the ranges are in it. Weights are rounded by channel, symmetric; activations once behind
-    each operator of LiteRT, after batch normalization and the activation that are fused to it; biases to the grid of
-    their products. Gradients pass roundings straight through, and stop where a value is clipped.
+    Train the result like any Keras model, alone or as the student of a `Distiller`. Then `convert` it with the same
+    recipe and without calibration data: the model holds the ranges. Weights are rounded symmetrically, with a scale for
+    each channel. Activations are rounded once after each operator of LiteRT, that is, after the batch normalization and
+    the activation that are fused to it. Biases are rounded to the grid of the sums that they are added to. Gradients
+    pass roundings unchanged (straight-through), and are zero where a value is clipped.
 
-    A network whose channels have very different ranges, as depthwise ones often do, goes through `equalize` before: one
-    grid for all of them leaves the small ones few values, and training makes up for that slowly.
+    If the channels of a network have very different ranges, as those of depthwise convolutions often have, call
+    `equalize` first: a single grid for all channels leaves few values to those with small ranges, and training
+    compensates for that slowly.
 
     Args:
-        model: A built model; functional, sequential, nested, or subclassed of layers and `keras.ops`. It stays as it
-            is. One that `prune` or `cluster` made keeps its zeros and centroids.
-        recipe: "int8" (weights and activations; "static_int8" of `convert`), "int16x8" (weights int8, activations
+        model: Built model: functional, sequential, nested, or subclassed if it consists of layers and `keras.ops`. It
+            is not changed. A model from `prune` or `cluster` keeps its zeros and centroids.
+        recipe: "int8" (weights and activations; "static_int8" of `convert`), "int16x8" (weights in int8, activations in
             int16), or "weight_int4" (weights of 4 bits where LiteRT has the operator, activations in floating point).
-        calibration: Typical inputs, some 250, of the training set, from which the ranges of activations start. Without
-            them ranges start at the first batch of training.
-        skip: Patterns of layer names, or of paths ("block/*"), that stay in floating point. `convert` is told by the
-            model.
-        ranges: How ranges of activations go on in training: "moving_average" of those of the batches, or "learned", by
-            gradient (LSQ), which needs calibration data.
-        batch_norm: What a batch normalization behind a layer with weights uses in training: "frozen" (the moving
-            statistics, folded into the weights: what is trained is what runs) or "live" (those of the batch, as in
-            Keras, until the ranges freeze). Inference, as the device, always has them folded. Frozen statistics are as
-            accurate on the networks of benchmarks/compression/accuracy.py, and a step costs less; take "live" for
-            a network that is still to learn.
-        momentum: Of the moving averages, in [0, 1): how much of the old range stays at each step.
-        freeze_after: The number of training steps after which ranges and batch statistics stay. A good choice is some
-            four fifths of all steps. Defaults to never.
+        calibration: Typical inputs, about 250 samples of the training set of shape (samples, ...), in the structure of
+            the model's inputs. The ranges of activations start from theirs; without calibration data, from the first
+            batch of training.
+        skip: Patterns of layer names, or of paths ("block/*"), of layers that stay in floating point. `convert` reads
+            them from the model.
+        ranges: Method by which the ranges of activations follow the training: "moving_average" of the ranges of
+            batches, or "learned" by gradient (LSQ), which needs calibration data.
+        batch_norm: Statistics that a batch normalization after a layer with weights uses in training: "frozen" (the
+            moving statistics, folded into the weights, as in inference) or "live" (those of the batch, as in Keras,
+            until the ranges freeze). In inference, as on the device, the moving statistics are always folded. Frozen
+            statistics are as accurate on the networks of benchmarks/compression/accuracy.py, and a step takes less
+            time; choose "live" for a network that is not trained yet.
+        momentum: Part of the old range that stays at each step of the moving average, in [0, 1).
+        freeze_after: Number of training steps after which ranges and batch statistics stay. About four fifths of all
+            steps is a good choice. Defaults to never.
 
     Returns:
         A `CompressedModel` with the inputs, outputs and weights of the model.
 
     Raises:
-        ValueError: If an argument is out of its range, or the device has no integer operator for a layer; names it.
+        TypeError: If `model` is not a Keras model, or `skip` is not a sequence of strings.
+        ValueError: If an argument is out of its range, the model is not built or already quantization-aware, or the
+            device has no integer operator for a layer; names the layer.
 
     Example:
         >>> import keras, numpy as np
@@ -74,53 +81,59 @@ def quantize_aware(
         True
 
     References:
-        Jacob et al., CVPR 2018, section 3. Esser et al., "Learned Step Size Quantization", ICLR 2020.
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+        CVPR 2018, section 3. Esser et al., "Learned Step Size Quantization", ICLR 2020.
     """
-    scheme = Scheme(
+    config = QuantizationConfig(
         recipe=check_choice("recipe", recipe, tuple(RECIPES)),
         skip=skip_patterns(skip),
         batch_norm=check_choice("batch_norm", batch_norm, ("live", "frozen")),
         learned=check_choice("ranges", ranges, ("moving_average", "learned")) == "learned",
-        momentum=_momentum(momentum),
+        momentum=_check_momentum(momentum),
         freeze_after=None if freeze_after is None else check_at_least("freeze_after", freeze_after, 0),
         calibrated=calibration is not None,
     )
-    if scheme.learned and calibration is None:
+    if config.learned and calibration is None:
         raise ValueError(
             "`calibration` must hold typical inputs for ranges='learned', which start from theirs. "
             "Received: calibration=None."
         )
-    network, transforms, specs = _parts(model, calibration)
-    draft = CompressedModel(network, transforms, scheme, (), specs)
-    assert draft.quantization is not None
-    check_skip(scheme.skip, [step.path for step in draft.quantization.steps])
-    with draft.transformed():
-        arrays = None if calibration is None else input_arrays(draft.input_structure, calibration)
-        found = draft.quantization.calibrated(arrays)
-    made = CompressedModel(network, transforms, scheme, tuple(found), specs, name=model.name)
-    assert made.quantization is not None
-    if found and calibration is not None:
-        made.quantization.ranges.start(np.array(list(found.values()), "float32"))
-    return made
+    quantized = _copy_in_float(model, calibration)
+    structure = quantized.input_structure
+    program = trace_network(quantized.network, structure, config)
+    check_skip(config.skip, [step.path for step in program.steps])
+    with quantized.transformed():
+        arrays = None if calibration is None else input_arrays(structure, calibration)
+        limits = calibrate(program, structure, config, arrays)
+    quantization = attach_quantization(quantized, program, config, tuple(limits))
+    if limits and calibration is not None:
+        quantization.ranges.start(np.array(list(limits.values()), "float32"))
+    return quantized
 
 
-def _parts(model: keras.Model, calibration: Any) -> tuple[keras.Model, list[Any], Any]:
-    """A copy of the network, of what its weights go through, and its inputs if it does not say them itself."""
-    copy, transforms, specs = without_integers(model, "quantize")
-    for layer in copy._flatten_layers():
-        if layer.compute_dtype in ("float16", "bfloat16"):  # rounded to integers, they would be rounded twice
+def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:
+    """Copies a model, with the transforms of its weights, into a `CompressedModel` in floating point."""
+    network, transforms, specs = without_integers(model, "quantize")
+    for layer in layers_of(network):
+        # Float32, because a rounding to half precision before that to integers would be a second one.
+        if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = keras.DTypePolicy("float32")
-    if specs is not None or inputs_of(copy) is not None:
-        return copy, transforms, specs
-    if calibration is None:
-        raise ValueError(
-            f"`calibration` must be given for a model whose inputs are not known. Received: {model.name!r}, a "
-            f"{type(model).__name__}, and calibration=None."
-        )
-    return copy, transforms, tree.map_structure(spec_like, calibration)
+    if specs is None and inputs_of(network) is None:
+        if calibration is None:
+            raise ValueError(
+                f"`calibration` must be given for a model whose inputs are not known. Received: {model.name!r}, a "
+                f"{type(model).__name__}, and calibration=None."
+            )
+        specs = tree.map_structure(spec_like, calibration)
+    return CompressedModel(network, transforms, input_specs=specs, name=model.name)
 
 
-def _momentum(momentum: Any) -> float:
+def _check_momentum(momentum: float) -> float:
+    """Returns a momentum in [0, 1).
+
+    Raises:
+        ValueError: If it is outside.
+    """
     if (checked := check_between("momentum", momentum, 0.0, 1.0)) == 1.0:
         raise ValueError(f"`momentum` must be in [0, 1). {received(momentum=momentum)}")
     return checked

@@ -19,9 +19,9 @@ def integer_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     for graph in model.subgraphs:
         for operator in graph.operators:
             code = model.operatorCodes[operator.opcodeIndex]
-            kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            if kind in _WEIGHTED:
+            operator_name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if operator_name in _WEIGHTED:
                 tensor = graph.tensors[operator.inputs[1]]
                 data = bytes(model.buffers[tensor.buffer].data)
                 assert tensor.type == schema.TensorType.INT8
-                yield f"{kind} {tensor.name.decode()}", np.frombuffer(data, np.int8).reshape(tensor.shape)
+                yield f"{operator_name} {tensor.name.decode()}", np.frombuffer(data, np.int8).reshape(tensor.shape)

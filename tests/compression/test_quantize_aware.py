@@ -46,9 +46,9 @@ def check_layer(name: str) -> None:
     net = NETS[name]()
     x = samples(net, 32)
     quantized = quantize_aware(net, calibration=x if len(x) > 1 else x[0], momentum=0.5)
-    wanted, found = (ops.convert_to_numpy(model(x[0], training=False)) for model in (net, quantized))
+    expected, actual = (ops.convert_to_numpy(model(x[0], training=False)) for model in (net, quantized))
     # One step of the output's grid is 1 / 255 of its extent; roundings on the way add up to a few.
-    assert np.abs(found - wanted).max() <= 0.08 * np.ptp(wanted)
+    assert np.abs(actual - expected).max() <= 0.08 * np.ptp(expected)
     before = limits(quantized)
     quantized(x[0] * 2 if x[0].dtype.kind == "f" else x[0], training=True)
     if x[0].dtype.kind == "f":
@@ -73,9 +73,9 @@ def test_source_model_is_unchanged():
 def test_weights_start_as_those_of_the_model():
     model = small_net()
     quantized = quantize_aware(model, calibration=X)
-    for one, other in zip(model.variables, quantized.network.variables, strict=True):
-        assert one.path == other.path
-        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+    for variable, other in zip(model.variables, quantized.network.variables, strict=True):
+        assert variable.path == other.path
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), ops.convert_to_numpy(other))
     assert len(quantized.trainable_variables) == len(model.trainable_variables)
 
 
@@ -150,7 +150,7 @@ def test_live_statistics_are_those_of_keras():
     model(X, training=True)
     for name in ("moving_mean", "moving_variance"):
         ours, keras_s = (
-            ops.convert_to_numpy(getattr(one.get_layer("norm"), name)) for one in (quantized.network, model)
+            ops.convert_to_numpy(getattr(net.get_layer("norm"), name)) for net in (quantized.network, model)
         )
         # The weights of the convolution are rounded, the statistics of its outputs a little off for that.
         np.testing.assert_allclose(ours, keras_s, rtol=0.02, atol=0.01)
@@ -174,8 +174,8 @@ def test_strip_gives_the_plain_model_with_the_trained_weights():
     quantized = fitted(small_net())
     plain = strip(quantized)
     assert type(plain) is type(small_net())
-    for one, other in zip(plain.variables, quantized.network.variables, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+    for variable, other in zip(plain.variables, quantized.network.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), ops.convert_to_numpy(other))
 
 
 def test_variance_that_rounds_to_zero_leaves_everything_finite():
@@ -206,10 +206,10 @@ def test_model_of_two_inputs_and_a_dict_of_outputs():
     model = keras.Model({"first": first, "second": second}, {"sum": total, "first": layers.Dense(2)(first)})
     data = {"first": X[:, 0, :4, 0], "second": X[:, 1, :4, 0]}
     quantized = quantize_aware(model, calibration=data)
-    wanted, found = model.predict(data, verbose=0), quantized.predict(data, verbose=0)
-    assert wanted.keys() == found.keys()
-    for name, values in wanted.items():
-        assert np.abs(found[name] - values).max() < 0.03 * np.ptp(values)
+    expected, actual = model.predict(data, verbose=0), quantized.predict(data, verbose=0)
+    assert expected.keys() == actual.keys()
+    for name, values in expected.items():
+        assert np.abs(actual[name] - values).max() < 0.03 * np.ptp(values)
 
 
 def test_layer_that_is_used_twice_has_a_point_for_each_use():

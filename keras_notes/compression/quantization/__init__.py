@@ -1,1 +1,1 @@
-"""Training in integers: a traced network, evaluated on grids."""
+"""Quantization-aware training: a traced network that is evaluated on the integer grids of the device."""

@@ -1,18 +1,18 @@
-"""How a model computes in integers: the recipe, and the choices of quantization-aware training."""
+"""The configuration of quantization-aware training: the recipe, and the choices of `quantize_aware`."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
+from keras_notes._shared.types import Config
 from keras_notes.compression._layer_patterns import is_skipped
-from keras_notes.compression.quantization._affine import INT8, INT16, Format
+from keras_notes.compression.quantization._affine import INT8, INT16, IntegerFormat
 
-__all__ = ["RECIPES", "Scheme"]
+__all__ = ["RECIPES", "QuantizationConfig"]
 
-# Format of activations, bits of weights, and what `convert` calls it.
-RECIPES: dict[str, tuple[Format | None, int, str]] = {
+# Format of activations, bits of weights, and the name of the recipe in `convert`.
+RECIPES: dict[str, tuple[IntegerFormat | None, int, str]] = {
     "int8": (INT8, 8, "static_int8"),
     "int16x8": (INT16, 8, "int16x8"),
     "weight_int4": (None, 4, "weight_int4"),
@@ -20,8 +20,18 @@ RECIPES: dict[str, tuple[Format | None, int, str]] = {
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """The choices of `quantize_aware`, which explains them."""
+class QuantizationConfig:
+    """The choices of `quantize_aware`, which documents them.
+
+    Attributes:
+        recipe: Name of the recipe, a key of `RECIPES`.
+        skip: Patterns of layer names or paths that stay in floating point.
+        batch_norm: "live" or "frozen" statistics of batch normalization in training.
+        learned: Whether ranges are trained by gradient; otherwise they are moving averages.
+        momentum: Part of the old range that stays at each step.
+        freeze_after: Number of training steps after which ranges stay; None for never.
+        calibrated: Whether the ranges start from calibration data.
+    """
 
     recipe: str
     skip: tuple[str, ...]
@@ -32,35 +42,29 @@ class Scheme:
     calibrated: bool
 
     @property
-    def format(self) -> Format | None:
+    def format(self) -> IntegerFormat | None:
         """The format of activations; None for floating point."""
         return RECIPES[self.recipe][0]
 
     @property
     def bits(self) -> int:
-        """The size of weights, where LiteRT has the operator for it."""
+        """The size of weights in bits, where LiteRT has the operator for it."""
         return RECIPES[self.recipe][1]
 
     @property
     def conversion_recipe(self) -> str:
-        """What `convert` calls the recipe."""
+        """The name of the recipe in `convert`."""
         return RECIPES[self.recipe][2]
 
-    @property
-    def ranges(self) -> dict[str, Any]:
-        """The arguments of `Ranges`."""
-        names = ("learned", "momentum", "freeze_after", "calibrated")
-        return {name: getattr(self, name) for name in names}
-
     def is_float(self, path: tuple[str, ...]) -> bool:
-        """Whether the layer at the end of a path, or one around it, was asked to stay in floating point."""
+        """Whether `skip` matches the layer at the end of a path, or a layer around it."""
         return is_skipped(path, self.skip)
 
-    def to_config(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_config(self) -> Config:
+        """Returns the configuration as JSON."""
         return {**dataclasses.asdict(self), "skip": list(self.skip)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Scheme:
-        """From JSON."""
+    def from_config(cls, config: Config) -> QuantizationConfig:
+        """Returns the configuration that `to_config` wrote."""
         return cls(**{**config, "skip": tuple(config["skip"])})

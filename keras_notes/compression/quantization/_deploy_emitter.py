@@ -1,39 +1,46 @@
-"""The arithmetic of the deploy graph: constants on their grids, and a mark at each point where the device rounds."""
+"""Emission of the deploy graph: constants on their grids, and a mark at each point where the device rounds."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_notes.compression.quantization._affine import Format, Grid
-from keras_notes.compression.quantization._evaluator import Arithmetic, Product, Value, Weights
+from keras_notes._shared.types import Tensor
+from keras_notes.compression.quantization._affine import Grid, IntegerFormat
+from keras_notes.compression.quantization._evaluator import (
+    Evaluator,
+    Operand,
+    Rounded,
+    Rounding,
+    WeightedSum,
+    Weights,
+)
 
-__all__ = ["Deployment"]
+__all__ = ["DeployEmitter"]
 
 
-class Deployment(Arithmetic):
-    """Computes in floating point what a converter is to see.
+class DeployEmitter(Evaluator):
+    """Computes in floating point the graph that a converter traces.
 
     Args:
-        format: The format of activations; None for floating point.
-        bits: The size of weights.
-        grids: The grid at each point, in numbers.
-        constants: Weights and biases on their grids, and those grids' scales, by name.
-        mark: Puts a mark on a tensor, which tells the grid to the quantizer.
+        format: Format of activations; None for floating point.
+        bits: Size of weights, in bits.
+        grids: Grid at each point, in numbers.
+        constants: Weights and biases on their grids, and the scales of these grids, by name.
+        mark: Function that puts a mark on a tensor, from which the quantizer reads the grid.
     """
 
     def __init__(
         self,
-        format: Format | None,
+        format: IntegerFormat | None,
         bits: int,
         grids: Mapping[str, Grid],
         constants: Mapping[str, tuple[np.ndarray, np.ndarray]],
-        mark: Callable[[Any, Grid], Any],
+        mark: Callable[[Tensor, Grid], Tensor],
     ) -> None:
         super().__init__(format, bits)
         self._grids = grids
@@ -42,7 +49,7 @@ class Deployment(Arithmetic):
 
     @contextlib.contextmanager
     def scope(self, path: tuple[str, ...]) -> Iterator[None]:
-        """Names the operators after their layer, as Keras does, which opens each scope once before it is used."""
+        """Names the operators after their layer. Like Keras, it opens each scope once before the scope is used."""
         with contextlib.ExitStack() as stack:
             for name in path:
                 with keras.name_scope(name):
@@ -50,36 +57,36 @@ class Deployment(Arithmetic):
                 stack.enter_context(keras.name_scope(name))
             yield
 
-    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
+    def round(self, compute: Callable[[], Tensor], name: str, rounding: Rounding | None = None) -> Rounded:
         if self.format is None:
-            return Value(compute(), None, name)
+            return Rounded(compute(), None, name)
         return self.round_to(compute(), self._grids[name])
 
-    def round_to(self, tensor: Any, grid: Grid | None) -> Value:
-        return Value(tensor if grid is None else self._mark(tensor, grid), grid)
+    def round_to(self, tensor: Tensor, grid: Grid | None) -> Rounded:
+        return Rounded(tensor if grid is None else self._mark(tensor, grid), grid)
 
-    def masked(self, value: Any, counting: Any, name: str) -> Value:
+    def mask_scores(self, value: Operand, unmasked: Tensor, name: str) -> Rounded:
         if self.format is None:
-            return super().masked(value, counting, name)
+            return super().mask_scores(value, unmasked, name)
         grid = self._grids[name]
         scores = self._mark(self._raw(value), grid)
-        return self.round_to(ops.where(counting, scores, grid.range[0]), grid)
+        return self.round_to(ops.where(unmasked, scores, grid.range[0]), grid)
 
-    def moved(self, tensor: Any, grid: Grid | None) -> Value:
+    def same_grid(self, tensor: Tensor, grid: Grid | None) -> Rounded:
         return self.round_to(tensor, grid)
 
-    def constant(self, tensor: Any, name: str) -> Value:
-        """As it is: the quantizer finds its range by itself, which a rounded one would not have any more."""
+    def constant(self, tensor: Tensor, name: str) -> Rounded:
+        """Leaves the constant unrounded: the quantizer derives its range, which rounded values would change."""
         tensor = ops.convert_to_tensor(tensor, "float32")
         if self.format is None:
-            return Value(tensor)
+            return Rounded(tensor)
         scale, zero_point = self._constants[f"{name}/constant"]
-        return Value(tensor, Grid(float(scale), float(zero_point), self.format))
+        return Rounded(tensor, Grid(float(scale), float(zero_point), self.format))
 
-    def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
+    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
         kernel, scale = self._constants[weights.name]
         return ops.convert_to_tensor(kernel), scale
 
-    def quantized_bias(self, product: Product, scale: Any) -> Any:
-        name = f"{product.weights.name}/bias"
-        return ops.convert_to_tensor(self._constants[name][0]) if name in self._constants else product.bias
+    def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
+        name = f"{weighted_sum.weights.name}/bias"
+        return ops.convert_to_tensor(self._constants[name][0]) if name in self._constants else weighted_sum.bias

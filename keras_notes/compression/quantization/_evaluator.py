@@ -1,7 +1,7 @@
-"""Quantized arithmetic: what each step of a program computes, rounded where the device rounds.
+"""Evaluators of a traced program, and the values that its steps take and return.
 
-A result stays `Pending` until something else than a fused operation takes it: LiteRT computes convolution, bias and
-activation in one operator, and rounds once.
+A result stays `Unrounded` or a `WeightedSum` until something other than a fused operation takes it: LiteRT computes
+convolution, bias and activation in one operator, and rounds once.
 """
 
 from __future__ import annotations
@@ -10,70 +10,90 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._affine import Format, Grid, fake_quantize, grid_of_range
+from keras_notes._shared.softmax_masks import MASK_MARGIN
+from keras_notes._shared.types import Tensor, Tree
+from keras_notes.compression.quantization._affine import Grid, IntegerFormat, fake_quantize, grid_of_range
 
-# As in conversion: exp(-12) is less than half a step of a softmax.
-MASK_MARGIN = 12.0
-# In floating point.
+__all__ = [
+    "Evaluator",
+    "Function",
+    "Operand",
+    "OperandOrConstant",
+    "Rounded",
+    "Rounding",
+    "Unrounded",
+    "WeightedSum",
+    "Weights",
+    "grid_of",
+    "is_operand",
+    "operands_of",
+    "tensor_of",
+]
+
+# A masked score in floating point.
 _MASKED = -1e9
-# The integers of 8 bits are known before any calibration: one of the grid for each, as scale and zero point by bits.
+# The grid of each 8-bit integer type, known before any calibration, as scale and zero point by bits of activations.
 _SMALL_INTEGERS: dict[str, dict[int, tuple[float, int]]] = {
     "uint8": {8: (1.0, -128), 16: (1.0, 0)},
     "int8": {8: (1.0, 0), 16: (1.0, 0)},
 }
 
-__all__ = ["MASK_MARGIN", "Arithmetic", "Pending", "Product", "Value", "Weights", "is_result", "several"]
+Function: TypeAlias = Callable[[Tensor], Tensor]
+"""A function of a single tensor."""
+
+Rounding: TypeAlias = Callable[[Grid], Tensor]
+"""A function that computes values and rounds them to a grid as a kernel of the device does."""
 
 
 @dataclass(frozen=True)
-class Value:
-    """A tensor that a step may take.
+class Rounded:
+    """A tensor that a step can take.
 
     Attributes:
-        tensor: Its values.
-        grid: The grid that they lie on; None for values in floating point, and for what is not floating point at all.
-        name: Of the point where it would be rounded if it is not yet.
+        tensor: Values.
+        grid: Grid that the values lie on; None for floating-point values that are not rounded, and for other types.
+        name: Name of the point where the values are rounded if they are not yet.
     """
 
-    tensor: Any
+    tensor: Tensor
     grid: Grid | None = None
     name: str = ""
 
     @property
-    def shape(self) -> tuple[Any, ...]:
-        """The shape of the tensor: numbers, but for a batch of unknown size."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor; the size of the batch is None if it is unknown."""
         return tuple(self.tensor.shape)
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A result that is not rounded yet, so that an activation can be fused.
+class Unrounded:
+    """A result that is not rounded yet, so that an activation can be fused to it.
 
     Attributes:
-        name: Of the point where it will be rounded.
-        compute: Gives the values.
-        fixed: The grid that LiteRT prescribes for the result, as scale and zero point by bits; None for one that
-            follows the values.
-        fuses: Whether an activation can be fused to it.
-        after: Moves the values when they are rounded.
-        rounding: Rounds to a grid as the kernel does, where that is not the nearest value.
+        name: Name of the point where the result will be rounded.
+        compute: Function that computes the values.
+        fixed: Grid that LiteRT prescribes for the result, as scale and zero point by bits; None for a grid that follows
+            the values.
+        fuses: Whether an activation can be fused to the result.
+        after: Function that rearranges the values after they are rounded.
+        rounding: Function that computes the values on a grid as the kernel does, where that is not the nearest value.
     """
 
     name: str
-    compute: Callable[[], Any]
+    compute: Callable[[], Tensor]
     fixed: dict[int, tuple[float, int]] | None = None
     fuses: bool = False
-    after: Callable[[Any], Any] | None = None
-    rounding: Callable[[Grid], Any] | None = None
+    after: Function | None = None
+    rounding: Rounding | None = None
 
-    def then(self, name: str, function: Callable) -> Pending:
-        """With an activation fused to it."""
-        return _fused(self, name, function)
+    def then(self, name: str, function: Function) -> Unrounded:
+        """Fuses an activation to the result."""
+        return _fuse(self, name, function)
 
 
 @dataclass(frozen=True)
@@ -81,220 +101,253 @@ class Weights:
     """Weights of 8 or 4 bits, with a scale for each channel.
 
     Attributes:
-        name: Their own, the same at every use.
-        kernel: The values.
-        channels: The shape in which a number for each channel stands beside them: (1, 1, 1, filters) for a convolution.
+        name: Name of the weights, the same at every use.
+        kernel: Values of the weights.
+        variable: Variable that the weights come from; None for weights that are computed from several. Clustered
+            variables are recognized by it: all of their channels share a scale.
+        channels: Shape that broadcasts a number for each channel along the kernel: (1, 1, 1, filters) for a
+            convolution.
         low_bits: Whether LiteRT has the operator for 4 bits.
-        multiplier: What each channel was multiplied with, in the shape `channels`, 1 if nothing was folded.
-        unfolded: The values before that.
+        multiplier: Factor that each channel was multiplied by, in the shape `channels`; 1 if nothing was folded.
+        unfolded: Values of the weights before they were multiplied; None if nothing was folded.
     """
 
     name: str
-    kernel: Any
+    kernel: Tensor
+    variable: keras.Variable | None
     channels: tuple[int, ...]
     low_bits: bool = True
-    multiplier: Any = 1.0
-    unfolded: Any = None
+    multiplier: Tensor = 1.0
+    unfolded: Tensor = None
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """What belongs to one channel."""
+        """The axes of the kernel that belong to a single channel."""
         return tuple(axis for axis, size in enumerate(self.channels) if size == 1)
 
-    def scaled(self, multiplier: Any) -> Weights:
-        """With each channel multiplied."""
+    def scaled(self, multiplier: Tensor) -> Weights:
+        """The weights with each channel multiplied."""
         factor = ops.reshape(multiplier, self.channels)
         unfolded = self.kernel if self.unfolded is None else self.unfolded
         return replace(self, kernel=self.kernel * factor, multiplier=self.multiplier * factor, unfolded=unfolded)
 
 
 @dataclass(frozen=True)
-class Product:
-    """A pending product of inputs and weights: apply(x, kernel) + bias.
+class WeightedSum:
+    """A product of inputs and weights that is not computed yet: apply(x, kernel) + bias.
 
     Attributes:
-        name: As of `Pending`.
-        x: The inputs, rounded.
-        weights: The weights.
-        bias: A number for each channel, or None.
-        apply: Computes the product.
-        arithmetic: Who computes it.
-        after: Moves the values when they are rounded.
-        channels_last: Whether the last axis of the result, after that, is the axis of the channels.
+        name: Name of the point where the result will be rounded.
+        x: Inputs, rounded.
+        weights: Weights.
+        bias: Number for each channel, or None.
+        apply: Function that computes the product from inputs and kernel.
+        evaluator: Evaluator that computes the result.
+        after: Function that rearranges the values after they are rounded.
+        channels_last: Whether the channels are the last axis of the result after that.
     """
 
     name: str
-    x: Value
+    x: Rounded
     weights: Weights
-    bias: Any
-    apply: Callable[[Any, Any], Any]
-    arithmetic: Arithmetic
-    after: Callable[[Any], Any] | None = None
+    bias: Tensor | None
+    apply: Callable[[Tensor, Tensor], Tensor]
+    evaluator: Evaluator
+    after: Function | None = None
     fixed: None = None
     fuses: bool = True
     channels_last: bool = True
 
     def is_per_channel(self, shape: Sequence[int]) -> bool:
-        """Whether a constant of this shape, broadcast along the result, holds one number for each channel."""
+        """Whether a constant of this shape, broadcast along the result, holds a number for each channel."""
         return self.channels_last and tuple(shape) == (math.prod(self.weights.channels),)
 
-    def compute(self) -> Any:
-        """The values."""
-        return self.arithmetic.product(self)
+    def compute(self) -> Tensor:
+        """Computes the values."""
+        return self.evaluator.compute_sum(self)
 
-    def rounding(self, grid: Grid) -> Any:
-        """The values on a grid."""
-        return self.arithmetic.product_to(self, grid)
+    def rounding(self, grid: Grid) -> Tensor:
+        """Computes the values on a grid."""
+        return self.evaluator.compute_sum_on(self, grid)
 
-    def then(self, name: str, function: Callable) -> Pending:
-        """With an activation fused to it."""
-        return _fused(self, name, function)
+    def then(self, name: str, function: Function) -> Unrounded:
+        """Fuses an activation to the result."""
+        return _fuse(self, name, function)
 
-    def scaled(self, name: str, multiplier, shift) -> Product:
-        """With each channel multiplied, and shifted: batch normalization folded into weights and bias."""
+    def scaled(self, name: str, multiplier: Tensor, shift: Tensor) -> WeightedSum:
+        """Folds a batch normalization: multiplies weights and bias by channel, and shifts the bias."""
         bias = shift if self.bias is None else self.bias * multiplier + shift
         return replace(self, name=name, weights=self.weights.scaled(multiplier), bias=bias)
 
 
-class Arithmetic:
-    """Computes in the number format of a device.
+Operand: TypeAlias = Rounded | Unrounded | WeightedSum
+"""A value that depends on the inputs of the program."""
+
+OperandOrConstant: TypeAlias = Operand | Tensor
+"""A value that a rule gets: an operand, or a constant of the network as a tensor, array or number."""
+
+
+class Evaluator:
+    """Computes the steps of a program in the number format of a device; the base of all evaluators.
 
     Args:
-        format: The format of activations; None for floating point.
-        bits: The size of weights.
+        format: Format of activations; None for floating point.
+        bits: Size of weights, in bits.
         training: Whether layers behave as in training.
     """
 
-    def __init__(self, format: Format | None, bits: int, *, training: bool = False) -> None:
+    def __init__(self, format: IntegerFormat | None, bits: int, *, training: bool = False) -> None:
         self.format = format
         self.bits = bits
         self.training = training
 
-    def round(self, compute: Callable[[], Any], name: str, rounding: Callable[[Grid], Any] | None = None) -> Value:
-        """Rounds at a point of its own, to the nearest value or as the kernel does.
+    def round(self, compute: Callable[[], Tensor], name: str, rounding: Rounding | None = None) -> Rounded:
+        """Rounds values at a point of their own, to the nearest value or as the kernel does.
 
         Args:
-            compute: Gives the values.
-            name: Of the point.
-            rounding: Gives the values on a grid as the kernel does.
+            compute: Function that computes the values.
+            name: Name of the point.
+            rounding: Function that computes the values on a grid as the kernel does.
         """
         raise NotImplementedError
 
-    def masked(self, value: Any, counting: Any, name: str) -> Value:
-        """Scores, with those that do not count so far below the others that a softmax makes them 0."""
+    def mask_scores(self, value: Operand, unmasked: Tensor, name: str) -> Rounded:
+        """Lowers masked scores so far below the others that a softmax makes them 0."""
         if self.format is None:
-            return Value(ops.where(counting, self.settled(value).tensor, _MASKED))
+            return Rounded(ops.where(unmasked, self.materialize(value).tensor, _MASKED))
         scores = self._raw(value)
-        return self.round(lambda: ops.where(counting, scores, ops.min(scores) - MASK_MARGIN), name)
+        return self.round(lambda: ops.where(unmasked, scores, ops.min(scores) - MASK_MARGIN), name)
 
-    def _raw(self, value: Any) -> Any:
-        return value.compute() if isinstance(value, Pending) and value.after is None else self.settled(value).tensor
+    def _raw(self, value: Operand) -> Tensor:
+        """The values before they are rounded, where that is possible."""
+        if isinstance(value, Unrounded) and value.after is None:
+            return value.compute()
+        return self.materialize(value).tensor
 
-    def round_to(self, tensor: Any, grid: Grid | None) -> Value:
-        """Rounds to a grid that there is."""
+    def round_to(self, tensor: Tensor, grid: Grid | None) -> Rounded:
+        """Rounds values to a known grid."""
         raise NotImplementedError
 
-    def scope(self, path: tuple[str, ...]) -> contextlib.AbstractContextManager:
-        """Stands around the computation of a layer."""
+    def scope(self, path: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which a layer is computed."""
         return contextlib.nullcontext()
 
-    def moved(self, tensor: Any, grid: Grid | None) -> Value:
-        """Values that were on the grid before, at other places."""
-        return Value(tensor, grid)
+    def same_grid(self, tensor: Tensor, grid: Grid | None) -> Rounded:
+        """Wraps values that were on the grid before and have only been rearranged."""
+        return Rounded(tensor, grid)
 
-    def constant(self, tensor: Any, name: str) -> Value:
-        """A constant that takes part as an activation does; its range is its own."""
+    def constant(self, tensor: Tensor, name: str) -> Rounded:
+        """Rounds a constant that is used like an activation, on a grid of its own range."""
         tensor = ops.convert_to_tensor(tensor, "float32")
         if self.format is None:
-            return Value(tensor)
+            return Rounded(tensor)
         grid = grid_of_range(ops.min(tensor), ops.max(tensor), self.format)
-        self.note(f"{name}/constant", (grid.scale, grid.zero_point))
+        self.record_constant(f"{name}/constant", (grid.scale, grid.zero_point))
         return self.round_to(tensor, grid)
 
-    def operand(self, value: Any, name: str) -> Value:
-        """What computes with others: a result, rounded, or a constant."""
-        return self.quantized(value) if is_result(value) else self.constant(value, name)
+    def operand(self, value: OperandOrConstant, name: str) -> Rounded:
+        """Rounds a value that is computed with others: an operand or a constant."""
+        return self.to_grid(value) if is_operand(value) else self.constant(value, name)
 
-    def note(self, name: str, values: tuple[Any, Any]) -> None:
-        """Keeps what the deploy graph will need."""
+    def record_constant(self, name: str, values: tuple[Tensor, Tensor]) -> None:
+        """Keeps values that the deploy graph will need. Does nothing unless an evaluator overrides it."""
 
-    def inverse_root(self, name: str, value: Value) -> Value:
-        """1 / sqrt(x), rounded at a point of its own."""
+    def rsqrt(self, name: str, value: Rounded) -> Rounded:
+        """Computes 1 / sqrt(x), rounded at a point of its own."""
         return self.round(lambda: ops.rsqrt(value.tensor), name)
 
-    def average(self, value: Value, function: Callable, half: str) -> Value:
-        """Averages of a value, rounded to its grid, ties "up" or "away" from 0."""
+    def average(self, value: Rounded, function: Function, half: str) -> Rounded:
+        """Averages a value and rounds the averages to its grid, ties "up" or "away" from 0."""
         return self.round_to(function(value.tensor), value.grid)
 
-    def on_grid_of(self, value: Value, name: str) -> Value:
-        """A rounded value, rounded again at another point."""
+    def requantize(self, value: Rounded, name: str) -> Rounded:
+        """Rounds a rounded value again, at another point."""
         return self.round(lambda: value.tensor, name)
 
-    def quantized_weights(self, weights: Weights) -> tuple[Any, Any]:
-        """Weights on their grid, and its scales."""
+    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Returns weights on their grid, and the scale of each channel."""
         raise NotImplementedError
 
-    def quantized_bias(self, product: Product, scale: Any) -> Any:
-        """The bias on the grid of the product, with a number for each channel."""
+    def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
+        """Returns the bias on the grid of the sum, which has a scale for each channel."""
         raise NotImplementedError
 
-    def batch_statistics(self, name: str, layer: Any, product: Product) -> Pending | None:
-        """A product normalized by the statistics of the batch; None where the moving ones count."""
+    def batch_statistics(self, name: str, layer: keras.Layer, weighted_sum: WeightedSum) -> Unrounded | None:
+        """Normalizes a sum by the statistics of the batch; returns None where the moving statistics are used."""
         return None
 
-    def product(self, product: Product) -> Any:
-        """Computes a pending product."""
-        kernel, scale = self.quantized_weights(product.weights)
-        result = product.apply(product.x.tensor, kernel)
-        return result if product.bias is None else result + self.quantized_bias(product, scale)
+    def compute_sum(self, weighted_sum: WeightedSum) -> Tensor:
+        """Computes a weighted sum."""
+        kernel, scale = self.quantize_weights(weighted_sum.weights)
+        result = weighted_sum.apply(weighted_sum.x.tensor, kernel)
+        return result if weighted_sum.bias is None else result + self.quantize_bias(weighted_sum, scale)
 
-    def product_to(self, product: Product, grid: Grid) -> Any:
-        """A pending product on a grid, as the kernel rounds it."""
-        return self.round_to(self.product(product), grid).tensor
+    def compute_sum_on(self, weighted_sum: WeightedSum, grid: Grid) -> Tensor:
+        """Computes a weighted sum on a grid, rounded as the kernel does."""
+        return self.round_to(self.compute_sum(weighted_sum), grid).tensor
 
-    def settled(self, value: Any, name: str | None = None) -> Any:
-        """What a step may take: rounded, if it was pending; at its own point or at that of a name."""
-        if not isinstance(value, (Pending, Product)):
+    def materialize(self, value: Operand, name: str | None = None) -> Rounded:
+        """Computes and rounds a value that is not rounded yet, at its own point or at the point `name`."""
+        if isinstance(value, Rounded):
             return value
         if value.fixed and self.format and name is None:
             scale, zero_point = value.fixed[self.format.bits]
             result = self.round_to(value.compute(), Grid(scale, zero_point, self.format))
         else:
             result = self.round(value.compute, name or value.name, value.rounding)
-        return result if value.after is None else self.moved(value.after(result.tensor), result.grid)
+        return result if value.after is None else self.same_grid(value.after(result.tensor), result.grid)
 
-    def floating(self, value: Any) -> Value | Pending:
-        """Integers that stand for quantities, as those of an image, as floating point, which will be rounded."""
-        value = self.settled(value)
-        if _is_float(value.tensor):
-            return value
-        fixed = _SMALL_INTEGERS.get(keras.backend.standardize_dtype(value.tensor.dtype))
-        return Pending(value.name, lambda: ops.cast(value.tensor, "float32"), fixed=fixed)
+    def to_float(self, value: Operand) -> Rounded | Unrounded:
+        """Casts integers that represent quantities, such as those of an image, to floating point, not rounded yet."""
+        rounded = self.materialize(value)
+        if _is_float(rounded.tensor):
+            return rounded
+        fixed = _SMALL_INTEGERS.get(keras.backend.standardize_dtype(rounded.tensor.dtype))
+        return Unrounded(rounded.name, lambda: ops.cast(rounded.tensor, "float32"), fixed=fixed)
 
-    def quantized(self, value: Any) -> Value:
-        """The same, of values in floating point too."""
-        value = self.settled(value)
-        if isinstance(value, Value) and value.grid is None and self.format and _is_float(value.tensor):
-            return self.round(lambda: value.tensor, value.name)
-        return value
+    def to_grid(self, value: Operand) -> Rounded:
+        """Like `materialize`, and rounds floating-point values without a grid at their own point."""
+        rounded = self.materialize(value)
+        if rounded.grid is None and self.format and _is_float(rounded.tensor):
+            return self.round(lambda: rounded.tensor, rounded.name)
+        return rounded
 
 
-def _fused(value: Pending | Product, name: str, function: Callable) -> Pending:
-    """With an activation, whose limits the kernel rounds to the grid and clips what it has rounded to."""
+def _fuse(value: Unrounded | WeightedSum, name: str, function: Function) -> Unrounded:
+    """Fuses an activation: the kernel rounds the limits of the activation to the grid, and clips the rounded values."""
     rounding = value.rounding
     clipped = None if rounding is None else lambda grid: fake_quantize(function(rounding(grid)), grid)
-    return Pending(name, lambda: function(value.compute()), after=value.after, rounding=clipped)
+    return Unrounded(name, lambda: function(value.compute()), after=value.after, rounding=clipped)
 
 
-def is_result(value: Any) -> bool:
-    """Whether a step gave it; else it is a constant of the network."""
-    return isinstance(value, (Value, Pending, Product))
+def is_operand(value: OperandOrConstant) -> TypeGuard[Operand]:
+    """Whether a value depends on the inputs of the program; otherwise it is a constant of the network."""
+    return isinstance(value, (Rounded, Unrounded, WeightedSum))
 
 
-def several(values: Sequence[Any]) -> list[Any]:
-    """The operands of a layer, which takes one list, or of an operation, which takes them one by one."""
+def grid_of(value: Rounded) -> Grid:
+    """Returns the grid of a value.
+
+    Raises:
+        ValueError: If the value is in floating point.
+    """
+    if value.grid is None:
+        raise ValueError(
+            f"A value must be on a grid to be computed in integers. Received: name={value.name!r} in floating point. "
+            f"Round it with `to_grid` first."
+        )
+    return value.grid
+
+
+def tensor_of(value: Rounded | Tensor) -> Tensor:
+    """Returns the tensor of an operand, or a constant as it is."""
+    return value.tensor if isinstance(value, Rounded) else value
+
+
+def operands_of(values: Sequence[Tree]) -> list[OperandOrConstant]:
+    """Returns the operands of a layer, which takes a single list, or of an operation, which takes them one by one."""
     return list(values[0]) if len(values) == 1 and isinstance(values[0], (list, tuple)) else list(values)
 
 
-def _is_float(tensor: Any) -> bool:
+def _is_float(tensor: Tensor) -> bool:
     return "float" in keras.backend.standardize_dtype(tensor.dtype)

@@ -1,144 +1,201 @@
-"""A program with its scheme and ranges: what a quantization-aware model computes."""
+"""A traced network with its configuration and ranges: the computation of a quantization-aware model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
-from keras_notes.compression.quantization._config import Scheme
-from keras_notes.compression.quantization._deploy_emitter import Deployment
-from keras_notes.compression.quantization._interpreter import has_rule, run
+from keras_notes.compression.quantization._calibrator import Calibrator
+from keras_notes.compression.quantization._config import QuantizationConfig
+from keras_notes.compression.quantization._deploy_emitter import DeployEmitter
+from keras_notes.compression.quantization._evaluator import Evaluator
+from keras_notes.compression.quantization._interpreter import has_rule, interpret
 from keras_notes.compression.quantization._ranges import Ranges
-from keras_notes.compression.quantization._simulator import Calibration, Simulation
-from keras_notes.compression.quantization._tracer import Step, trace
+from keras_notes.compression.quantization._simulator import Simulator
+from keras_notes.compression.quantization._tracer import Program, Step, trace
 
-__all__ = ["QuantizedProgram"]
+__all__ = ["QuantizedNetwork", "calibrate", "trace_network"]
 
 _BATCH = 64
-# Of the names of weights, by that of their variable, where a layer has several or uses one more than once.
-_SUFFIXES = {
-    "depthwise_kernel": ("", "/depthwise"),
-    "recurrent_kernel": tuple(f"{side}/recurrent" for side in ("", "/forward", "/backward")),
-    "kernel": ("", *(f"{side}/input{first}" for side in ("", "/forward", "/backward") for first in ("", "/first"))),
-}
+
+_Constants: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-class QuantizedProgram(keras.Layer):
-    """What a network computes, step by step, in the arithmetic of a device.
-
-    It holds the ranges; the weights are those of the network, which it does not own.
+def trace_network(network: keras.Model, structure: Tree, config: QuantizationConfig) -> Program:
+    """Traces a network into the steps that a configuration computes in integers, and those that it does not.
 
     Args:
-        network: The network.
-        structure: Its inputs as KerasTensors, in the structure in which it takes them.
-        scheme: The choices of `quantize_aware`.
-        points: The names of the points where it rounds.
-        clustered: The weights that take few values.
+        network: Built model.
+        structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
+        config: Choices of `quantize_aware`.
+    """
+    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=config.is_float)
+
+
+def calibrate(
+    program: Program, structure: Tree, config: QuantizationConfig, arrays: Sequence[np.ndarray] | None
+) -> dict[str, tuple[float, float]]:
+    """Returns the range at each point over calibration samples, by name of the point.
+
+    Args:
+        program: Traced network.
+        structure: Inputs of the network as KerasTensors.
+        config: Choices of `quantize_aware`.
+        arrays: Samples for each input; None to find the names of the points only.
+    """
+    specs = tree.flatten(structure)
+    evaluator = Calibrator(config.format, config.bits)
+    if arrays is None:
+        arrays = _zeros(specs)
+    for start in range(0, len(arrays[0]), _BATCH):
+        _evaluate(program, specs, evaluator, [array[start : start + _BATCH] for array in arrays])
+    return evaluator.ranges
+
+
+class QuantizedNetwork(keras.Layer):
+    """The computation of a network, step by step, in the arithmetic of a device.
+
+    It owns the ranges; the weights are those of the network, which it does not own.
+
+    Args:
+        program: Traced network.
+        structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
+        config: Choices of `quantize_aware`.
+        points: Names of the points where values are rounded.
+        clustered: Variables with few different values, which become as few integers.
     """
 
     def __init__(
         self,
-        network: keras.Model,
-        structure: Any,
-        scheme: Scheme,
+        program: Program,
+        structure: Tree,
+        config: QuantizationConfig,
         points: Sequence[str],
         clustered: Collection[keras.Variable] = (),
     ) -> None:
         super().__init__(name="quantization", dtype="float32")
-        self.scheme = scheme
-        self.ranges = Ranges(points, **scheme.ranges)
+        self.config = config
+        self.ranges = Ranges(
+            points,
+            learned=config.learned,
+            momentum=config.momentum,
+            freeze_after=config.freeze_after,
+            calibrated=config.calibrated,
+        )
         self._specs = tuple(tree.flatten(structure))
-        self._program = trace(network, self._specs, structure, has_rule=has_rule, is_float=scheme.is_float)
-        self._shared = _names_of(self._program.steps, clustered)
+        self._program = program
+        # Ids, because Keras would take variables for those of this layer.
+        self._clustered = frozenset(map(id, clustered))
+        self._cache = _Cache()
         self.built = True
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What it computes, step by step."""
+        """The steps of the network, in the order in which they are computed."""
         return self._program.steps
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """The outputs, in the structure of the network's."""
-        arithmetic = self.simulation(training)
-        outputs = self._run(arithmetic, tree.flatten(inputs))
+    def call(self, inputs: Tree, training: bool = False) -> Tree:
+        """Computes the outputs, in the structure of the network's outputs."""
+        simulator = self.simulator(training)
+        outputs = self._evaluate(simulator, tree.flatten(inputs))
         if training:
-            self.ranges.follow(arithmetic.visited)
+            self.ranges.follow(simulator.visited)
         return outputs
 
-    def simulation(self, training: bool = False) -> Simulation:
-        """The arithmetic of the device, for one run."""
-        live = self.scheme.batch_norm == "live"
-        return Simulation(
-            self.scheme.format,
-            self.scheme.bits,
+    def simulator(self, training: bool = False) -> Simulator:
+        """Returns an evaluator that computes as the device does, for a single run."""
+        return Simulator(
+            self.config.format,
+            self.config.bits,
             self.ranges,
             training=training,
-            live_statistics=live,
-            shared=self._shared,
+            live_statistics=self.config.batch_norm == "live",
+            clustered=self._clustered,
         )
 
-    def calibrated(self, arrays: Sequence[np.ndarray] | None) -> dict[str, tuple[float, float]]:
-        """The range at each point over calibration samples; without any, the points alone."""
-        arithmetic = Calibration(self.scheme.format, self.scheme.bits)
-        if arrays is None:
-            arrays = [np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in self._specs]
-        for start in range(0, len(arrays[0]), _BATCH):
-            self._run(arithmetic, [array[start : start + _BATCH] for array in arrays])
-        return arithmetic.ranges
-
-    def deployment(self, mark: Callable) -> Deployment:
-        """The arithmetic of the deploy graph, with weights, biases and grids in numbers.
+    def deploy_emitter(self, mark: Callable[[Tensor, Grid], Tensor]) -> DeployEmitter:
+        """Returns the evaluator of the deploy graph, with weights, biases and grids in numbers.
 
         Args:
-            mark: Takes a tensor and the Grid that it shall be rounded to; returns the tensor with a mark on it.
+            mark: Function that takes a tensor and the Grid that the tensor is rounded to; it returns the tensor with a
+                mark on it.
         """
-        scheme = self.scheme
-        return Deployment(scheme.format, scheme.bits, self.ranges.grids(scheme.format), self._constants(), mark)
+        config = self.config
+        return DeployEmitter(config.format, config.bits, self.ranges.grids(config.format), self._constants(), mark)
+
+    def emit(self, emitter: DeployEmitter, inputs: Tree) -> Tree:
+        """Computes the outputs of the deploy graph, in the structure of the network's outputs."""
+        return self._evaluate(emitter, tree.flatten(inputs))
 
     def integers(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Grid]]:
-        """Weights on their grids with the scale of each channel, and the grids of all other tensors."""
-        found = self._constants()
-        kernels = [values for values in found.values() if values[0].ndim > 1]
-        format = self.scheme.format
+        """Returns weights on their grid with the scale of each channel, and the grids of all other tensors."""
+        constants = self._constants()
+        kernels = [values for values in constants.values() if values[0].ndim > 1]
+        format = self.config.format
         if format is None:
             return kernels, []
-        constants = [values for name, values in found.items() if name.endswith("/constant")]
-        grids = [Grid(float(scale), float(zero_point), format) for scale, zero_point in constants]
+        scales = [values for name, values in constants.items() if name.endswith("/constant")]
+        grids = [Grid(float(scale), float(zero_point), format) for scale, zero_point in scales]
         return kernels, [*self.ranges.grids(format).values(), *grids]
 
-    def _constants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Weights, biases and the grids of constants, in numbers, by name."""
-        arithmetic = self.simulation()
-        self._run(arithmetic, [np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in self._specs])
+    def _constants(self) -> _Constants:
+        """Returns weights, biases and the grids of constants, in numbers, by name."""
+        variables = [variable for step in self.steps for variable in step.variables]
+        return self._cache.get([*variables, *self.ranges.variables], self._compute_constants)
+
+    def _compute_constants(self) -> _Constants:
+        simulator = self.simulator()
+        self._evaluate(simulator, _zeros(self._specs))
         return {
             name: (ops.convert_to_numpy(values[0]), ops.convert_to_numpy(values[1]))
-            for name, values in arithmetic.constants.items()
+            for name, values in simulator.constants.items()
         }
 
-    def deploy(self, deployment: Deployment, inputs: Any) -> Any:
-        """The outputs of the deploy graph, in the structure of the network's."""
-        return self._run(deployment, tree.flatten(inputs))
-
-    def _run(self, arithmetic: Any, inputs: Sequence[Any]) -> Any:
-        tensors = [
-            ops.cast(one, "float32") if "float" in spec.dtype else ops.convert_to_tensor(one)
-            for one, spec in zip(inputs, self._specs, strict=True)
-        ]
-        return run(self._program, arithmetic, tensors, [f"input/{number}" for number in range(len(tensors))])
+    def _evaluate(self, evaluator: Evaluator, inputs: Sequence[Tensor]) -> Tree:
+        return _evaluate(self._program, self._specs, evaluator, inputs)
 
 
-def _names_of(steps: Sequence[Step], variables: Collection[keras.Variable]) -> frozenset[str]:
-    """The names of the weights that are made of some variables, by the names that rules give to weights."""
-    wanted = set(map(id, variables))
-    names: set[str] = set()
-    for step in steps:
-        owned = step.operation.variables if isinstance(step.operation, keras.Layer) else ()
-        for variable in owned:
-            if id(variable) in wanted:
-                names.update(f"{step.name}{suffix}" for suffix in _SUFFIXES.get(variable.name, ("",)))
-    return frozenset(names)
+# Keras names the group of a layer in a .keras file after its class: files of earlier versions have this name.
+QuantizedNetwork.__name__ = "QuantizedProgram"
+
+
+@dataclass
+class _Cache:
+    """The constants of a network, kept while its variables have the same values."""
+
+    _digest: bytes = b""
+    _constants: _Constants = field(default_factory=dict)
+
+    def get(self, variables: Sequence[keras.Variable], compute: Callable[[], _Constants]) -> _Constants:
+        """Returns the constants of the variables as they are, computed at the first call and after a change."""
+        digest = hashlib.sha256()
+        for variable in variables:
+            digest.update(ops.convert_to_numpy(ops.convert_to_tensor(variable)).tobytes())
+        if digest.digest() != self._digest:
+            self._constants = compute()
+            self._digest = digest.digest()
+        return self._constants
+
+
+def _zeros(specs: Sequence[keras.KerasTensor]) -> list[np.ndarray]:
+    """Returns a sample of zeros for each input."""
+    return [np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs]
+
+
+def _evaluate(
+    program: Program, specs: Sequence[keras.KerasTensor], evaluator: Evaluator, inputs: Sequence[Tensor]
+) -> Tree:
+    """Interprets a program on its flat inputs, floating-point ones in float32."""
+    tensors = [
+        ops.cast(values, "float32") if "float" in spec.dtype else ops.convert_to_tensor(values)
+        for values, spec in zip(inputs, specs, strict=True)
+    ]
+    return interpret(program, evaluator, tensors, [f"input/{number}" for number in range(len(tensors))])

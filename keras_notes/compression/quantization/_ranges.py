@@ -1,31 +1,37 @@
-"""The ranges of activations: where they start, how they follow training, when they stay."""
+"""The ranges of activations: their start, their updates in training, and their freeze."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._affine import Format, Grid, grid_of_range
+from keras_notes._shared.types import ArrayLike, Config, Tensor, Tree
+from keras_notes.compression.quantization._affine import Grid, IntegerFormat, grid_of_range
 
 __all__ = ["NEVER", "Ranges"]
 
-# A step that no training reaches.
+# A training step that is never reached.
 NEVER = 2**31 - 1
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class Ranges(keras.Layer):
-    """The least and the largest value at each point where a model rounds.
+    """The smallest and the largest value at each point where a model rounds.
 
     Args:
-        points: The names of the points.
-        learned: Whether ranges are trained by gradient; else they are moving averages.
-        momentum: Of the moving averages: how much of the old range stays at each step.
-        freeze_after: The number of training steps after which the ranges stay.
-        calibrated: Whether they start from calibration data; else from the first batch of training.
+        points: Names of the points.
+        learned: Whether ranges are trained by gradient; otherwise they are moving averages.
+        momentum: Part of the old range that stays at each step of the moving average.
+        freeze_after: Number of training steps after which the ranges stay; None for never.
+        calibrated: Whether the ranges start from calibration data; otherwise from the first batch of training.
+
+    Attributes:
+        limits: Variable of shape (points, 2) with the smallest and the largest value at each point.
+        seen: Variable of shape (points,), 1 where a batch of training has passed the point.
+        step: Variable with the number of training steps so far.
+        last_step: Variable with the step at which the ranges freeze.
     """
 
     def __init__(
@@ -36,7 +42,7 @@ class Ranges(keras.Layer):
         momentum: float,
         freeze_after: int | None,
         calibrated: bool,
-        **kwargs: Any,
+        **kwargs: Tree,
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.points = tuple(points)
@@ -46,7 +52,7 @@ class Ranges(keras.Layer):
         self.freeze_after = freeze_after
         self.build()
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Tree = None) -> None:
         """Creates the variables."""
         size = len(self.points)
         self.limits = self.add_weight(
@@ -64,31 +70,31 @@ class Ranges(keras.Layer):
         self.built = True
 
     @property
-    def is_frozen(self):
-        """Whether ranges and statistics stay, as a tensor."""
+    def is_frozen(self) -> Tensor:
+        """Whether ranges and statistics stay, as a scalar tensor."""
         return self.step >= self.last_step
 
-    def start(self, limits) -> None:
-        """Sets all ranges, from calibration data."""
+    def start(self, limits: ArrayLike) -> None:
+        """Sets all ranges to those of calibration data, of shape (points, 2)."""
         self.limits.assign(limits)
 
-    def grids(self, format: Format | None) -> dict[str, Grid]:
-        """The grid at each point, in numbers."""
+    def grids(self, format: IntegerFormat | None) -> dict[str, Grid]:
+        """Returns the grid at each point, in numbers, by name of the point; {} for floating point."""
         if format is None:
             return {}
         limits = ops.convert_to_numpy(self.limits)
         grids = {}
         for number, name in enumerate(self.points):
             grid = grid_of_range(limits[number, 0], limits[number, 1], format)
-            scale, zero_point = (float(ops.convert_to_numpy(one)) for one in (grid.scale, grid.zero_point))
+            scale, zero_point = (float(ops.convert_to_numpy(value)) for value in (grid.scale, grid.zero_point))
             grids[name] = Grid(scale, zero_point, format)
         return grids
 
-    def follow(self, visited: dict[int, tuple]) -> None:
+    def follow(self, visited: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         """Moves the ranges towards those of a batch, and counts a step.
 
         Args:
-            visited: The least and the largest value at each point that the batch passed.
+            visited: Smallest and largest value at each point that the batch passed, by number of the point.
         """
         numbers = sorted(visited)
         moving = ops.logical_not(self.is_frozen)
@@ -107,8 +113,8 @@ class Ranges(keras.Layer):
             self.seen.assign(ops.scatter_update(ops.convert_to_tensor(self.seen), [[n] for n in numbers], ones))
         self.step.assign(self.step + ops.cast(moving, "int32"))
 
-    def get_config(self) -> dict:
-        """The arguments."""
+    def get_config(self) -> Config:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "points": list(self.points),

@@ -1,7 +1,7 @@
-"""The steps of a model: its layers and operations in the order in which they run, nested and subclassed models open.
+"""The tracer: it turns a model into a program, opening nested and subclassed models down to layers and operations.
 
-A layer without a rule of its own is opened by calling its `call` with symbolic tensors, which shows what it is made of
-as long as that is layers and `keras.ops`.
+A layer without a rule of its own is opened by calling its `call` with symbolic tensors, which shows the layers and
+`keras.ops` that it consists of.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 from keras import tree
 
 from keras_notes._shared.checks import one_line
+from keras_notes._shared.keras_internals import functional_of, get_mask, nodes_in_order, output_structure_of
+from keras_notes._shared.types import Operation, Tree
 
 __all__ = ["Program", "Ref", "Step", "trace"]
 
@@ -28,26 +29,33 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer or operation at work.
+    """A layer or operation that is computed at its place in a program.
 
     Attributes:
-        name: The path of layers down to it, "block/dense"; "#2" and so on at further uses.
-        path: The layers around it, from the outermost, and itself if it is one.
-        operation: The layer or operation.
-        args: Its positional arguments, with a Ref for each tensor.
-        kwargs: Its keyword arguments, likewise.
-        outputs: The numbers of the tensors that it gives.
-        computes_integers: Whether it shall be computed in integers; not what was asked to stay in floating point, and
-            not what gives indices or masks.
+        name: Path of layers down to the operation, "block/dense"; "#2" and so on at further uses.
+        path: Names of the layers around the operation, from the outermost, and its own name.
+        operation: Layer or operation.
+        args: Positional arguments of the operation, with a Ref for each tensor.
+        kwargs: Keyword arguments of the operation, with a Ref for each tensor.
+        outputs: Numbers of the tensors that the operation returns.
+        computes_integers: Whether the step is computed in integers; False for layers that `skip` names, and for steps
+            that return indices or masks.
     """
 
     name: str
     path: tuple[str, ...]
-    operation: Any
-    args: Any
-    kwargs: Any
+    operation: Operation
+    args: Tree
+    kwargs: Tree
     outputs: tuple[int, ...]
     computes_integers: bool
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables that the step reads: those of its layer, and those among its arguments."""
+        owned = self.operation.variables if isinstance(self.operation, keras.Layer) else []
+        leaves = tree.flatten((self.args, self.kwargs))
+        return [*owned, *(leaf for leaf in leaves if isinstance(leaf, keras.Variable))]
 
 
 @dataclass(frozen=True)
@@ -55,38 +63,38 @@ class Program:
     """A model as a list of steps.
 
     Attributes:
-        steps: The steps, each after those that it needs.
-        inputs: The inputs of the model, as the numbers of tensors.
-        outputs: Its outputs, in their structure, as Refs.
-        uses: How many steps and outputs take each tensor.
+        steps: Steps, each after those that it needs.
+        inputs: Numbers of the tensors that are the inputs of the model.
+        outputs: Outputs of the model, in their structure, as Refs.
+        uses: Number of steps and outputs that take each tensor.
     """
 
     steps: tuple[Step, ...]
     inputs: tuple[int, ...]
-    outputs: Any
-    uses: Counter
+    outputs: Tree
+    uses: Counter[int]
 
 
 def trace(
     model: keras.Model,
     inputs: Sequence[keras.KerasTensor],
-    structure: Any,
+    structure: Tree,
     *,
-    has_rule: Callable[[Any], bool],
+    has_rule: Callable[[Operation], bool],
     is_float: Callable[[tuple[str, ...]], bool],
 ) -> Program:
-    """Opens a model.
+    """Traces a model into a program.
 
     Args:
-        model: A built model.
-        inputs: What it takes, in a flat list.
-        structure: The same in the structure in which it takes them.
-        has_rule: Whether a layer or operation is to be a step.
-        is_float: Whether the layer with this path, from the outermost name, is to be a step in floating point.
+        model: Built model.
+        inputs: Inputs of the model, in a flat list.
+        structure: Inputs in the structure in which the model takes them.
+        has_rule: Function that tells whether a layer or operation becomes a step; otherwise it is opened.
+        is_float: Function that tells whether the layer with this path, from the outermost name, becomes a step in
+            floating point.
 
     Raises:
-        ValueError: If a layer does what cannot be seen, or computes from weights alone what training would change;
-            names it.
+        ValueError: If a layer cannot be opened, or a trainable weight takes part in no step; names it.
     """
     tracer = _Tracer(has_rule, is_float)
     numbers = tuple(tracer.number(tensor) for tensor in inputs)
@@ -98,115 +106,109 @@ def trace(
     return Program(tuple(tracer.steps), numbers, outputs, uses)
 
 
-def _refs(structure: Any) -> list[Ref]:
+def _refs(structure: Tree) -> list[Ref]:
     return [leaf for leaf in tree.flatten(structure) if isinstance(leaf, Ref)]
 
 
 class _Tracer:
-    def __init__(self, has_rule: Callable[[Any], bool], is_float: Callable[[tuple[str, ...]], bool]) -> None:
+    def __init__(self, has_rule: Callable[[Operation], bool], is_float: Callable[[tuple[str, ...]], bool]) -> None:
         self.steps: list[Step] = []
         self._has_rule = has_rule
         self._is_float = is_float
         self._specs: list[keras.KerasTensor] = []
-        self._names: Counter = Counter()
+        self._names: Counter[str] = Counter()
 
     def number(self, spec: keras.KerasTensor) -> int:
         self._specs.append(spec)
         return len(self._specs) - 1
 
-    def open(self, operation: Any, args: Any, kwargs: Any, path: tuple[str, ...]) -> Any:
-        """Adds the steps inside of an operation; returns its outputs as Refs."""
-        inner = getattr(operation, "_functional", operation)  # of a Sequential model
-        if isinstance(inner, keras.Function):
-            given = [leaf for leaf in tree.flatten(args) if isinstance(leaf, Ref)]
-            return self._walk(inner, given, path)
+    def open(self, operation: Operation, args: Tree, kwargs: Tree, path: tuple[str, ...]) -> Tree:
+        """Adds the steps inside an operation; returns its outputs as Refs."""
+        function = functional_of(operation)
+        if function is not None:
+            return self._walk(function, _refs(args), path)
         return self._call(operation, args, kwargs, path)
 
-    def _call(self, layer: Any, args: Any, kwargs: Any, path: tuple[str, ...]) -> Any:
+    def _call(self, layer: keras.Layer, args: Tree, kwargs: Tree, path: tuple[str, ...]) -> Tree:
         tensors: dict[int, keras.KerasTensor] = {}
         for ref in _refs((args, kwargs)):
             spec = self._specs[ref.index]
             tensors.setdefault(ref.index, keras.Input(batch_shape=spec.shape, dtype=spec.dtype))
-        given = _replaced((args, kwargs), lambda ref: tensors[ref.index])
+        symbolic_args, symbolic_kwargs = _replace_leaves((args, kwargs), lambda ref: tensors[ref.index])
         try:
-            outputs = layer.call(*given[0], **given[1])
-        except Exception as error:  # whatever a layer raises that wants arrays
+            outputs = layer.call(*symbolic_args, **symbolic_kwargs)
+        except Exception as error:  # a layer that needs arrays can raise anything
             raise ValueError(
                 f"Every layer must be made of layers and `keras.ops`, or be left in floating point. Received: "
-                f"{_named(layer, path)}, which cannot be opened: {one_line(str(error), 200)} Give it in `skip`."
+                f"{_describe(layer, path)}, which cannot be opened: {one_line(str(error), 200)} Give it in `skip`."
             ) from error
         symbolic = [leaf for leaf in tree.flatten(outputs) if isinstance(leaf, keras.KerasTensor)]
         function = keras.Function(list(tensors.values()), symbolic)
-        found = iter(self._walk(function, [Ref(number) for number in tensors], path))
-        return tree.map_structure(lambda leaf: next(found) if isinstance(leaf, keras.KerasTensor) else leaf, outputs)
+        refs = iter(self._walk(function, [Ref(number) for number in tensors], path))
+        return tree.map_structure(lambda leaf: next(refs) if isinstance(leaf, keras.KerasTensor) else leaf, outputs)
 
-    def _walk(self, function: keras.Function, given: list[Ref], path: tuple[str, ...]) -> Any:
-        known = {id(tensor): ref for tensor, ref in zip(function.inputs, given, strict=True)}
-        for depth in sorted(function._nodes_by_depth, reverse=True):
-            for node in function._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                arguments = (node.arguments.args, node.arguments.kwargs)
-                args, kwargs = _replaced(arguments, lambda tensor: known[id(tensor)], keras.KerasTensor)
-                outputs = self._node(node, args, kwargs, path)
-                known.update(zip(map(id, node.outputs), tree.flatten(outputs), strict=True))
-        outputs = [known[id(tensor)] for tensor in function.outputs]
-        return tree.pack_sequence_as(function._outputs_struct, outputs)
+    def _walk(self, function: keras.Function, inputs: list[Ref], path: tuple[str, ...]) -> Tree:
+        known = {id(tensor): ref for tensor, ref in zip(function.inputs, inputs, strict=True)}
+        for node in nodes_in_order(function):
+            arguments = (node.arguments.args, node.arguments.kwargs)
+            args, kwargs = _replace_leaves(arguments, lambda tensor: known[id(tensor)], keras.KerasTensor)
+            outputs = self._node(node, args, kwargs, path)
+            known.update(zip(map(id, node.outputs), tree.flatten(outputs), strict=True))
+        refs = [known[id(tensor)] for tensor in function.outputs]
+        return tree.pack_sequence_as(output_structure_of(function), refs)
 
-    def _node(self, node: Any, args: Any, kwargs: Any, path: tuple[str, ...]) -> list[Ref]:
+    def _node(self, node: Operation, args: Tree, kwargs: Tree, path: tuple[str, ...]) -> list[Ref]:
         operation = node.operation
-        # Operations are named by counting all that were ever made, which is another name in the next process.
+        # Keras numbers operations through the whole process, so their own names differ from process to process.
         is_layer = isinstance(operation, keras.Layer)
         own = (*path, operation.name if is_layer else type(operation).__name__.lower())
-        wanted = not self._is_float(own) and any("float" in tensor.dtype for tensor in node.outputs)
-        if wanted and is_layer:
+        computes_integers = not self._is_float(own) and any("float" in tensor.dtype for tensor in node.outputs)
+        if computes_integers and is_layer:
             _refuse_masks(node, own)
-        if wanted and not self._has_rule(operation):
+        if computes_integers and not self._has_rule(operation):
             if is_layer:
                 return tree.flatten(self.open(operation, args, kwargs, own))
             raise ValueError(
                 f"Every operation must be one that can compute in integers, or be left in floating point. Received: "
-                f"{_named(operation, own)}. Give it in `skip`, or the layer around it."
+                f"{_describe(operation, own)}. Give it in `skip`, or the layer around it."
             )
         refs = [Ref(self.number(tensor)) for tensor in node.outputs]
         name = "/".join(own)
         self._names[name] += 1
         name = name if self._names[name] == 1 else f"{name}#{self._names[name]}"
-        self.steps.append(Step(name, own, operation, args, kwargs, tuple(ref.index for ref in refs), wanted))
+        outputs = tuple(ref.index for ref in refs)
+        self.steps.append(Step(name, own, operation, args, kwargs, outputs, computes_integers))
         return refs
 
 
+# Layers whose result depends on the mask that Keras carries.
 _MASKED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.MultiHeadAttention, keras.layers.Attention,
            keras.layers.GlobalAveragePooling1D)  # fmt: skip
 
 
-def _refuse_masks(node: Any, path: tuple[str, ...]) -> None:
-    masked = [tensor for tensor in node.input_tensors if getattr(tensor, "_keras_mask", None) is not None]
-    if masked and isinstance(node.operation, _MASKED):
+def _refuse_masks(node: Operation, path: tuple[str, ...]) -> None:
+    is_masked = any(get_mask(tensor) is not None for tensor in node.input_tensors)
+    if is_masked and isinstance(node.operation, _MASKED):
         raise ValueError(
             f"A layer must not get a mask that Keras carries beside its tensors (`mask_zero`, `Masking`). Received: "
-            f"{_named(node.operation, path)} with one. Give masks of attention as `attention_mask`, or build the model "
-            f"for sequences of full length."
+            f"{_describe(node.operation, path)} with one. Give masks of attention as `attention_mask`, or build the "
+            f"model for sequences of full length."
         )
 
 
 def _check_weights(model: keras.Model, steps: Sequence[Step]) -> None:
-    """Raises ValueError if a weight is in no step: what was computed of it while the model was opened is a constant."""
-    seen = {
-        id(weight) for step in steps if isinstance(step.operation, keras.Layer) for weight in step.operation.weights
-    }
-    given = tree.flatten([(step.args, step.kwargs) for step in steps])
-    seen.update(id(leaf) for leaf in given if isinstance(leaf, keras.Variable))
-    if lost := [weight.path for weight in model.trainable_variables if id(weight) not in seen]:
+    """Raises ValueError if a weight is in no step: a value computed from it during the trace would be a constant."""
+    used = {id(variable) for step in steps for variable in step.variables}
+    if unused := [weight.path for weight in model.trainable_variables if id(weight) not in used]:
         raise ValueError(
-            f"Every weight that trains must be used together with inputs. Received: {', '.join(lost)}, of which a "
+            f"Every weight that trains must be used together with inputs. Received: {', '.join(unused)}, of which a "
             f"layer computes by itself, or not at all. Give it in `skip`, or freeze it (`trainable = False`)."
         )
 
 
-def _named(operation: Any, path: tuple[str, ...]) -> str:
+def _describe(operation: Operation, path: tuple[str, ...]) -> str:
     return f"{'/'.join(path) or operation.name!r} ({type(operation).__name__})"
 
 
-def _replaced(structure: Any, replacement: Callable, kind: type = Ref) -> Any:
-    return tree.map_structure(lambda leaf: replacement(leaf) if isinstance(leaf, kind) else leaf, structure)
+def _replace_leaves(structure: Tree, replacement: Callable, leaf_class: type = Ref) -> Tree:
+    return tree.map_structure(lambda leaf: replacement(leaf) if isinstance(leaf, leaf_class) else leaf, structure)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_notes._shared.softmax_masks import MASK_MARGIN
 from keras_notes.conversion.passes._schema import TensorRange, add_constant, code_of, constant_of, name_of
 
 __all__ = ["lower_masks"]
 
-_MARGIN = 12.0
 # No score of a network that works is as large; every mask is (65504 is the smallest in use, for float16).
 _MASKED = 1e4
 _OPERATORS = schema.BuiltinOperator
@@ -107,7 +107,7 @@ class _Masks:
             if values is not None and (values <= -_MASKED).all():
                 counting = self.find_scores(operator.inputs[other])
                 if counting is not None:
-                    self._replace(_Place(index, masked), counting.minimum - _MARGIN)
+                    self._replace(_Place(index, masked), counting.minimum - MASK_MARGIN)
                 return counting
         branches = [self.find_scores(operator.inputs[place]) for place in (1, 2)]
         known = [branch for branch in branches if branch is not None]
@@ -128,7 +128,7 @@ class _Masks:
             kept = sign * values[np.abs(values) < _MASKED]
             minimum = counting.minimum + kept.min(initial=0.0)
             maximum = counting.maximum + kept.max(initial=0.0)
-            self._replace(place, -sign * (maximum - minimum + _MARGIN))
+            self._replace(place, -sign * (maximum - minimum + MASK_MARGIN))
             return _Scores(float(minimum), float(maximum))
         return self._measured(operator.outputs[0])
 

@@ -8,14 +8,12 @@ from keras_notes.compression.quantization._affine import (
     INT8,
     INT16,
     Grid,
-    averaged,
     fake_quantize,
     grid_of_range,
-    kernel_scale,
-    on_scale,
-    product_on_grid,
-    requantize,
+    snap_to_scale,
+    weight_scales,
 )
+from keras_notes.compression.quantization._integer_kernels import average_pool_int, matmul_int, requantize_int
 from tests.support.gradients import value_and_gradient
 
 pytestmark = pytest.mark.any_backend
@@ -29,10 +27,10 @@ def _numbers(grid: Grid) -> tuple[float, float]:
     return float(_array(grid.scale)), float(_array(grid.zero_point))
 
 
-@pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (-3.0, 5.0), (2.0, 5.0), (-5.0, -2.0), (-1e-6, 1e4)])
-def test_int8_grid_is_that_of_the_specification(least, most):
-    scale, zero_point = _numbers(grid_of_range(ops.convert_to_tensor(least), ops.convert_to_tensor(most), INT8))
-    low, high = min(np.float64(least), 0.0), max(np.float64(most), 0.0)
+@pytest.mark.parametrize(("minimum", "maximum"), [(0.0, 1.0), (-3.0, 5.0), (2.0, 5.0), (-5.0, -2.0), (-1e-6, 1e4)])
+def test_int8_grid_is_that_of_the_specification(minimum, maximum):
+    scale, zero_point = _numbers(grid_of_range(ops.convert_to_tensor(minimum), ops.convert_to_tensor(maximum), INT8))
+    low, high = min(np.float64(minimum), 0.0), max(np.float64(maximum), 0.0)
     assert scale == pytest.approx((high - low) / 255, rel=1e-6)
     assert zero_point == np.clip(np.round(-128 - low / scale), -128, 127)
 
@@ -63,8 +61,8 @@ def test_zero_and_what_is_rounded_stay(format):
 def test_gradient_passes_inside_of_the_range_and_stops_outside():
     grid = grid_of_range(ops.convert_to_tensor(-1.0), ops.convert_to_tensor(1.0), INT8)
     x = np.array([-1.5, -0.5, 0.013, 0.9, 1.5], "float32")
-    _, found = value_and_gradient(lambda tensor: ops.sum(fake_quantize(tensor, grid, gradient="inputs")), x)
-    np.testing.assert_array_equal(found, [0.0, 1.0, 1.0, 1.0, 0.0])
+    _, actual = value_and_gradient(lambda tensor: ops.sum(fake_quantize(tensor, grid, gradient="inputs")), x)
+    np.testing.assert_array_equal(actual, [0.0, 1.0, 1.0, 1.0, 0.0])
 
 
 def test_learned_scale_has_the_gradient_of_lsq():
@@ -77,18 +75,18 @@ def test_learned_scale_has_the_gradient_of_lsq():
     # Esser et al., equation 3: round(x / s) - x / s inside, the largest integer outside.
     scale = 0.1
     expected = sum(np.round(v / scale) - v / scale for v in x.astype("float64"))
-    _, found = value_and_gradient(loss, np.array([scale], "float32"))
-    assert found[0] == pytest.approx(expected, abs=1e-3)
+    _, actual = value_and_gradient(loss, np.array([scale], "float32"))
+    assert actual[0] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_weights_have_a_scale_for_each_channel(bits):
     kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 5)).astype("float32") * [1, 10, 100, 1e-3, 0]
     kernel = kernel.astype("float32")
-    scale = kernel_scale(ops.convert_to_tensor(kernel), (0, 1, 2), bits)
-    most = 2 ** (bits - 1) - 1
-    integers = _array(on_scale(ops.convert_to_tensor(kernel), scale)) / _array(scale)
-    np.testing.assert_allclose(np.abs(integers[..., :4]).max((0, 1, 2)), most, atol=1e-3)
+    scale = weight_scales(ops.convert_to_tensor(kernel), (0, 1, 2), bits)
+    maximum = 2 ** (bits - 1) - 1
+    integers = _array(snap_to_scale(ops.convert_to_tensor(kernel), scale)) / _array(scale)
+    np.testing.assert_allclose(np.abs(integers[..., :4]).max((0, 1, 2)), maximum, atol=1e-3)
     assert not integers[..., 4].any()
 
 
@@ -98,8 +96,8 @@ def test_requantization_is_that_of_eight_bits_of_xnnpack():
     multiplier = int(np.round(256 * np.float32(0.05) / np.float32(0.031)))
     expected = np.clip(((integers + 3) * multiplier + 128) // 256 + 7, -128, 127)
     x = ((integers + 3) * np.float32(0.05)).astype("float32")
-    found = _array(requantize(ops.convert_to_tensor(x), before, after)) / np.float32(0.031) + 7
-    np.testing.assert_array_equal(np.round(found), expected)
+    actual = _array(requantize_int(ops.convert_to_tensor(x), before, after)) / np.float32(0.031) + 7
+    np.testing.assert_array_equal(np.round(actual), expected)
 
 
 @pytest.mark.parametrize(("half", "expected"), [("away", [1.0, -1.0, 2.0, -2.0]), ("up", [1.0, 0.0, 2.0, -1.0])])
@@ -107,8 +105,8 @@ def test_averages_round_on_the_integers(half, expected):
     grid = Grid(0.5, -4.0, INT8)
     pairs = np.array([[0, 1], [0, -1], [1, 2], [-1, -2]])
     x = ((pairs + 4) * 0.5).astype("float32")
-    found = averaged(lambda t: ops.mean(t, axis=-1), ops.convert_to_tensor(x), grid, half=half)
-    np.testing.assert_array_equal(_array(found) / 0.5 - 4, expected)
+    actual = average_pool_int(lambda t: ops.mean(t, axis=-1), ops.convert_to_tensor(x), grid, half=half)
+    np.testing.assert_array_equal(_array(actual) / 0.5 - 4, expected)
 
 
 def _doubly_rounded(total: int, multiplier: float) -> int:
@@ -131,13 +129,13 @@ def test_product_of_two_tensors_rounds_as_the_kernel_that_takes_it(zero_point):
     sums = (a - 3) @ (b - int(zero_point))
     multiplier = float(np.float32(0.02)) * float(np.float32(0.03)) / float(np.float32(0.05))
     if zero_point:
-        wanted = np.vectorize(lambda total: _doubly_rounded(int(total), multiplier))(sums)
+        expected = np.vectorize(lambda total: _doubly_rounded(int(total), multiplier))(sums)
     else:
-        wanted = np.round(sums * multiplier)
+        expected = np.round(sums * multiplier)
     x, y = ((a - 3) * np.float32(0.02)), ((b - zero_point) * np.float32(0.03))
-    found = product_on_grid(
+    actual = matmul_int(
         ops.convert_to_tensor(x.astype("float32")), x_grid, ops.convert_to_tensor(y.astype("float32")), y_grid, grid
     )
-    integers = np.round(_array(found) / np.float32(0.05) - 2)
+    integers = np.round(_array(actual) / np.float32(0.05) - 2)
     # A sum in float32 may fall on the other side of a tie; none of these is further off.
-    assert np.mean(integers != np.clip(wanted - 2, -128, 127)) < 0.01
+    assert np.mean(integers != np.clip(expected - 2, -128, 127)) < 0.01

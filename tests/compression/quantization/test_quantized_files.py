@@ -78,8 +78,8 @@ def test_range_moved_by_a_hundredth_is_noticed(trained, tmp_path):
     moved.quantization.ranges.limits.assign(moved.quantization.ranges.limits * 1.01)
     bundle = kn.convert(moved, tmp_path / "bundle", golden=X)
     step = bundle.manifest.signatures[0].outputs[0].scale
-    found = np.asarray(moved(X)) - np.asarray(trained(X))
-    assert np.abs(found).max() > 0.5 * (step or np.diff(np.unique(np.asarray(trained(X)))).min())
+    differences = np.asarray(moved(X)) - np.asarray(trained(X))
+    assert np.abs(differences).max() > 0.5 * (step or np.diff(np.unique(np.asarray(trained(X)))).min())
 
 
 def image_net() -> keras.Model:

@@ -47,9 +47,9 @@ def test_result_is_that_of_keras_but_for_16_bits(name):
         integers[0, 0, 0, 0] = 127
         layer.kernel.assign(integers / 127.0)
     aware = quantize_aware(model, recipe="int16x8", calibration=X)
-    wanted, found = (ops.convert_to_numpy(one(X, training=False)) for one in (model, aware))
-    assert found.shape == wanted.shape
-    np.testing.assert_allclose(found, wanted, atol=2e-4 * np.ptp(wanted))
+    expected, actual = (ops.convert_to_numpy(net(X, training=False)) for net in (model, aware))
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, atol=2e-4 * np.ptp(expected))
 
 
 @pytest.mark.any_backend

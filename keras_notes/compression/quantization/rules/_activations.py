@@ -1,26 +1,51 @@
-"""Activations as the device computes them: fused to what comes before, from a table, or of several operators."""
+"""Rules for activations, and sums and products of two tensors, of which some activations consist.
+
+The device computes an activation fused to the operator before it, from a table, or by several operators.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._affine import sum_on_grid, times_on_grid
-from keras_notes.compression.quantization._evaluator import Arithmetic, Pending, Value
+from keras_notes._shared.types import Tensor
+from keras_notes.compression.quantization._affine import Grid
+from keras_notes.compression.quantization._evaluator import (
+    Evaluator,
+    Function,
+    Operand,
+    OperandOrConstant,
+    Rounded,
+    Unrounded,
+    tensor_of,
+)
+from keras_notes.compression.quantization._integer_kernels import add_int, multiply_int
+from keras_notes.compression.quantization._tracer import Step
+from keras_notes.compression.quantization.rules import Rule
 
-__all__ = ["ACTIVATION_LAYERS", "FUNCTIONS", "activated", "added", "masked_softmax", "multiplied", "subtracted"]
+__all__ = ["ACTIVATION_LAYERS", "FUNCTIONS", "add", "apply_activation", "masked_softmax", "multiply", "subtract"]
 
-# The grids that LiteRT prescribes, as scale and zero point by bits.
+_Binary: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+_BinaryKernel: TypeAlias = Callable[[Tensor, Grid, Tensor, Grid, Grid], Tensor]
+_Activation: TypeAlias = Callable[[Evaluator, str, Operand], Operand]
+
+# The grids that LiteRT prescribes for results, as scale and zero point by bits.
 _UNIT = {8: (1.0 / 256.0, -128), 16: (1.0 / 32768.0, 0)}
 _SIGNED_UNIT = {8: (1.0 / 128.0, 0), 16: (1.0 / 32768.0, 0)}
 
 
-def activated(arithmetic: Arithmetic, name: str, value: Any, function: Any) -> Any:
-    """The value after an activation: a function of Keras, its name, or None.
+def apply_activation(evaluator: Evaluator, name: str, value: Operand, function: Function | str | None) -> Operand:
+    """Applies an activation to a value.
+
+    Args:
+        evaluator: Evaluator that calibrates, simulates or emits the step.
+        name: Name of the point where the result is rounded.
+        value: Value before the activation.
+        function: Activation function of Keras, its name, or None.
 
     Raises:
         ValueError: If the device has no integer operator for it.
@@ -31,60 +56,69 @@ def activated(arithmetic: Arithmetic, name: str, value: Any, function: Any) -> A
             f"An activation must have an integer operator on the device: {', '.join(sorted(_NAMES))}. Received: "
             f"{getattr(function, '__name__', function)!r} in {name!r}. Take another, or give the layer in `skip`."
         )
-    return FUNCTIONS[function](arithmetic, name, value)
+    return FUNCTIONS[function](evaluator, name, value)
 
 
-def added(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
-    """A + b, for values or constants."""
-    return _binary(arithmetic, name, a, b, ops.add, sum_on_grid)
+def add(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
+    """Adds two operands, or an operand and a constant."""
+    return _binary(evaluator, name, a, b, ops.add, add_int)
 
 
-def subtracted(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
-    """A - b, for values or constants."""
-    return _binary(arithmetic, name, a, b, ops.subtract, functools.partial(sum_on_grid, sign=-1))
+def subtract(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
+    """Subtracts two operands, or an operand and a constant."""
+    return _binary(evaluator, name, a, b, ops.subtract, functools.partial(add_int, sign=-1))
 
 
-def multiplied(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
-    """A * b, for values or constants."""
-    return _binary(arithmetic, name, a, b, ops.multiply, times_on_grid)
+def multiply(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
+    """Multiplies two operands, or an operand and a constant, elementwise."""
+    return _binary(evaluator, name, a, b, ops.multiply, multiply_int)
 
 
-def masked_softmax(arithmetic: Arithmetic, name: str, scores: Any, mask: Any) -> Pending:
-    """A softmax over the last axis; scores where the mask is False stand just below all others."""
+def masked_softmax(evaluator: Evaluator, name: str, scores: Operand, mask: Rounded | Tensor | None) -> Operand:
+    """Applies a softmax over the last axis, with scores just below all others where the mask is False."""
     if mask is None:
-        return softmax(arithmetic, name, scores)
-    counting = ops.cast(mask.tensor if isinstance(mask, Value) else ops.convert_to_tensor(mask), "bool")
-    return softmax(arithmetic, name, arithmetic.masked(scores, counting, f"{name}/masked"))
+        return softmax(evaluator, name, scores)
+    unmasked = ops.cast(ops.convert_to_tensor(tensor_of(mask)), "bool")
+    return softmax(evaluator, name, evaluator.mask_scores(scores, unmasked, f"{name}/masked"))
 
 
-def _binary(arithmetic: Arithmetic, name: str, a: Any, b: Any, function: Callable, on_grid: Callable) -> Pending:
-    x, y = (arithmetic.operand(one, name) for one in (a, b))
+def _binary(
+    evaluator: Evaluator,
+    name: str,
+    a: OperandOrConstant,
+    b: OperandOrConstant,
+    function: _Binary,
+    kernel: _BinaryKernel,
+) -> Unrounded:
+    x, y = (evaluator.operand(value, name) for value in (a, b))
     rounding = None
     if x.grid is not None and y.grid is not None:
-        rounding = functools.partial(on_grid, x.tensor, x.grid, y.tensor, y.grid)
-    return Pending(name, lambda: function(x.tensor, y.tensor), fuses=True, rounding=rounding)
+        rounding = functools.partial(kernel, x.tensor, x.grid, y.tensor, y.grid)
+    return Unrounded(name, lambda: function(x.tensor, y.tensor), fuses=True, rounding=rounding)
 
 
-def _linear(arithmetic: Arithmetic, name: str, value: Any) -> Any:
+def _linear(evaluator: Evaluator, name: str, value: Operand) -> Operand:
     return value
 
 
-def _fused(function: Callable) -> Callable:
-    def rule(arithmetic: Arithmetic, name: str, value: Any) -> Pending:
-        if getattr(value, "fuses", False):
+def _fused(function: Function) -> _Activation:
+    """An activation that LiteRT fuses to the operator before it, where that is possible."""
+
+    def rule(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
+        if not isinstance(value, Rounded) and value.fuses:
             return value.then(name, function)
-        x = arithmetic.quantized(value)
-        return Pending(name, lambda: function(x.tensor))
+        x = evaluator.to_grid(value)
+        return Unrounded(name, lambda: function(x.tensor))
 
     return rule
 
 
-def _table(function: Callable, fixed: dict | None = None) -> Callable:
-    """Of an operator that looks each integer up."""
+def _table(function: Function, fixed: dict[int, tuple[float, int]] | None = None) -> _Activation:
+    """An activation whose operator looks up each integer in a table."""
 
-    def rule(arithmetic: Arithmetic, name: str, value: Any) -> Pending:
-        x = arithmetic.quantized(value)
-        return Pending(name, lambda: function(x.tensor), fixed=fixed)
+    def rule(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
+        x = evaluator.to_grid(value)
+        return Unrounded(name, lambda: function(x.tensor), fixed=fixed)
 
     return rule
 
@@ -96,30 +130,30 @@ tanh = _table(ops.tanh, _SIGNED_UNIT)
 softmax = _table(ops.softmax, _UNIT)
 
 
-def _silu(arithmetic: Arithmetic, name: str, value: Any) -> Pending:
-    x = arithmetic.quantized(value)
-    return multiplied(arithmetic, name, x, sigmoid(arithmetic, f"{name}/sigmoid", x))
+def _silu(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
+    x = evaluator.to_grid(value)
+    return multiply(evaluator, name, x, sigmoid(evaluator, f"{name}/sigmoid", x))
 
 
-def _hard_sigmoid(arithmetic: Arithmetic, name: str, value: Any) -> Pending:
-    shifted = relu6(arithmetic, f"{name}/relu6", added(arithmetic, f"{name}/add", value, 3.0))
-    return multiplied(arithmetic, name, shifted, 1.0 / 6.0)
+def _hard_sigmoid(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
+    shifted = relu6(evaluator, f"{name}/relu6", add(evaluator, f"{name}/add", value, 3.0))
+    return multiply(evaluator, name, shifted, 1.0 / 6.0)
 
 
-def _hard_silu(arithmetic: Arithmetic, name: str, value: Any) -> Pending:
-    x = arithmetic.quantized(value)
-    return multiplied(arithmetic, name, x, _hard_sigmoid(arithmetic, f"{name}/hard_sigmoid", x))
+def _hard_silu(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
+    x = evaluator.to_grid(value)
+    return multiply(evaluator, name, x, _hard_sigmoid(evaluator, f"{name}/hard_sigmoid", x))
 
 
-def _leaky_relu(arithmetic: Arithmetic, name: str, value: Any, slope: Any = 0.2) -> Pending:
-    """Computes slope * x + (1 - slope) * relu(x), as conversion does: LEAKY_RELU stays in floating point."""
-    x = arithmetic.quantized(value)
-    positive = relu(arithmetic, f"{name}/relu", x)
-    straight = multiplied(arithmetic, f"{name}/multiply", x, slope)
-    return added(arithmetic, name, straight, multiplied(arithmetic, f"{name}/multiply#2", positive, 1.0 - slope))
+def _leaky_relu(evaluator: Evaluator, name: str, value: Operand, slope: Tensor = 0.2) -> Unrounded:
+    """Computes slope * x + (1 - slope) * relu(x), as conversion does: the quantizer leaves LEAKY_RELU in float."""
+    x = evaluator.to_grid(value)
+    positive = relu(evaluator, f"{name}/relu", x)
+    straight = multiply(evaluator, f"{name}/multiply", x, slope)
+    return add(evaluator, name, straight, multiply(evaluator, f"{name}/multiply#2", positive, 1.0 - slope))
 
 
-FUNCTIONS: dict[Any, Callable] = {
+FUNCTIONS: dict[Function, _Activation] = {
     keras.activations.linear: _linear,
     keras.activations.relu: relu,
     keras.activations.relu6: relu6,
@@ -135,45 +169,45 @@ FUNCTIONS: dict[Any, Callable] = {
 _NAMES = {function.__name__ for function in FUNCTIONS}
 
 
-def _activation(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
-    return activated(arithmetic, step.name, value, step.operation.activation)
+def _activation_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    return apply_activation(evaluator, step.name, value, step.operation.activation)
 
 
-def _relu_layer(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _relu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
     if layer.threshold == 0.0 and layer.max_value in (None, 6.0):
         if layer.negative_slope == 0.0:
-            return (relu if layer.max_value is None else relu6)(arithmetic, step.name, value)
+            return (relu if layer.max_value is None else relu6)(evaluator, step.name, value)
         if layer.max_value is None:
-            return _leaky_relu(arithmetic, step.name, value, float(layer.negative_slope))
+            return _leaky_relu(evaluator, step.name, value, float(layer.negative_slope))
     raise ValueError(
-        f"A ReLU must have a threshold of 0 and no or 6.0 as its largest value, for the device has no other. "
+        f"A ReLU must have threshold=0 and max_value=None or 6.0, because the device has no operator for others. "
         f"Received: {step.name!r} with threshold={layer.threshold}, max_value={layer.max_value}. Give it in `skip`."
     )
 
 
-def _softmax_layer(arithmetic: Arithmetic, step: Any, value: Any, mask: Any = None) -> Any:
-    rank = len((value.tensor if isinstance(value, Value) else arithmetic.settled(value).tensor).shape)
+def _softmax_layer(evaluator: Evaluator, step: Step, value: Operand, mask: Tensor | None = None) -> Operand:
+    rank = len(evaluator.materialize(value).shape)
     if step.operation.axis not in (-1, rank - 1):
         raise ValueError(
-            f"A softmax must be over the last axis, for the device has no other. Received: {step.name!r} with "
+            f"A softmax must be over the last axis, as that of the device is. Received: {step.name!r} with "
             f"axis={step.operation.axis}. Permute before it, or give it in `skip`."
         )
-    return masked_softmax(arithmetic, step.name, value, mask)
+    return masked_softmax(evaluator, step.name, value, mask)
 
 
-def _leaky_layer(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
-    return _leaky_relu(arithmetic, step.name, value, float(step.operation.negative_slope))
+def _leaky_relu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    return _leaky_relu(evaluator, step.name, value, float(step.operation.negative_slope))
 
 
-def _parametric_layer(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
-    return _leaky_relu(arithmetic, step.name, value, ops.convert_to_tensor(step.operation.alpha))
+def _prelu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    return _leaky_relu(evaluator, step.name, value, ops.convert_to_tensor(step.operation.alpha))
 
 
-ACTIVATION_LAYERS: dict[Any, Callable] = {
-    keras.layers.Activation: _activation,
+ACTIVATION_LAYERS: dict[type[keras.Layer], Rule] = {
+    keras.layers.Activation: _activation_layer,
     keras.layers.ReLU: _relu_layer,
     keras.layers.Softmax: _softmax_layer,
-    keras.layers.LeakyReLU: _leaky_layer,
-    keras.layers.PReLU: _parametric_layer,
+    keras.layers.LeakyReLU: _leaky_relu_layer,
+    keras.layers.PReLU: _prelu_layer,
 }

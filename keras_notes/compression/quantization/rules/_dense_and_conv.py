@@ -1,90 +1,104 @@
-"""Layers with weights, as products that batch normalization and an activation can be fused to."""
+"""Rules for layers with weights: weighted sums, to which batch normalization and an activation can be fused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._evaluator import Arithmetic, Product, Weights
-from keras_notes.compression.quantization.rules._activations import activated
+from keras_notes._shared.types import Tensor
+from keras_notes.compression.quantization._evaluator import Evaluator, Operand, WeightedSum, Weights
+from keras_notes.compression.quantization._tracer import Step
+from keras_notes.compression.quantization.rules import Rule
+from keras_notes.compression.quantization.rules._activations import apply_activation
 from keras_notes.compression.quantization.rules._shapes import check_channels_last
 
 __all__ = ["WEIGHTED_LAYERS", "affine", "matrix"]
 
 
-def product(
-    arithmetic: Arithmetic,
+def weighted_sum(
+    evaluator: Evaluator,
     name: str,
-    value: Any,
-    kernel: Any,
-    bias: Any,
+    value: Operand,
+    kernel: Tensor,
+    bias: Tensor | None,
     channels: tuple[int, ...],
-    apply: Callable,
+    apply: Callable[[Tensor, Tensor], Tensor],
+    *,
+    variable: keras.Variable | None,
     low_bits: bool = False,
-    weights_name: str | None = None,
-) -> Product:
-    """A product of inputs and weights that is still to be computed."""
-    weights = Weights(weights_name or name, ops.cast(kernel, "float32"), channels, low_bits)
+) -> WeightedSum:
+    """Creates a weighted sum of inputs; see `WeightedSum` and `Weights` for the arguments."""
+    weights = Weights(name, ops.cast(kernel, "float32"), variable, channels, low_bits)
     bias = None if bias is None else ops.cast(bias, "float32")
-    return Product(name, arithmetic.quantized(value), weights, bias, apply, arithmetic)
+    return WeightedSum(name, evaluator.to_grid(value), weights, bias, apply, evaluator)
 
 
-def affine(arithmetic: Arithmetic, name: str, value: Any, multiplier: Any, shift: Any) -> Product:
-    """Multiplier * x + shift with a number for each channel, as a convolution of size 1 that mixes none of them."""
-    x = arithmetic.quantized(arithmetic.floating(value))
+def affine(evaluator: Evaluator, name: str, value: Operand, multiplier: Tensor, shift: Tensor) -> WeightedSum:
+    """Computes multiplier * x + shift, with numbers for each channel, as a depthwise convolution of size 1."""
+    x = evaluator.to_grid(evaluator.to_float(value))
     size = x.shape[-1]
 
-    def apply(tensor, kernel):
+    def apply(tensor: Tensor, kernel: Tensor) -> Tensor:
         shape = tuple(tensor.shape)
         square = ops.reshape(tensor, (-1, 1, math.prod(shape[1:-1]), size)) if len(shape) != 4 else tensor
         result = ops.depthwise_conv(square, kernel)
         return ops.reshape(result, (-1, *shape[1:])) if len(shape) != 4 else result
 
     kernel = ops.reshape(ops.broadcast_to(multiplier, (size,)), (1, 1, size, 1))
-    return product(arithmetic, name, x, kernel, ops.broadcast_to(shift, (size,)), (1, 1, size, 1), apply)
+    bias = ops.broadcast_to(shift, (size,))
+    return weighted_sum(evaluator, name, x, kernel, bias, (1, 1, size, 1), apply, variable=None)
 
 
-def matrix(arithmetic: Arithmetic, name: str, value: Any, kernel: Any, bias: Any, shape: Any = None) -> Product:
-    """A product with a matrix over the last axes.
+def matrix(
+    evaluator: Evaluator,
+    name: str,
+    value: Operand,
+    kernel: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int] | None = None,
+    *,
+    variable: keras.Variable | None,
+) -> WeightedSum:
+    """Multiplies the last axes of a value by a matrix.
 
-    The inputs become a matrix before, so that the bias is added to one, which LiteRT has in the operator.
+    The inputs are reshaped to a matrix first, because LiteRT adds the bias in the operator only to a matrix.
 
     Args:
-        arithmetic: Who computes.
-        name: Of the point.
-        value: Inputs of shape (batch, ..., rows), or several last axes of as many elements.
-        kernel: Of shape (rows, columns).
-        bias: Of shape (columns,), or None.
-        shape: The last axes of the result. Defaults to (columns,).
+        evaluator: Evaluator that calibrates, simulates or emits the step.
+        name: Name of the point where the result is rounded, and of the weights.
+        value: Inputs of shape (batch, ..., rows), or with several last axes that have `rows` elements together.
+        kernel: Matrix of shape (rows, columns).
+        bias: Vector of shape (columns,), or None.
+        shape: Shape of the last axes of the result. Defaults to (columns,).
+        variable: Variable that the kernel comes from; None for a constant or a matrix from several variables.
     """
-    x = arithmetic.quantized(arithmetic.floating(value))
+    x = evaluator.to_grid(evaluator.to_float(value))
     rows, columns = kernel.shape
     outer: list[int] = []
     while math.prod((*outer, rows)) < math.prod(x.shape[1:]):
         outer.append(x.shape[1 + len(outer)])
     after = None
     if outer or shape or len(x.shape) != 2:
-        x = arithmetic.moved(ops.reshape(x.tensor, (-1, rows)), x.grid)
+        x = evaluator.same_grid(ops.reshape(x.tensor, (-1, rows)), x.grid)
         result = (-1, *outer, *(shape or (columns,)))
         after = lambda tensor: ops.reshape(tensor, result)  # noqa: E731
-    weights = Weights(name, ops.cast(kernel, "float32"), (1, columns), low_bits=True)
+    weights = Weights(name, ops.cast(kernel, "float32"), variable, (1, columns), low_bits=True)
     bias = None if bias is None else ops.cast(bias, "float32")
     channels_last = not shape or shape[-1] == columns
-    return Product(name, x, weights, bias, ops.matmul, arithmetic, after, channels_last=channels_last)
+    return WeightedSum(name, x, weights, bias, ops.matmul, evaluator, after, channels_last=channels_last)
 
 
-def _dense(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _dense(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
-    result = matrix(arithmetic, step.name, value, layer.kernel, layer.bias)
-    return activated(arithmetic, step.name, result, layer.activation)
+    result = matrix(evaluator, step.name, value, layer.kernel, layer.bias, variable=layer.kernel)
+    return apply_activation(evaluator, step.name, result, layer.activation)
 
 
-def _einsum_dense(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
-    """As a matrix product where the contracted axes are the last of x and the first of the kernel."""
+def _einsum_dense(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    """Computes a matrix product: x ends with the contracted axes, and the result with those of the kernel."""
     layer = step.operation
     letters, rest = layer.equation.replace("...", "").replace(" ", "").split(",")
     kernel_letters, result_letters = rest.split("->")
@@ -105,66 +119,77 @@ def _einsum_dense(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
     bias = None
     if layer.bias is not None:
         bias = ops.reshape(ops.broadcast_to(layer.bias, columns), (-1,))
-    result = matrix(arithmetic, step.name, value, kernel, bias, tuple(columns))
-    return activated(arithmetic, step.name, result, layer.activation)
+    result = matrix(evaluator, step.name, value, kernel, bias, tuple(columns), variable=layer.kernel)
+    return apply_activation(evaluator, step.name, result, layer.activation)
 
 
-def _convolution(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _convolution(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
     check_channels_last(step)
-    x = arithmetic.quantized(value)
+    x = evaluator.to_grid(value)
     padding = layer.padding
     if padding == "causal":
-        x = arithmetic.moved(ops.pad(x.tensor, layer._compute_causal_padding()), x.grid)
+        x = evaluator.same_grid(ops.pad(x.tensor, layer._compute_causal_padding()), x.grid)
         padding = "valid"
 
-    def apply(tensor, kernel):
+    def apply(tensor: Tensor, kernel: Tensor) -> Tensor:
         return ops.conv(tensor, kernel, strides=list(layer.strides), padding=padding, dilation_rate=layer.dilation_rate)
 
     channels = (*(1,) * (layer.rank + 1), layer.filters)
-    low_bits = layer.rank == 2
-    result = product(arithmetic, step.name, x, layer.kernel, layer.bias, channels, apply, low_bits)
-    return activated(arithmetic, step.name, result, layer.activation)
+    result = weighted_sum(
+        evaluator,
+        step.name,
+        x,
+        layer.kernel,
+        layer.bias,
+        channels,
+        apply,
+        variable=layer.kernel,
+        low_bits=layer.rank == 2,
+    )
+    return apply_activation(evaluator, step.name, result, layer.activation)
 
 
-def _depthwise(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _depthwise(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
     check_channels_last(step)
+    result = _convolve_depthwise(evaluator, step.name, layer, value, layer.kernel, layer.bias)
+    return apply_activation(evaluator, step.name, result, layer.activation)
 
-    result = _each_channel(arithmetic, step.name, layer, value, layer.kernel, layer.bias)
-    return activated(arithmetic, step.name, result, layer.activation)
 
+def _convolve_depthwise(
+    evaluator: Evaluator, name: str, layer: keras.Layer, value: Operand, kernel: keras.Variable, bias: Tensor | None
+) -> WeightedSum:
+    """Computes a depthwise layer, or the first half of a separable one."""
 
-def _each_channel(arithmetic: Arithmetic, name: str, layer: Any, value: Any, kernel: Any, bias: Any) -> Product:
-    """A convolution that mixes no channels, as a depthwise layer or the first half of a separable one sets it."""
-
-    def apply(tensor, weights):
+    def apply(tensor: Tensor, weights: Tensor) -> Tensor:
         return ops.depthwise_conv(
             tensor, weights, strides=layer.strides, padding=layer.padding, dilation_rate=layer.dilation_rate
         )
 
     channels = (*(1,) * layer.rank, *kernel.shape[-2:])
-    return product(arithmetic, name, value, kernel, bias, channels, apply)
+    return weighted_sum(evaluator, name, value, kernel, bias, channels, apply, variable=kernel)
 
 
-def _separable(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _separable(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
     check_channels_last(step)
 
-    def pointwise(tensor, kernel):
+    def pointwise(tensor: Tensor, kernel: Tensor) -> Tensor:
         return ops.conv(tensor, kernel, strides=1, padding="valid")
 
-    spread = _each_channel(arithmetic, f"{step.name}/depthwise", layer, value, layer.depthwise_kernel, None)
+    spread = _convolve_depthwise(evaluator, f"{step.name}/depthwise", layer, value, layer.depthwise_kernel, None)
     channels = (*(1,) * (layer.rank + 1), layer.filters)
-    result = product(arithmetic, step.name, spread, layer.pointwise_kernel, layer.bias, channels, pointwise)
-    return activated(arithmetic, step.name, result, layer.activation)
+    kernel = layer.pointwise_kernel
+    result = weighted_sum(evaluator, step.name, spread, kernel, layer.bias, channels, pointwise, variable=kernel)
+    return apply_activation(evaluator, step.name, result, layer.activation)
 
 
-def _transposed(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _transposed(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
     check_channels_last(step)
 
-    def apply(tensor, kernel):
+    def apply(tensor: Tensor, kernel: Tensor) -> Tensor:
         return ops.conv_transpose(
             tensor,
             kernel,
@@ -175,44 +200,45 @@ def _transposed(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
         )
 
     channels = (*(1,) * layer.rank, layer.filters, 1)
-    result = product(arithmetic, step.name, value, layer.kernel, layer.bias, channels, apply)
-    return activated(arithmetic, step.name, result, layer.activation)
+    kernel = layer.kernel
+    result = weighted_sum(evaluator, step.name, value, kernel, layer.bias, channels, apply, variable=kernel)
+    return apply_activation(evaluator, step.name, result, layer.activation)
 
 
-def _batch_normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _batch_normalization(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
-    foldable = isinstance(value, Product) and value.is_per_channel(layer.moving_mean.shape)
-    if foldable:
+    foldable = value if isinstance(value, WeightedSum) and value.is_per_channel(layer.moving_mean.shape) else None
+    if foldable is not None:
         _check_last_axis(step, layer.input_spec.ndim)
-    if foldable and (live := arithmetic.batch_statistics(step.name, layer, value)) is not None:
-        return live
+        if (live := evaluator.batch_statistics(step.name, layer, foldable)) is not None:
+            return live
     multiplier = ops.rsqrt(ops.cast(layer.moving_variance, "float32") + layer.epsilon)
     multiplier = multiplier if layer.gamma is None else multiplier * layer.gamma
     shift = -layer.moving_mean * multiplier
     shift = shift if layer.beta is None else shift + layer.beta
-    if foldable:
-        return value.scaled(step.name, multiplier, shift)
-    _check_last_axis(step, len(arithmetic.quantized(value).shape))
-    return affine(arithmetic, step.name, value, multiplier, shift)
+    if foldable is not None:
+        return foldable.scaled(step.name, multiplier, shift)
+    _check_last_axis(step, len(evaluator.to_grid(value).shape))
+    return affine(evaluator, step.name, value, multiplier, shift)
 
 
-def _rescaling(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _rescaling(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
     scale = ops.convert_to_tensor(layer.scale, "float32")
-    return affine(arithmetic, step.name, value, scale, ops.convert_to_tensor(layer.offset, "float32"))
+    return affine(evaluator, step.name, value, scale, ops.convert_to_tensor(layer.offset, "float32"))
 
 
-def _normalization(arithmetic: Arithmetic, step: Any, value: Any) -> Any:
+def _normalization(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     layer = step.operation
-    x = arithmetic.quantized(arithmetic.floating(value))
+    x = evaluator.to_grid(evaluator.to_float(value))
     _check_last_axis(step, len(x.shape), (layer.axis or (-1,))[-1])
     deviation = ops.maximum(ops.sqrt(ops.reshape(layer.variance, (-1,))), keras.backend.epsilon())
     multiplier = deviation if layer.invert else 1.0 / deviation
     mean = ops.reshape(layer.mean, (-1,))
-    return affine(arithmetic, step.name, x, multiplier, mean if layer.invert else -mean * multiplier)
+    return affine(evaluator, step.name, x, multiplier, mean if layer.invert else -mean * multiplier)
 
 
-def _check_last_axis(step: Any, rank: int, axis: int | None = None) -> None:
+def _check_last_axis(step: Step, rank: int, axis: int | None = None) -> None:
     axis = step.operation.axis if axis is None else axis
     if axis not in (-1, rank - 1):
         raise ValueError(
@@ -221,7 +247,7 @@ def _check_last_axis(step: Any, rank: int, axis: int | None = None) -> None:
 
 
 _LAYERS = keras.layers
-WEIGHTED_LAYERS: dict[Any, Callable] = {
+WEIGHTED_LAYERS: dict[type[keras.Layer], Rule] = {
     _LAYERS.Dense: _dense,
     _LAYERS.EinsumDense: _einsum_dense,
     _LAYERS.Conv1D: _convolution,

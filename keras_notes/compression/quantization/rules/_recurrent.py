@@ -1,18 +1,18 @@
-"""Recurrent layers, step by step; all steps round at the same points, so that they share their ranges."""
+"""Rules for recurrent layers, which are unrolled; all steps round at the same points and so share their ranges."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_notes import layers
-from keras_notes.compression.quantization._evaluator import Arithmetic, Value
-from keras_notes.compression.quantization.rules._activations import activated, added, multiplied, subtracted
+from keras_notes._shared.types import Tensor, Tree
+from keras_notes.compression.quantization._evaluator import Evaluator, Function, Operand, OperandOrConstant, Rounded
+from keras_notes.compression.quantization._tracer import Step
+from keras_notes.compression.quantization.rules import Rule
+from keras_notes.compression.quantization.rules._activations import add, apply_activation, multiply, subtract
 from keras_notes.compression.quantization.rules._dense_and_conv import matrix
-from keras_notes.compression.quantization.rules._shapes import concatenated
+from keras_notes.compression.quantization.rules._shapes import concatenate
 
 __all__ = ["LONGEST", "RECURRENT_LAYERS"]
 
@@ -22,61 +22,67 @@ LONGEST = 64
 
 
 class _Cell:
-    """One recurrent layer at work.
+    """A recurrent layer that is computed step by step.
 
     Args:
-        arithmetic: Who computes.
-        name: Of the layer's points.
-        layer: The layer.
-        x: Its inputs, of shape (batch, steps, features).
+        evaluator: Evaluator that calibrates, simulates or emits the step.
+        name: Prefix of the names of the layer's points.
+        layer: Recurrent layer.
+        x: Inputs of shape (batch, steps, features).
+
+    Attributes:
+        inputs: Inputs of all steps, multiplied by the kernel, of shape (batch, steps, gates * units).
     """
 
-    inputs: Value
+    inputs: Rounded
 
-    def __init__(self, arithmetic: Arithmetic, name: str, layer: Any, x: Value) -> None:
-        self.arithmetic = arithmetic
+    def __init__(self, evaluator: Evaluator, name: str, layer: keras.Layer, x: Rounded) -> None:
+        self.evaluator = evaluator
         self.name = name
         self.layer = layer
         self.units = layer.units
         self._recurrent_mask = self._mask(layer.recurrent_dropout, (1, self.units), x)
         mask = self._mask(layer.dropout, (1, *x.shape[2:]), x)
-        self.x = x if mask is None else Value(x.tensor * mask, x.grid)
+        self.x = x if mask is None else Rounded(x.tensor * mask, x.grid)
 
-    def step(self, inputs: Value, states: list[Value] | None) -> list[Any]:
-        """The states after a step, the output first; None for states that are still zero."""
+    def step(self, inputs: Rounded, states: list[Rounded] | None) -> list[Operand]:
+        """Computes the states after a step, the output first, from the states before it; None if these are zero."""
         raise NotImplementedError
 
-    def project(self, x: Value, bias: Any, suffix: str = "") -> Value:
-        """Inputs through the kernel, those of all steps at once."""
+    def project(self, x: Rounded, bias: Tensor | None, suffix: str = "") -> Rounded:
+        """Multiplies inputs by the kernel, those of all steps at once."""
         kernel = self.layer.cell.kernel
-        return self.arithmetic.settled(matrix(self.arithmetic, f"{self.name}/input{suffix}", x, kernel, bias))
+        name = f"{self.name}/input{suffix}"
+        return self.evaluator.materialize(matrix(self.evaluator, name, x, kernel, bias, variable=kernel))
 
-    def recur(self, state: Value, columns: slice, bias: Any, suffix: str = "") -> Value:
-        """A state through some columns of the recurrent kernel."""
+    def recur(self, state: Rounded, columns: slice, bias: Tensor | None, suffix: str = "") -> Rounded:
+        """Multiplies a state by some columns of the recurrent kernel."""
         if self._recurrent_mask is not None:
-            state = Value(state.tensor * self._recurrent_mask, state.grid)
-        kernel = ops.convert_to_tensor(self.layer.cell.recurrent_kernel)[:, columns]
-        return self.arithmetic.settled(matrix(self.arithmetic, f"{self.name}/recurrent{suffix}", state, kernel, bias))
+            state = Rounded(state.tensor * self._recurrent_mask, state.grid)
+        variable = self.layer.cell.recurrent_kernel
+        kernel = ops.convert_to_tensor(variable)[:, columns]
+        name = f"{self.name}/recurrent{suffix}"
+        return self.evaluator.materialize(matrix(self.evaluator, name, state, kernel, bias, variable=variable))
 
-    def slice(self, value: Value, index: int) -> Value:
-        """The columns of one gate."""
-        return self.arithmetic.moved(value.tensor[..., index * self.units : (index + 1) * self.units], value.grid)
+    def slice(self, value: Rounded, index: int) -> Rounded:
+        """Returns the columns of a gate."""
+        return self.evaluator.same_grid(value.tensor[..., index * self.units : (index + 1) * self.units], value.grid)
 
-    def gate(self, suffix: str, value: Any, function: Any) -> Value:
-        return self.arithmetic.settled(activated(self.arithmetic, f"{self.name}/{suffix}", value, function))
+    def gate(self, suffix: str, value: Operand, function: Function | str | None) -> Rounded:
+        return self.evaluator.materialize(apply_activation(self.evaluator, f"{self.name}/{suffix}", value, function))
 
-    def times(self, suffix: str, a: Any, b: Any) -> Value:
-        return self.arithmetic.settled(multiplied(self.arithmetic, f"{self.name}/{suffix}", a, b))
+    def times(self, suffix: str, a: OperandOrConstant, b: OperandOrConstant) -> Rounded:
+        return self.evaluator.materialize(multiply(self.evaluator, f"{self.name}/{suffix}", a, b))
 
-    def plus(self, suffix: str, a: Any, b: Any) -> Value:
-        return self.arithmetic.settled(added(self.arithmetic, f"{self.name}/{suffix}", a, b))
+    def plus(self, suffix: str, a: OperandOrConstant, b: OperandOrConstant) -> Rounded:
+        return self.evaluator.materialize(add(self.evaluator, f"{self.name}/{suffix}", a, b))
 
-    def minus(self, suffix: str, a: Value, b: Value) -> Value:
-        return self.arithmetic.settled(subtracted(self.arithmetic, f"{self.name}/{suffix}", a, b))
+    def minus(self, suffix: str, a: Rounded, b: Rounded) -> Rounded:
+        return self.evaluator.materialize(subtract(self.evaluator, f"{self.name}/{suffix}", a, b))
 
-    def _mask(self, rate: float, shape: tuple[int, ...], x: Value) -> Any:
-        """What dropout multiplies with, the same for all steps."""
-        if not (self.arithmetic.training and rate):
+    def _mask(self, rate: float, shape: tuple[int, ...], x: Rounded) -> Tensor | None:
+        """Returns the factors of dropout, the same for all steps; None without dropout."""
+        if not (self.evaluator.training and rate):
             return None
         ones = ops.ones_like(x.tensor[:, :1, :1])
         ones = ops.broadcast_to(ones, (ops.shape(x.tensor)[0], *shape)) if len(shape) == 2 else ones
@@ -85,31 +91,29 @@ class _Cell:
 
 
 class _LstmCell(_Cell):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, evaluator: Evaluator, name: str, layer: keras.Layer, x: Rounded) -> None:
+        super().__init__(evaluator, name, layer, x)
         self.inputs = self.project(self.x, self.layer.cell.bias if self.layer.use_bias else None)
 
-    def step(self, inputs: Value, states: list[Value] | None) -> list[Any]:
+    def step(self, inputs: Rounded, states: list[Rounded] | None) -> list[Operand]:
         cell = self.layer.cell
         gates = inputs if states is None else self.plus("gates", inputs, self.recur(states[0], slice(None), None))
         parts = [self.slice(gates, index) for index in range(4)]
         write = self.gate("input_gate", parts[0], cell.recurrent_activation)
         candidate = self.gate("candidate", parts[2], cell.activation)
         output = self.gate("output_gate", parts[3], cell.recurrent_activation)
-        written = multiplied(
-            self.arithmetic, f"{self.name}/{'cell' if states is None else 'written'}", write, candidate
-        )
-        carry = self.arithmetic.settled(written)
+        written = multiply(self.evaluator, f"{self.name}/{'cell' if states is None else 'written'}", write, candidate)
+        carry = self.evaluator.materialize(written)
         if states is not None:
             forget = self.gate("forget_gate", parts[1], cell.recurrent_activation)
             carry = self.plus("cell", self.times("kept", forget, states[1]), carry)
         squashed = self.gate("squashed", carry, cell.activation)
-        return [multiplied(self.arithmetic, self.name, output, squashed), carry]
+        return [multiply(self.evaluator, self.name, output, squashed), carry]
 
 
 class _GruCell(_Cell):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, evaluator: Evaluator, name: str, layer: keras.Layer, x: Rounded) -> None:
+        super().__init__(evaluator, name, layer, x)
         cell = self.layer.cell
         both = ops.convert_to_tensor(cell.bias) if self.layer.use_bias else ops.zeros((2, 3 * self.units))
         if not self.layer.reset_after:
@@ -118,49 +122,49 @@ class _GruCell(_Cell):
             )
         self.recurrent_bias = both[1]
         self.inputs = self.project(self.x, both[0])
-        # The first step has no state to multiply: what is left of it is the bias.
+        # At the first step the state is zero, and only the bias remains of its product.
         first = ops.concatenate([both[1, : 2 * self.units], ops.zeros((self.units,))])
         index = -1 if self.layer.go_backwards else 0
-        inputs = self.arithmetic.moved(self.x.tensor[:, index], self.x.grid)
+        inputs = self.evaluator.same_grid(self.x.tensor[:, index], self.x.grid)
         self.first = self.project(inputs, both[0] + first, "/first")
 
-    def step(self, inputs: Value, states: list[Value] | None) -> list[Any]:
+    def step(self, inputs: Rounded, states: list[Rounded] | None) -> list[Operand]:
         cell = self.layer.cell
         if states is None:
-            update, reset, given = (self.slice(self.first, index) for index in range(3))
-            remembered: Any = self.recurrent_bias[2 * self.units :]
+            update, reset, new = (self.slice(self.first, index) for index in range(3))
+            remembered: OperandOrConstant = self.recurrent_bias[2 * self.units :]
         else:
             recurrent = self.recur(states[0], slice(None), self.recurrent_bias)
-            gates = self.plus("gates", self._two(inputs), self._two(recurrent))
+            gates = self.plus("gates", self._two_gates(inputs), self._two_gates(recurrent))
             update, reset = self.slice(gates, 0), self.slice(gates, 1)
-            given, remembered = self.slice(inputs, 2), self.slice(recurrent, 2)
+            new, remembered = self.slice(inputs, 2), self.slice(recurrent, 2)
         keep = self.gate("update_gate", update, cell.recurrent_activation)
         reset = self.gate("reset_gate", reset, cell.recurrent_activation)
         candidate = self.gate(
-            "candidate", self.plus("new", given, self.times("remembered", reset, remembered)), cell.activation
+            "candidate", self.plus("new", new, self.times("remembered", reset, remembered)), cell.activation
         )
         if states is None:
-            kept = self.times("kept", keep, candidate)
-            return [subtracted(self.arithmetic, self.name, candidate, kept)]
-        moved = self.times("moved", keep, self.minus("difference", states[0], candidate))
-        return [added(self.arithmetic, self.name, candidate, moved)]
+            removed = self.times("kept", keep, candidate)
+            return [subtract(self.evaluator, self.name, candidate, removed)]
+        shift = self.times("moved", keep, self.minus("difference", states[0], candidate))
+        return [add(self.evaluator, self.name, candidate, shift)]
 
-    def _two(self, value: Value) -> Value:
-        return self.arithmetic.moved(value.tensor[..., : 2 * self.units], value.grid)
+    def _two_gates(self, value: Rounded) -> Rounded:
+        return self.evaluator.same_grid(value.tensor[..., : 2 * self.units], value.grid)
 
 
 class _SimpleCell(_Cell):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, evaluator: Evaluator, name: str, layer: keras.Layer, x: Rounded) -> None:
+        super().__init__(evaluator, name, layer, x)
         self.inputs = self.project(self.x, self.layer.cell.bias if self.layer.use_bias else None)
 
-    def step(self, inputs: Value, states: list[Value] | None) -> list[Any]:
+    def step(self, inputs: Rounded, states: list[Rounded] | None) -> list[Operand]:
         if states is not None:
             inputs = self.plus("sum", inputs, self.recur(states[0], slice(None), None))
-        return [activated(self.arithmetic, self.name, inputs, self.layer.cell.activation)]
+        return [apply_activation(self.evaluator, self.name, inputs, self.layer.cell.activation)]
 
 
-_CELLS = {
+_CELLS: dict[type[keras.Layer], type[_Cell]] = {
     keras.layers.LSTM: _LstmCell,
     layers.LSTM: _LstmCell,
     keras.layers.GRU: _GruCell,
@@ -168,72 +172,78 @@ _CELLS = {
 }
 
 
-def _recurrent(arithmetic: Arithmetic, step: Any, value: Any, initial_state: Any = None, mask: Any = None) -> Any:
-    return _run(arithmetic, step.name, step.operation, arithmetic.quantized(value), initial_state, mask)
+def _recurrent(
+    evaluator: Evaluator, step: Step, value: Operand, initial_state: Tree = None, mask: Tensor | None = None
+) -> Operand | list[Operand]:
+    results = _unroll(evaluator, step.name, step.operation, evaluator.to_grid(value), initial_state, mask)
+    return results if step.operation.return_state else results[0]
 
 
-def _run(
-    arithmetic: Arithmetic,
+def _unroll(
+    evaluator: Evaluator,
     name: str,
-    layer: Any,
-    x: Value,
-    initial_state: Any,
-    mask: Any,
+    layer: keras.Layer,
+    x: Rounded,
+    initial_state: Tree,
+    mask: Tensor | None,
     in_order_of_inputs: bool = False,
-) -> Any:
+) -> list[Operand]:
+    """Computes all steps of a recurrent layer; returns its output, followed by its states if it returns them."""
     steps = x.shape[1]
-    if layer.stateful or mask is not None or steps is None or steps > LONGEST:
+    if layer.stateful or mask is not None or not steps or steps > LONGEST:
         raise ValueError(
-            f"A recurrent layer must have no states that last, no mask, and at most {LONGEST} steps, which are written "
-            f"out. Received: {name!r} with {steps} steps, stateful={layer.stateful}"
+            f"A recurrent layer must have stateful=False, no mask, and at most {LONGEST} steps, which are "
+            f"unrolled. Received: {name!r} with {steps} steps, stateful={layer.stateful}"
             f"{', a mask' if mask is not None else ''}. Give it in `skip`."
         )
-    cell = _CELLS[type(layer)](arithmetic, name, layer, x)
-    states = None
+    cell = _CELLS[type(layer)](evaluator, name, layer, x)
+    before: list[Rounded] | None = None
     if initial_state is not None:
-        given = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
-        states = [arithmetic.quantized(state) for state in given]
-    outputs: list[Value] = []
-    for index in reversed(range(steps)) if layer.go_backwards else range(steps):
-        if states is not None:
-            states = [arithmetic.settled(state) for state in states]
-            outputs.append(states[0])
-        states = cell.step(arithmetic.moved(cell.inputs.tensor[:, index], cell.inputs.grid), states)
-    assert states is not None
-    if not (layer.return_sequences or layer.return_state):
-        return states[0]  # still pending: what follows may have a grid of its own
-    states = [arithmetic.settled(state) for state in states]
-    result = states[0]
+        initial_states = initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
+        before = [evaluator.to_grid(state) for state in initial_states]
+    indices = list(reversed(range(steps)) if layer.go_backwards else range(steps))
+    history: list[list[Rounded]] = []
+    for index in indices:
+        states = cell.step(evaluator.same_grid(cell.inputs.tensor[:, index], cell.inputs.grid), before)
+        if index == indices[-1] and not (layer.return_sequences or layer.return_state):
+            return states[:1]  # not rounded yet: the next layer may have a grid of its own
+        before = [evaluator.materialize(state) for state in states]
+        history.append(before)
+    result = history[-1][0]
     if layer.return_sequences:
-        sequence = [*outputs[-(steps - 1) :], result] if steps > 1 else [result]
+        outputs = [states[0].tensor for states in history]
         if in_order_of_inputs and layer.go_backwards:
-            sequence.reverse()
-        result = arithmetic.moved(ops.stack([output.tensor for output in sequence], axis=1), result.grid)
-    return [result, *states] if layer.return_state else result
+            outputs.reverse()
+        result = evaluator.same_grid(ops.stack(outputs, axis=1), result.grid)
+    return [result, *history[-1]] if layer.return_state else [result]
 
 
-def _bidirectional(arithmetic: Arithmetic, step: Any, value: Any, initial_state: Any = None, mask: Any = None) -> Any:
+def _bidirectional(
+    evaluator: Evaluator, step: Step, value: Operand, initial_state: Tree = None, mask: Tensor | None = None
+) -> Operand:
     layer = step.operation
-    x = arithmetic.quantized(value)
+    x = evaluator.to_grid(value)
     if initial_state is not None or layer.return_state or layer.merge_mode not in ("concat", "sum", "mul", "ave"):
         raise ValueError(
             f"A Bidirectional must merge its outputs, without states given or returned. Received: {step.name!r}. Give "
             f"it in `skip`."
         )
-    forward = _run(arithmetic, f"{step.name}/forward", layer.forward_layer, x, None, mask)
+    (forward,) = _unroll(evaluator, f"{step.name}/forward", layer.forward_layer, x, None, mask)
     # Stacked in order: LiteRT's quantizer leaves REVERSE_V2 in floating point.
-    backward = _run(arithmetic, f"{step.name}/backward", layer.backward_layer, x, None, mask, in_order_of_inputs=True)
+    (backward,) = _unroll(
+        evaluator, f"{step.name}/backward", layer.backward_layer, x, None, mask, in_order_of_inputs=True
+    )
     if layer.merge_mode == "concat":
-        return concatenated(arithmetic, step.name, [forward, backward], -1)
+        return concatenate(evaluator, step.name, [forward, backward], -1)
     if layer.merge_mode == "mul":
-        return multiplied(arithmetic, step.name, forward, backward)
+        return multiply(evaluator, step.name, forward, backward)
     if layer.merge_mode == "sum":
-        return added(arithmetic, step.name, forward, backward)
-    total = added(arithmetic, f"{step.name}/sum", forward, backward)
-    return multiplied(arithmetic, step.name, total, 0.5)
+        return add(evaluator, step.name, forward, backward)
+    total = add(evaluator, f"{step.name}/sum", forward, backward)
+    return multiply(evaluator, step.name, total, 0.5)
 
 
-RECURRENT_LAYERS: dict[Any, Callable] = {
+RECURRENT_LAYERS: dict[type[keras.Layer], Rule] = {
     **dict.fromkeys(_CELLS, _recurrent),
     keras.layers.Bidirectional: _bidirectional,
 }

@@ -1,181 +1,196 @@
-"""What moves values without computing new ones, or takes their largest: the result lies on the grid of the input."""
+"""Rules for layers and operations that rearrange, select or average values, mostly on the grid of their input."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
-from keras_notes.compression.quantization._evaluator import Arithmetic, Pending, Product, Value, is_result, several
-from keras_notes.compression.quantization.rules._activations import subtracted
+from keras_notes._shared.types import Tensor, Tree
+from keras_notes.compression.quantization._evaluator import (
+    Evaluator,
+    Operand,
+    OperandOrConstant,
+    Rounded,
+    Unrounded,
+    is_operand,
+    operands_of,
+    tensor_of,
+)
+from keras_notes.compression.quantization._tracer import Step
+from keras_notes.compression.quantization.rules import Rule
+from keras_notes.compression.quantization.rules._activations import subtract
 
-__all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "averaged", "check_channels_last", "concatenated"]
+__all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "check_channels_last", "concatenate", "reduce_mean"]
 
 _LAYERS = keras.layers
 
 
-def concatenated(arithmetic: Arithmetic, name: str, values: Sequence[Any], axis: int) -> Value:
-    """Values side by side, on one grid; what is still pending is rounded to it at once."""
-    return _on_one_grid(arithmetic, name, values, lambda tensors: ops.concatenate(tensors, axis=axis))
+def concatenate(evaluator: Evaluator, name: str, values: Sequence[Operand], axis: int) -> Rounded:
+    """Concatenates values on a common grid; values that are not rounded yet are rounded to it directly."""
+    return _join(evaluator, name, values, lambda tensors: ops.concatenate(tensors, axis=axis))
 
 
-def averaged(arithmetic: Arithmetic, name: str, value: Any, axis: Any, keepdims: bool) -> Pending:
-    """The mean over some axes."""
-    x = arithmetic.quantized(value)
-    return Pending(name, lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims))
+def reduce_mean(evaluator: Evaluator, name: str, value: Operand, axis: Tree, keepdims: bool) -> Unrounded:
+    """Averages a value over some axes."""
+    x = evaluator.to_grid(value)
+    return Unrounded(name, lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims))
 
 
-def check_channels_last(step: Any) -> None:
-    """Raises ValueError if a layer has its channels elsewhere."""
+def check_channels_last(step: Step) -> None:
+    """Raises ValueError if the channels of a layer are not its last axis."""
     data_format = getattr(step.operation, "data_format", "channels_last")
     if data_format != "channels_last":
         raise ValueError(
-            f"A layer must have its channels last, as the device has. Received: {step.name!r} with "
+            f"A layer must have its channels last, as the operators of the device do. Received: {step.name!r} with "
             f"data_format={data_format!r}. Rebuild it with data_format='channels_last'."
         )
 
 
-def _on_one_grid(arithmetic: Arithmetic, name: str, values: Sequence[Any], function: Callable) -> Value:
-    if arithmetic.format is None:
-        return Value(function([arithmetic.settled(value).tensor for value in values]))
+def _join(
+    evaluator: Evaluator, name: str, values: Sequence[Operand], function: Callable[[list[Tensor]], Tensor]
+) -> Rounded:
+    """Rounds values to a common grid, the one of the point `name`, and joins them."""
+    if evaluator.format is None:
+        return Rounded(function([evaluator.materialize(value).tensor for value in values]))
     rounded = [
-        arithmetic.settled(value, name)
-        if isinstance(value, (Pending, Product)) and value.fixed is None and value.after is None
-        else arithmetic.on_grid_of(arithmetic.quantized(value), name)
+        evaluator.materialize(value, name)
+        if not isinstance(value, Rounded) and value.fixed is None and value.after is None
+        else evaluator.requantize(evaluator.to_grid(value), name)
         for value in values
     ]
-    return arithmetic.moved(function([value.tensor for value in rounded]), rounded[-1].grid)
+    return evaluator.same_grid(function([value.tensor for value in rounded]), rounded[-1].grid)
 
 
-def _moving(arithmetic: Arithmetic, step: Any, value: Any, *args: Any, **kwargs: Any) -> Value:
-    x = arithmetic.quantized(value)
-    return arithmetic.moved(step.operation(x.tensor, *args, **kwargs), x.grid)
+def _rearrange(evaluator: Evaluator, step: Step, value: Operand, *args: Tree, **kwargs: Tree) -> Rounded:
+    x = evaluator.to_grid(value)
+    return evaluator.same_grid(step.operation(x.tensor, *args, **kwargs), x.grid)
 
 
-def _average_pooling(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
-    return arithmetic.average(arithmetic.quantized(value), step.operation, half="away")
+def _average_pooling(evaluator: Evaluator, step: Step, value: Operand) -> Rounded:
+    return evaluator.average(evaluator.to_grid(value), step.operation, half="away")
 
 
-def _same(arithmetic: Arithmetic, step: Any, value: Any, **kwargs: Any) -> Any:
+def _identity(evaluator: Evaluator, step: Step, value: Operand, **kwargs: Tree) -> Operand:
     return value
 
 
-def _random(arithmetic: Arithmetic, step: Any, value: Any, **kwargs: Any) -> Any:
-    """Layers that do nothing but in training."""
-    if not arithmetic.training:
+def _random(evaluator: Evaluator, step: Step, value: Operand, **kwargs: Tree) -> Operand:
+    """Computes a layer that changes its inputs in training only."""
+    if not evaluator.training:
         return value
-    x = arithmetic.settled(value)
-    return Value(step.operation(x.tensor, training=True), x.grid, x.name or step.name)
+    x = evaluator.materialize(value)
+    return Rounded(step.operation(x.tensor, training=True), x.grid, x.name or step.name)
 
 
-def _global_average(arithmetic: Arithmetic, step: Any, value: Any) -> Pending:
+def _global_average(evaluator: Evaluator, step: Step, value: Operand) -> Unrounded:
     layer = step.operation
-    axes = list(range(1, len(_shape(arithmetic, value)) - 1))
-    return averaged(arithmetic, step.name, value, axes, layer.keepdims)
+    axes = list(range(1, len(evaluator.materialize(value).shape) - 1))
+    return reduce_mean(evaluator, step.name, value, axes, layer.keepdims)
 
 
-def _global_max(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
-    """By one pooling window: REDUCE_MAX stays in floating point."""
-    x = arithmetic.quantized(value)
+def _global_max(evaluator: Evaluator, step: Step, value: Operand) -> Rounded:
+    """Pools with a single window: LiteRT's quantizer leaves REDUCE_MAX in floating point."""
+    x = evaluator.to_grid(value)
     size = x.shape[1:-1]
     pooled = ops.max_pool(x.tensor, size, strides=size)
     if not step.operation.keepdims:
         pooled = ops.reshape(pooled, (-1, x.shape[-1]))
-    return arithmetic.moved(pooled, x.grid)
+    return evaluator.same_grid(pooled, x.grid)
 
 
-def _up_sampling(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
+def _up_sampling(evaluator: Evaluator, step: Step, value: Operand) -> Rounded:
     layer = step.operation
     if getattr(layer, "interpolation", "nearest") != "nearest":
-        return arithmetic.average(arithmetic.quantized(value), layer, half="up")
+        return evaluator.average(evaluator.to_grid(value), layer, half="up")
     check_channels_last(step)
-    x = arithmetic.quantized(value)
+    x = evaluator.to_grid(value)
     sizes = (layer.size,) if isinstance(layer.size, int) else layer.size
     for axis, size in enumerate(sizes, 1):
-        x = _repeated(arithmetic, x, size, axis)
+        x = _repeat(evaluator, x, size, axis)
     return x
 
 
-def _repeat_vector(arithmetic: Arithmetic, step: Any, value: Any) -> Value:
-    x = arithmetic.quantized(value)
-    return arithmetic.moved(ops.stack([x.tensor] * step.operation.n, axis=1), x.grid)
+def _repeat_vector(evaluator: Evaluator, step: Step, value: Operand) -> Rounded:
+    x = evaluator.to_grid(value)
+    return evaluator.same_grid(ops.stack([x.tensor] * step.operation.n, axis=1), x.grid)
 
 
-def _repeated(arithmetic: Arithmetic, x: Value, times: int, axis: int) -> Value:
-    """By stacking copies: LiteRT's quantizer leaves TILE in floating point."""
+def _repeat(evaluator: Evaluator, x: Rounded, times: int, axis: int) -> Rounded:
+    """Repeats values by stacking copies: LiteRT's quantizer leaves TILE in floating point."""
     shape = [-1, *x.shape[1:]]
-    rows = arithmetic.moved(
+    rows = evaluator.same_grid(
         ops.reshape(x.tensor, (-1, math.prod(shape[1 : axis + 1]), math.prod(shape[axis + 1 :]))), x.grid
     )
     shape[axis] *= times
-    stacked = arithmetic.moved(ops.stack([rows.tensor] * times, axis=2), x.grid)
-    return arithmetic.moved(ops.reshape(stacked.tensor, shape), x.grid)
+    stacked = evaluator.same_grid(ops.stack([rows.tensor] * times, axis=2), x.grid)
+    return evaluator.same_grid(ops.reshape(stacked.tensor, shape), x.grid)
 
 
-def _concatenate(arithmetic: Arithmetic, step: Any, values: Sequence[Any]) -> Value:
-    return concatenated(arithmetic, step.name, values, step.operation.axis)
+def _concatenate(evaluator: Evaluator, step: Step, values: Sequence[Operand]) -> Rounded:
+    return concatenate(evaluator, step.name, values, step.operation.axis)
 
 
-def _stack(arithmetic: Arithmetic, step: Any, values: Sequence[Any]) -> Value:
-    return _on_one_grid(arithmetic, step.name, values, lambda tensors: ops.stack(tensors, axis=step.operation.axis))
+def _stack(evaluator: Evaluator, step: Step, values: Sequence[Operand]) -> Rounded:
+    return _join(evaluator, step.name, values, lambda tensors: ops.stack(tensors, axis=step.operation.axis))
 
 
-def _maximum(arithmetic: Arithmetic, step: Any, *values: Any) -> Value:
-    """The largest of several, which LiteRT wants on one grid."""
-    given = [one if is_result(one) else arithmetic.constant(one, step.name) for one in several(values)]
-    return _on_one_grid(arithmetic, step.name, given, lambda tensors: functools.reduce(ops.maximum, tensors))
+def _maximum(evaluator: Evaluator, step: Step, *values: OperandOrConstant) -> Rounded:
+    """Computes the maximum of several values, which LiteRT requires on a common grid."""
+    operands = _operands(evaluator, step, operands_of(values))
+    return _join(evaluator, step.name, operands, lambda tensors: functools.reduce(ops.maximum, tensors))
 
 
-def _minimum(arithmetic: Arithmetic, step: Any, *values: Any) -> Any:
-    """As a - relu(a - b): LiteRT's quantizer leaves MINIMUM in floating point."""
-    given = several(values)
-    result = given[0]
-    for number, other in enumerate(given[1:], 1):
-        name = step.name if number == len(given) - 1 else f"{step.name}/{number}"
-        result = _smaller(arithmetic, name, result, other)
+def _minimum(evaluator: Evaluator, step: Step, *values: OperandOrConstant) -> Operand:
+    """Computes the minimum as a - relu(a - b): LiteRT's quantizer leaves MINIMUM in floating point."""
+    operands = operands_of(values)
+    result = operands[0]
+    for number, operand in enumerate(operands[1:], 1):
+        name = step.name if number == len(operands) - 1 else f"{step.name}/{number}"
+        result = _minimum_of_two(evaluator, name, result, operand)
     return result
 
 
-def _smaller(arithmetic: Arithmetic, name: str, a: Any, b: Any) -> Pending:
-    x, y = (arithmetic.operand(one, name) for one in (a, b))
-    excess = arithmetic.settled(subtracted(arithmetic, f"{name}/excess", x, y).then(f"{name}/excess", ops.relu))
-    return subtracted(arithmetic, name, x, excess)
+def _minimum_of_two(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
+    x, y = (evaluator.operand(value, name) for value in (a, b))
+    excess = evaluator.materialize(subtract(evaluator, f"{name}/excess", x, y).then(f"{name}/excess", ops.relu))
+    return subtract(evaluator, name, x, excess)
 
 
-def _where(arithmetic: Arithmetic, step: Any, condition: Any, *values: Any) -> Value:
-    mask = condition.tensor if isinstance(condition, Value) else condition
-    given = [one if is_result(one) else arithmetic.constant(one, step.name) for one in values]
-    return _on_one_grid(arithmetic, step.name, given, lambda tensors: ops.where(mask, *tensors))
+def _where(evaluator: Evaluator, step: Step, condition: OperandOrConstant, *values: OperandOrConstant) -> Rounded:
+    mask = tensor_of(condition)
+    operands = _operands(evaluator, step, values)
+    return _join(evaluator, step.name, operands, lambda tensors: ops.where(mask, *tensors))
 
 
-def _split(arithmetic: Arithmetic, step: Any, value: Any, *args: Any, **kwargs: Any) -> list[Value]:
-    x = arithmetic.quantized(value)
+def _operands(evaluator: Evaluator, step: Step, values: Sequence[OperandOrConstant]) -> list[Operand]:
+    """Returns operands as they are, and constants rounded on grids of their own."""
+    return [value if is_operand(value) else evaluator.constant(value, step.name) for value in values]
+
+
+def _split(evaluator: Evaluator, step: Step, value: Operand, *args: Tree, **kwargs: Tree) -> list[Operand]:
+    x = evaluator.to_grid(value)
     parts = step.operation(x.tensor, *args, **kwargs)
-    return [arithmetic.moved(part, x.grid) for part in parts]
+    return [evaluator.same_grid(part, x.grid) for part in parts]
 
 
-def _pad(arithmetic: Arithmetic, step: Any, value: Any, constant_values: Any = None) -> Value:
+def _pad(evaluator: Evaluator, step: Step, value: Operand, constant_values: float | None = None) -> Rounded:
     if step.operation.mode != "constant" or constant_values not in (None, 0, 0.0):
         raise ValueError(f"Padding must be by zeros. Received: {step.name!r}. Give it in `skip`.")
-    return _moving(arithmetic, step, value)
+    return _rearrange(evaluator, step, value)
 
 
-def _embedding(arithmetic: Arithmetic, step: Any, ids: Any) -> Value:
-    """A gathering of rows of the table, which is on a grid of its own."""
-    table = arithmetic.constant(step.operation.embeddings, step.name)
-    indices = ops.cast(ids.tensor if isinstance(ids, Value) else ids, "int32")
-    return arithmetic.moved(ops.take(table.tensor, indices, axis=0), table.grid)
+def _embedding(evaluator: Evaluator, step: Step, ids: OperandOrConstant) -> Rounded:
+    """Gathers rows of the table, which has a grid of its own."""
+    table = evaluator.constant(step.operation.embeddings, step.name)
+    indices = ops.cast(tensor_of(ids), "int32")
+    return evaluator.same_grid(ops.take(table.tensor, indices, axis=0), table.grid)
 
 
-def _shape(arithmetic: Arithmetic, value: Any) -> tuple[int | None, ...]:
-    return arithmetic.settled(value).shape
-
-
-_MOVING = (
+_REARRANGING = (
     _LAYERS.Flatten, _LAYERS.Reshape, _LAYERS.Permute,
     _LAYERS.Cropping1D, _LAYERS.Cropping2D, _LAYERS.ZeroPadding1D, _LAYERS.ZeroPadding2D,
     _LAYERS.MaxPooling1D, _LAYERS.MaxPooling2D,
@@ -185,12 +200,12 @@ _RANDOM = (
     _LAYERS.GaussianDropout, _LAYERS.GaussianNoise, _LAYERS.AlphaDropout, _LAYERS.ActivityRegularization,
 )  # fmt: skip
 
-SHAPE_LAYERS: dict[Any, Callable] = {
-    **dict.fromkeys(_MOVING, _moving),
+SHAPE_LAYERS: dict[type[keras.Layer], Rule] = {
+    **dict.fromkeys(_REARRANGING, _rearrange),
     _LAYERS.AveragePooling1D: _average_pooling,
     _LAYERS.AveragePooling2D: _average_pooling,
     **dict.fromkeys(_RANDOM, _random),
-    _LAYERS.Identity: _same,
+    _LAYERS.Identity: _identity,
     _LAYERS.GlobalAveragePooling1D: _global_average,
     _LAYERS.GlobalAveragePooling2D: _global_average,
     _LAYERS.GlobalMaxPooling1D: _global_max,
@@ -205,13 +220,13 @@ SHAPE_LAYERS: dict[Any, Callable] = {
     _LAYERS.Embedding: _embedding,
 }
 
-# By the names of their classes, which Keras does not export.
-_MOVING_OPERATIONS = (
+# Rules by the names of operation classes, which Keras does not export.
+_REARRANGING_OPERATIONS = (
     "Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Ravel", "BroadcastTo", "Swapaxes", "Moveaxis",
     "MaxPool",
 )  # fmt: skip
-SHAPE_OPERATIONS: dict[str, Callable] = {
-    **dict.fromkeys(_MOVING_OPERATIONS, _moving),
+SHAPE_OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys(_REARRANGING_OPERATIONS, _rearrange),
     "Concatenate": _concatenate,
     "Stack": _stack,
     "Split": _split,
