@@ -10,9 +10,9 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
-from keras_notes.compression._compressed_model import CompressedModel, without_integers
-from keras_notes.compression._inputs import input_arrays, inputs_of, spec_like
-from keras_notes.compression._layer_patterns import check_skip, skip_patterns
+from keras_notes._shared.layer_patterns import check_skip, skip_patterns
+from keras_notes.compression._compressed_model import CompressedModel, copy_float_parts
+from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
 from keras_notes.compression.quantization._config import RECIPES, Scheme
 
 __all__ = ["quantize_aware"]
@@ -106,7 +106,7 @@ def quantize_aware(
 
 def _parts(model: keras.Model, calibration: Any) -> tuple[keras.Model, list[Any], Any]:
     """A copy of the network, of what its weights go through, and its inputs if it does not say them itself."""
-    copy, transforms, specs = without_integers(model, "quantize")
+    copy, transforms, specs = copy_float_parts(model, "quantize")
     for layer in copy._flatten_layers():
         if layer.compute_dtype in ("float16", "bfloat16"):  # rounded to integers, they would be rounded twice
             layer.dtype_policy = keras.DTypePolicy("float32")

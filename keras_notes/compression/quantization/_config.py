@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from keras_notes.compression._layer_patterns import is_skipped
+from keras_notes._shared.layer_patterns import matches_any
 from keras_notes.compression.quantization._affine import INT8, INT16, Format
 
 __all__ = ["RECIPES", "Scheme"]
@@ -54,7 +54,7 @@ class Scheme:
 
     def is_float(self, path: tuple[str, ...]) -> bool:
         """Whether the layer at the end of a path, or one around it, was asked to stay in floating point."""
-        return is_skipped(path, self.skip)
+        return matches_any(self.skip, path)
 
     def to_config(self) -> dict[str, Any]:
         """As JSON."""

@@ -19,7 +19,7 @@ from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_choice, check_positive, one_line, received
 from keras_notes._shared.samples import checked_samples
-from keras_notes.compression._copies import copied
+from keras_notes.compression._copies import copy_model
 
 __all__ = ["TfmotJob", "training_settings"]
 
@@ -74,7 +74,7 @@ class TfmotJob:
     """
 
     def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
-        self._copy = copied(model)
+        self._copy = copy_model(model)
         self._network = _network(self._copy)
         self._config = self._network.get_config()
         names = [name for name, _, _ in self._config["input_layers"]]
