@@ -22,6 +22,7 @@ __all__ = [
     "get_mask",
     "input_structure_of",
     "is_keras_class",
+    "is_keras_operation",
     "layers_of",
     "nodes_in_order",
     "operation_of",
@@ -78,6 +79,11 @@ def operation_of(tensor: keras.KerasTensor) -> tuple[Operation, list[keras.Keras
 def is_keras_class(cls: type) -> bool:
     """Returns whether a class is Keras's own."""
     return cls.__module__.startswith("keras.")
+
+
+def is_keras_operation(operation: Operation) -> bool:
+    """Returns whether an operation is one of `keras.ops`, and not a layer."""
+    return type(operation).__module__.startswith("keras.src.ops.")
 
 
 def custom_classes_of(model: keras.Layer) -> dict[str, type]:

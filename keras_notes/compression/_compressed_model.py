@@ -49,7 +49,7 @@ class CompressedModel(keras.Model):
         >>> from keras_notes.compression import CompressedModel, prune
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> pruned = prune(model, 0.5)
-        >>> isinstance(pruned, CompressedModel), pruned.output_shape
+        >>> isinstance(pruned, CompressedModel), pruned.outputs[0].shape
         (True, (None, 4))
         >>> {index: float((kernel == 0).mean()) for index, kernel in pruned.weight_values().items()}
         {0: 0.5}

@@ -14,7 +14,7 @@ from keras_notes._shared.checks import check_choice, received
 from keras_notes._shared.types import Config, Tensor
 from keras_notes.compression._compressed_model import CompressedModel, copy_float_parts
 from keras_notes.compression._prunable_kernels import Kernel, kernels_of
-from keras_notes.compression._sparsity_schedules import ConstantSparsity, SparsitySchedule, checked_sparsity
+from keras_notes.compression._sparsity_schedules import ConstantSparsity, SparsitySchedule, check_sparsity
 from keras_notes.compression._weight_transform import WeightTransform
 from keras_notes.compression.channels._prune_channels import prune_channels
 
@@ -78,7 +78,7 @@ def prune(
     """
     check_choice("scope", scope, ("layer", "global"))
     if structure == "channels":
-        return prune_channels(_check_plain(model), checked_sparsity("schedule", schedule), scope=scope, skip=skip)
+        return prune_channels(_check_plain(model), check_sparsity("schedule", schedule), scope=scope, skip=skip)
     sparsity_schedule = _parse_schedule(schedule, scope, structure)
     network, transforms, specs = copy_float_parts(model, "prune")
     kernels = kernels_of(network, skip, only_trainable=True)
@@ -230,7 +230,7 @@ def _parse_schedule(schedule: float | SparsitySchedule, scope: str, structure: _
     if isinstance(schedule, SparsitySchedule):
         parsed = schedule
     else:
-        parsed = ConstantSparsity(checked_sparsity("schedule", schedule))
+        parsed = ConstantSparsity(check_sparsity("schedule", schedule))
     if structure == "unstructured":
         return parsed
     if not isinstance(structure, (tuple, list)) or not _is_ratio(structure):

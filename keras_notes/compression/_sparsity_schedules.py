@@ -10,10 +10,10 @@ from keras import ops
 from keras_notes._shared.checks import check_at_least, check_positive, received
 from keras_notes._shared.types import Config, Tensor
 
-__all__ = ["ConstantSparsity", "PolynomialSparsity", "SparsitySchedule", "checked_sparsity"]
+__all__ = ["ConstantSparsity", "PolynomialSparsity", "SparsitySchedule", "check_sparsity"]
 
 
-def checked_sparsity(name: str, value: object) -> float:
+def check_sparsity(name: str, value: object) -> float:
     """Returns a sparsity as a float, which must be in [0, 1).
 
     Raises:
@@ -96,7 +96,7 @@ class ConstantSparsity(SparsitySchedule):
         self, sparsity: float, *, begin_step: int = 0, end_step: int | None = None, frequency: int = 100
     ) -> None:
         super().__init__(begin_step, end_step, frequency)
-        self.sparsity = checked_sparsity("sparsity", sparsity)
+        self.sparsity = check_sparsity("sparsity", sparsity)
 
     def sparsity_at(self, step: Tensor) -> Tensor:
         """Returns the sparsity, which is the same at every step."""
@@ -150,8 +150,8 @@ class PolynomialSparsity(SparsitySchedule):
         frequency: int = 100,
     ) -> None:
         super().__init__(begin_step, check_at_least("end_step", end_step, begin_step + 1), frequency)
-        self.initial = checked_sparsity("initial", initial)
-        self.final = checked_sparsity("final", final)
+        self.initial = check_sparsity("initial", initial)
+        self.final = check_sparsity("final", final)
         self.power = check_positive("power", power)
         self._duration = end_step - self.begin_step
 

@@ -43,6 +43,12 @@ def test_created_weights_are_those_of_the_layer_itself_and_stay_when_it_is_froze
     assert [weight.name for weight in keras_internals.created_weights_of(dense)] == names
 
 
+def test_operations_of_keras_ops_are_told_from_layers(nested):
+    operations = [node.operation for node in keras_internals.nodes_in_order(nested)]
+    by_class = {type(operation).__name__: keras_internals.is_keras_operation(operation) for operation in operations}
+    assert by_class == {"Sequential": False, "Dense": False, "Add": True}
+
+
 def test_functional_and_sequential_models_have_a_graph_and_others_none(nested):
     assert keras_internals.functional_of(nested) is nested
     assert isinstance(keras_internals.functional_of(nested.get_layer("inner")), keras.Function)

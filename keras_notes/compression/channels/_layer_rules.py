@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from keras_notes._shared.keras_internals import is_keras_operation
 from keras_notes._shared.types import Node, Operation
 from keras_notes.compression.channels._channel_graph import ChannelGraph, Channels
 
@@ -29,7 +30,7 @@ def has_rule(operation: Operation) -> bool:
 
 def rule_of(operation: Operation) -> Rule | None:
     """Returns the rule of a layer or an operation of `keras.ops`; None if there is none."""
-    if type(operation).__module__.startswith("keras.src.ops."):
+    if is_keras_operation(operation):
         return _OPERATIONS.get(type(operation).__name__)
     return _LAYERS.get(type(operation))
 
