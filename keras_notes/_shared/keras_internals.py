@@ -7,21 +7,22 @@ them by name, so that a release of Keras that changes one fails there first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 from keras import tree
 from keras.src import backend as keras_backend
 from keras.src.losses.loss import unscale_loss_for_distribution
 
-from keras_notes._shared.types import Operation, Tensor, Tree
+from keras_notes._shared.types import Node, Operation, Tensor, Tree
 
 __all__ = [
+    "created_weights_of",
     "custom_classes_of",
     "functional_of",
     "get_mask",
     "input_structure_of",
     "is_keras_class",
+    "is_keras_operation",
     "layers_of",
     "nodes_in_order",
     "operation_of",
@@ -37,13 +38,18 @@ def layers_of(model: keras.Layer, *, include_self: bool = True) -> Iterator[kera
     return model._flatten_layers(include_self=include_self)
 
 
+def created_weights_of(layer: keras.Layer) -> list[keras.Variable]:
+    """Returns the weights, trainable or frozen, that a layer created itself, without those of layers in it."""
+    return list(layer._trainable_variables)
+
+
 def functional_of(model: Operation) -> keras.Function | None:
     """Returns the graph of a functional or sequential model; None for anything else."""
     inner = getattr(model, "_functional", None) or model
     return inner if isinstance(inner, keras.Function) else None
 
 
-def nodes_in_order(function: keras.Function) -> Iterator[Any]:
+def nodes_in_order(function: keras.Function) -> Iterator[Node]:
     """Yields the nodes of a graph, without its inputs, each after those that it needs."""
     for depth in sorted(function._nodes_by_depth, reverse=True):
         for node in function._nodes_by_depth[depth]:
@@ -73,6 +79,11 @@ def operation_of(tensor: keras.KerasTensor) -> tuple[Operation, list[keras.Keras
 def is_keras_class(cls: type) -> bool:
     """Returns whether a class is Keras's own."""
     return cls.__module__.startswith("keras.")
+
+
+def is_keras_operation(operation: Operation) -> bool:
+    """Returns whether an operation is one of `keras.ops`, and not a layer."""
+    return type(operation).__module__.startswith("keras.src.ops.")
 
 
 def custom_classes_of(model: keras.Layer) -> dict[str, type]:

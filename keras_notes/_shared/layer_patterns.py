@@ -7,13 +7,24 @@ layer around it, or any part of the path "outer/.../inner" to it: "block" and "b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import keras
 
-__all__ = ["Path", "last_match", "layers_by_path", "matches", "matching_patterns"]
+from keras_notes._shared.checks import received
+
+__all__ = [
+    "Path",
+    "check_skip",
+    "last_match",
+    "layers_by_path",
+    "matches",
+    "matches_any",
+    "matching_patterns",
+    "skip_patterns",
+]
 
 # The names of the layers from the outermost to the innermost.
 Path: TypeAlias = tuple[str, ...]
@@ -22,6 +33,11 @@ Path: TypeAlias = tuple[str, ...]
 def matches(pattern: str, path: Path) -> bool:
     """Whether a pattern matches the layer at a path."""
     return bool(matching_patterns([pattern], path))
+
+
+def matches_any(patterns: Iterable[str], path: Path) -> bool:
+    """Whether at least one of some patterns matches the layer at a path."""
+    return bool(matching_patterns(patterns, path))
 
 
 def matching_patterns(patterns: Iterable[str], path: Path) -> list[str]:
@@ -47,3 +63,33 @@ def _layers_in(layer: keras.Layer, path: Path, around: tuple[keras.Layer, ...]) 
     for inner in layer._layers:
         if inner is not layer and inner not in around:
             yield from _layers_in(inner, (*path, inner.name), (*around, layer))
+
+
+def skip_patterns(skip: Sequence[str]) -> tuple[str, ...]:
+    """Returns the patterns of an argument `skip`.
+
+    Raises:
+        TypeError: If `skip` is not a sequence of strings.
+    """
+    if isinstance(skip, str) or not all(isinstance(pattern, str) for pattern in skip):
+        raise TypeError(f"`skip` must be a sequence of patterns of layer names. {received(skip=skip)}")
+    return tuple(skip)
+
+
+def check_skip(patterns: Sequence[str], paths: Iterable[Path], candidates: str = "layers of the model") -> None:
+    """Checks that each pattern of an argument `skip` matches a layer.
+
+    Args:
+        patterns: Patterns of `skip`. One with a typing error would have no effect, which nobody would notice before
+            the model runs on the device.
+        paths: Paths of the layers that can be skipped.
+        candidates: Name of these layers in the error message.
+
+    Raises:
+        ValueError: If a pattern matches none of the layers.
+    """
+    known_paths = list(paths)
+    for pattern in patterns:
+        if not any(matches(pattern, path) for path in known_paths):
+            names = ", ".join(dict.fromkeys("/".join(path) for path in known_paths))
+            raise ValueError(f"`skip` must name {candidates}: {names}. {received(skip=pattern)}")

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["ArrayLike", "Config", "DType", "Json", "Operation", "Tensor", "Tree"]
+__all__ = ["ArrayLike", "Config", "DType", "Json", "Node", "Operation", "Tensor", "Tree"]
 
 Tensor: TypeAlias = Any
 """A tensor of the backend in use, a `keras.KerasTensor`, or a NumPy array where `keras.ops` takes any of them."""
@@ -21,6 +21,9 @@ Tree: TypeAlias = Any
 
 Operation: TypeAlias = Any
 """A `keras.Operation`: a layer, or an operation of `keras.ops`; its attributes depend on its class."""
+
+Node: TypeAlias = Any
+"""A node of a Keras graph: an operation, the tensors that it takes, and the tensors that it returns."""
 
 Json: TypeAlias = Any
 """A value that `json` writes and reads."""

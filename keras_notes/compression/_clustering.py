@@ -10,38 +10,39 @@ import numpy as np
 from keras import ops
 
 from keras_notes._shared.checks import check_at_least
-from keras_notes.compression._compressed_model import CompressedModel, without_integers
+from keras_notes._shared.types import Config, Tensor
+from keras_notes.compression._compressed_model import CompressedModel, copy_float_parts
 from keras_notes.compression._prunable_kernels import kernels_of
 from keras_notes.compression._pruning import Pruning
 from keras_notes.compression._weight_transform import WeightTransform
 
-__all__ = ["Clustering", "cluster"]
+__all__ = ["Clustering", "cluster", "cluster_weights", "kmeans_1d"]
 
-_MOST_ITERATIONS = 100
+_MAXIMUM_ITERATIONS = 100
 
 
 def cluster(model: keras.Model, clusters: int, *, skip: Sequence[str] = (), seed: int = 0) -> CompressedModel:
     """Returns a model whose kernels have at most `clusters` different weights each, which train with the network.
 
-    The centroids start from k-means. Each weight is the centroid nearest to its variable, at every step anew. The
-    centroids are trained, each by the sum of the gradients of its members; so are the variables, by the gradient
-    straight through, so that weights change their cluster. A file whose weights take few values compresses well (zip,
-    and what app stores do); it is not smaller by itself.
+    The centroids start from k-means. At every step, each weight is the centroid nearest to its variable. The centroids
+    are trained, each by the sum of the gradients of its members; so are the variables, by the straight-through
+    gradient, so that weights can change their cluster. A file whose weights take few values compresses well (in a zip
+    file or an app store's package); the file itself does not become smaller.
 
     Args:
-        model: A built model, which stays as it is; or one that `prune` made, whose zeros stay: in its pruned kernels 0
-            is one of the clusters, which no other weight joins. Give that model itself: its `strip` has no masks.
-            Its trainable kernels are clustered, those of recurrent cells too; no embeddings, biases and normalizations.
-        clusters: The most different weights in a kernel, at least 2. There are fewer where the kernel has fewer, or
-            where training leaves a centroid without members.
-        skip: Patterns of layer names, or of paths ("block/*"), that stay as they are.
-        seed: Of the random start of k-means++.
+        model: Built model, which is not changed; or a result of `prune`, whose zeros stay: in its pruned kernels 0 is a
+            cluster, which no other weight joins. Pass that model itself: its `strip` has no masks. Its trainable
+            kernels are clustered, those of recurrent cells included; embeddings, biases and normalizations are not.
+        clusters: Maximum number of different weights in a kernel, at least 2. A kernel has fewer if it has fewer
+            weights, or if training leaves a centroid without members.
+        skip: Patterns of the names or paths ("block/*") of layers that are not clustered.
+        seed: Seed of the random start of k-means++.
 
     Returns:
         A `CompressedModel` with the inputs and outputs of the model.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
+        TypeError: If an argument has a wrong type.
         ValueError: If an argument is out of its range.
 
     Example:
@@ -56,18 +57,19 @@ def cluster(model: keras.Model, clusters: int, *, skip: Sequence[str] = (), seed
     """
     check_at_least("clusters", clusters, 2)
     check_at_least("seed", seed, 0)
-    network, transforms, specs = without_integers(model, "cluster")
-    numbers = [kernel.number for kernel in kernels_of(network, skip, only_trainable=True)]
-    pruned = {number for one in transforms if isinstance(one, Pruning) for number in one.numbers}
+    network, transforms, specs = copy_float_parts(model, "cluster")
+    indices = [kernel.variable_index for kernel in kernels_of(network, skip, only_trainable=True)]
+    prunings = [transform for transform in transforms if isinstance(transform, Pruning)]
+    pruned = {index for pruning in prunings for index in pruning.variable_indices}
     clustering = Clustering(
-        numbers,
+        indices,
         clusters=clusters,
-        pruned=sorted(pruned.intersection(numbers)),
+        pruned=sorted(pruned.intersection(indices)),
         dtype=network.variable_dtype,  # also where layers compute in half precision
     )
-    made = CompressedModel(network, [*transforms, clustering], input_specs=specs, name=model.name)
-    clustering.start(made.values_before(clustering), seed)
-    return made
+    clustered = CompressedModel(network, [*transforms, clustering], input_specs=specs, name=model.name)
+    clustering.start(clustered.values_before(clustering), seed)
+    return clustered
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -75,75 +77,75 @@ class Clustering(WeightTransform):
     """The centroids of kernels.
 
     Args:
-        numbers: The kernels, by their number in `network.variables`.
-        clusters: The number of different weights of each.
-        pruned: The kernels whose weights stay 0 where they are, which is one of their clusters.
+        variable_indices: Indices of the kernels in `network.variables`.
+        clusters: Number of different weights of each kernel.
+        pruned: Indices of the kernels whose zeros stay; 0 is one of their clusters.
 
     Attributes:
-        centroids: The trained values of each kernel, in their order, without the 0 of pruned ones.
+        centroids: Trained values of each kernel, in the order of the kernels, without the 0 of pruned ones.
     """
 
     shares_values = True
 
-    def __init__(self, numbers: Sequence[int], *, clusters: int, pruned: Sequence[int] = (), **kwargs: Any) -> None:
-        super().__init__(numbers, **kwargs)
+    def __init__(
+        self, variable_indices: Sequence[int], *, clusters: int, pruned: Sequence[int] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(variable_indices, **kwargs)
         self.clusters = clusters
         self.pruned = frozenset(pruned)
         self.centroids = [
-            self.add_weight(
-                shape=(clusters - (number in self.pruned),), initializer="zeros", name=f"centroids_{number}"
-            )
-            for number in self.numbers
+            self.add_weight(shape=(clusters - (index in self.pruned),), initializer="zeros", name=f"centroids_{index}")
+            for index in self.variable_indices
         ]
         self.built = True
 
-    def start(self, values: Mapping[int, Any], seed: int) -> None:
-        """Finds the first centroids."""
-        for number, centroids in zip(self.numbers, self.centroids, strict=True):
-            flat = ops.convert_to_numpy(values[number]).reshape(-1).astype("float64")
-            counting = flat[flat != 0] if number in self.pruned else flat
-            centroids.assign(means_of(counting, centroids.shape[0], seed))
+    def start(self, values: Mapping[int, Tensor], seed: int) -> None:
+        """Computes the first centroids by k-means."""
+        for index, centroids in zip(self.variable_indices, self.centroids, strict=True):
+            weights = ops.convert_to_numpy(values[index]).reshape(-1).astype("float64")
+            weights = weights[weights != 0] if index in self.pruned else weights
+            centroids.assign(kmeans_1d(weights, centroids.shape[0], seed))
 
-    def call(self, values: Mapping[int, Any], training: bool = False) -> dict[int, Any]:
-        """The kernels, each weight a centroid."""
+    def call(self, values: Mapping[int, Tensor], training: bool = False) -> dict[int, Tensor]:
+        """Returns the kernels, in which each weight is a centroid."""
         return {
-            number: _clustered(values[number], ops.convert_to_tensor(centroids), number in self.pruned)
-            for number, centroids in zip(self.numbers, self.centroids, strict=True)
+            index: cluster_weights(values[index], ops.convert_to_tensor(centroids), index in self.pruned)
+            for index, centroids in zip(self.variable_indices, self.centroids, strict=True)
         }
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> Config:
+        """Returns the arguments."""
         return {**super().get_config(), "clusters": self.clusters, "pruned": sorted(self.pruned)}
 
 
-def _clustered(weights: Any, centroids: Any, keeps_zeros: bool) -> Any:
-    """Each weight as the centroid nearest to it; the gradient goes to the centroid and to the weight."""
+def cluster_weights(weights: Tensor, centroids: Tensor, keep_zeros: bool) -> Tensor:
+    """Replaces each weight by the centroid nearest to it; the gradient goes to the centroid and to the weight."""
     weights = ops.cast(weights, centroids.dtype)
     ordered = ops.sort(centroids)
     middles = ops.stop_gradient((ordered[1:] + ordered[:-1]) / 2.0)
     members = ops.searchsorted(middles, ops.stop_gradient(ops.reshape(weights, (-1,))))
     clustered = ops.reshape(ops.take(ordered, members), weights.shape)
-    if keeps_zeros:
+    if keep_zeros:
         clustered = ops.where(ops.equal(weights, 0.0), 0.0, clustered)
     # The difference is 0, and has the gradient of the weights.
     return clustered + (weights - ops.stop_gradient(weights))
 
 
-def means_of(values: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The centroids of k-means over numbers, from k-means++, by Lloyd's iteration until nothing moves.
+def kmeans_1d(values: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns the centroids of one-dimensional k-means: k-means++, then Lloyd's iteration until no centroid moves.
 
     Args:
-        values: One axis of numbers.
-        count: The number of centroids; where there are fewer different numbers, some are equal.
-        seed: Of the random start.
+        values: Numbers, of shape (size,).
+        count: Number of centroids; some are equal if there are fewer different numbers.
+        seed: Seed of the random start.
     """
     rng = np.random.default_rng(seed)
     ordered = np.sort(values)
     if len(ordered) == 0:
         return np.zeros(count)
-    centroids = np.sort(_far_apart(ordered, count, rng))
+    centroids = np.sort(_kmeans_plus_plus(ordered, count, rng))
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    for _ in range(_MOST_ITERATIONS):
+    for _ in range(_MAXIMUM_ITERATIONS):
         ends = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2.0)
         edges = np.concatenate([[0], ends, [len(ordered)]])
         sizes = np.diff(edges)
@@ -154,12 +156,12 @@ def means_of(values: np.ndarray, count: int, seed: int) -> np.ndarray:
     return centroids
 
 
-def _far_apart(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The start of k-means++: each next one with a chance by its squared distance to the nearest before."""
-    chosen = [rng.choice(values)]
-    distances = (values - chosen[0]) ** 2
-    while len(chosen) < count:
+def _kmeans_plus_plus(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws the first centroids: the probability of a value is its squared distance to the nearest one before it."""
+    centroids = [rng.choice(values)]
+    distances = (values - centroids[0]) ** 2
+    while len(centroids) < count:
         total = distances.sum()
-        chosen.append(rng.choice(values, p=distances / total) if total > 0 else chosen[0])
-        distances = np.minimum(distances, (values - chosen[-1]) ** 2)
-    return np.array(chosen)
+        centroids.append(rng.choice(values, p=distances / total) if total > 0 else centroids[0])
+        distances = np.minimum(distances, (values - centroids[-1]) ** 2)
+    return np.array(centroids)

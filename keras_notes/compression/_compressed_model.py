@@ -1,41 +1,59 @@
-"""The model that is compressed while it trains: a network, what its weights are made of, and how it computes."""
+"""The compressed model: a network, the transforms of its weights, and its integer arithmetic."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_notes.compression._copies import copied, names_of, with_names
-from keras_notes.compression._inputs import inputs_of
-from keras_notes.compression._substitution import substituted
-from keras_notes.compression._weight_transform import WeightTransform
+from keras_notes._shared.keras_internals import layers_of
+from keras_notes._shared.types import Config, Json, Tensor, Tree
+from keras_notes.compression._copies import copy_model, inputs_of, layer_names, rename_layers
+from keras_notes.compression._weight_transform import WeightTransform, substitute_values
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._config import QuantizationConfig
 from keras_notes.compression.quantization._quantized_network import QuantizedNetwork, trace_network
 from keras_notes.compression.quantization._tracer import Program
 
-__all__ = ["CompressedModel", "attach_quantization", "strip", "without_integers"]
+__all__ = ["CompressedModel", "FloatParts", "attach_quantization", "copy_float_parts", "strip"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class CompressedModel(keras.Model):
     """A network whose weights are pruned or clustered, and whose arithmetic is quantized, in training as on the device.
 
-    Made by `prune`, `cluster` and `quantize_aware`; taken back by `strip`. It has the inputs, outputs and trainable
-    weights of its network. In training its weights learn through what is done to them; in inference it computes what
-    the device will compute.
+    `prune`, `cluster` and `quantize_aware` make it; `strip` returns the plain network. It has the inputs, outputs and
+    trainable weights of its network. In training, gradients pass through the transforms of the weights; in inference it
+    computes what the device computes.
 
     Args:
-        network: The network, which is not copied.
-        transforms: What its weights go through, in this order.
-        scheme: How it computes in integers; None for floating point.
-        points: The names of the points where it rounds.
-        input_specs: What it takes: KerasTensors in the structure of its inputs. Defaults to the network's own.
+        network: Network, which is not copied.
+        transforms: Transforms of its weights, in the order in which they are applied.
+        scheme: Settings of the integer arithmetic; None for floating point.
+        points: Names of the points at which the network rounds.
+        input_specs: KerasTensors in the structure of the inputs. Defaults to the inputs of the network.
+
+    Attributes:
+        network: The network.
+        transforms: The transforms of its weights.
+        quantization: The network in integer arithmetic; None for floating point.
+
+    Raises:
+        ValueError: If the network has a layer for which the device has no integer operator; names it.
+
+    Example:
+        >>> import keras
+        >>> from keras_notes.compression import CompressedModel, prune
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> pruned = prune(model, 0.5)
+        >>> isinstance(pruned, CompressedModel), pruned.outputs[0].shape
+        (True, (None, 4))
+        >>> {index: float((kernel == 0).mean()) for index, kernel in pruned.weight_values().items()}
+        {0: 0.5}
     """
 
     def __init__(
@@ -44,30 +62,30 @@ class CompressedModel(keras.Model):
         transforms: Sequence[WeightTransform] = (),
         scheme: QuantizationConfig | None = None,
         points: Sequence[str] = (),
-        input_specs: Any = None,
+        input_specs: Tree = None,
         **kwargs: Any,
     ) -> None:
-        # Of the variables, which would else be rounded on their way where the layers compute in half precision.
+        # The type of the variables, which would else be rounded where the layers compute in half precision.
         super().__init__(**{"name": network.name, "dtype": network.variable_dtype, **kwargs})
         self.network = network
         self.transforms = list(transforms)
-        # KerasTensors are no state; in a tuple, because Keras wraps lists and dicts to track what is in them.
-        self._given_specs = (input_specs,)
+        # KerasTensors are not state; in a tuple, because Keras wraps lists and dicts to track what is in them.
+        self._untracked_specs = (input_specs,)
         self.quantization: QuantizedNetwork | None = None
         if scheme is not None:
             attach_quantization(self, trace_network(network, self.input_structure, scheme), scheme, points)
-        self._symbolic: tuple[Any, ...] = ()
+        self._symbolic: tuple[Tree, ...] = ()
         self.built = True
 
     @property
     def scheme(self) -> QuantizationConfig | None:
-        """How it computes in integers; None for floating point."""
+        """Settings of the integer arithmetic; None for floating point."""
         return None if self.quantization is None else self.quantization.config
 
     @property
-    def input_structure(self) -> Any:
-        """The inputs as KerasTensors, in the structure in which they are given."""
-        return inputs_of(self.network) if self._given_specs[0] is None else self._given_specs[0]
+    def input_structure(self) -> Tree:
+        """The inputs as KerasTensors, in the structure in which `call` takes them."""
+        return inputs_of(self.network) if self._explicit_specs is None else self._explicit_specs
 
     @property
     def inputs(self) -> list[keras.KerasTensor]:
@@ -81,11 +99,11 @@ class CompressedModel(keras.Model):
 
     @property
     def output_names(self) -> list[str]:
-        """The names of the outputs, those of its network."""
+        """The names of the outputs of the network."""
         return list(getattr(self.network, "output_names", [f"output_{n}" for n in range(len(self.outputs))]))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Runs the network with its weights and values as they will be."""
+    def call(self, inputs: Tree, training: bool | None = None) -> Tree:
+        """Runs the network with its transformed weights, and in its integer arithmetic."""
         with self.transformed(training=bool(training)):
             if self.quantization is None:
                 return self.network(inputs, training=bool(training))
@@ -93,23 +111,27 @@ class CompressedModel(keras.Model):
 
     @contextlib.contextmanager
     def transformed(self, *, training: bool = False) -> Iterator[None]:
-        """Lets the network have its weights as pruned and clustered while the block runs."""
-        # Those of the network first, by whose numbers values are known.
-        own = self.network.variables
-        known = set(map(id, own))
-        others = [variable for variable in self.variables if id(variable) not in known]
-        with substituted([*own, *others], self._values(training), self.network._flatten_layers()):
+        """Lets the network have its pruned and clustered weights while the block runs."""
+        # The variables of the network first, by whose indices values are known.
+        network_variables = self.network.variables
+        known = set(map(id, network_variables))
+        other_variables = [variable for variable in self.variables if id(variable) not in known]
+        variables = [*network_variables, *other_variables]
+        with substitute_values(variables, self._values(training), layers_of(self.network)):
             yield
 
     def weight_values(self) -> dict[int, np.ndarray]:
-        """The weights that are not what their variables hold: as pruned and clustered, by number of variable."""
-        return {number: ops.convert_to_numpy(value) for number, value in self._values(training=False).items()}
+        """Returns the weights that differ from their variables, as pruned and clustered, by the variable's index."""
+        return {index: ops.convert_to_numpy(value) for index, value in self._values(training=False).items()}
 
-    def deployed(self, mark: Callable) -> Callable:
-        """The call of the deploy graph of a quantization-aware model.
+    def deployed(self, mark: Callable[[Tensor, Grid], Tensor]) -> Callable[..., Tree]:
+        """Returns the call of the deploy graph of a quantization-aware model.
 
         Args:
-            mark: Takes a tensor and the Grid that it shall be rounded to; returns the tensor with a mark on it.
+            mark: Function of a tensor and the Grid to which it is rounded, which returns the tensor with a mark.
+
+        Raises:
+            ValueError: If the model is not quantization-aware.
         """
         program = self.quantization
         if program is None:
@@ -117,26 +139,27 @@ class CompressedModel(keras.Model):
         with self.transformed():
             emitter = program.deploy_emitter(mark)
 
-        def call(inputs: Any, training: bool | None = None) -> Any:
+        def call(inputs: Tree, training: bool | None = None) -> Tree:
             with self.transformed():
                 return program.emit(emitter, inputs)
 
         return call
 
     def integers(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Grid]]:
-        """What the device holds of a quantization-aware model.
+        """Returns the integers that the device holds of a quantization-aware model.
 
         Returns:
-            Weights on their grids, with the scale of each channel; and the grids of all other tensors.
+            Weights on their grids, each with the scales of its channels; and the grids of all other tensors. Both are
+            empty for a model in floating point.
         """
         if self.quantization is None:
             return [], []
         with self.transformed():
             return self.quantization.integers()
 
-    def get_config(self) -> dict[str, Any]:
-        """The network, and what is done to it."""
-        specs = self._given_specs[0]
+    def get_config(self) -> Config:
+        """Returns the configurations of the network, its transforms and its integer arithmetic."""
+        specs = self._explicit_specs
         if specs is not None:
             specs = tree.map_structure(
                 lambda spec: {"shape": list(spec.shape), "dtype": spec.dtype, "name": spec.name}, specs
@@ -144,56 +167,62 @@ class CompressedModel(keras.Model):
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
-            "layer_names": names_of(self.network),
-            "transforms": [keras.saving.serialize_keras_object(one) for one in self.transforms],
+            "layer_names": layer_names(self.network),
+            "transforms": [keras.saving.serialize_keras_object(transform) for transform in self.transforms],
             "scheme": None if self.scheme is None else self.scheme.to_config(),
             "points": [] if self.quantization is None else list(self.quantization.ranges.points),
             "input_specs": specs,
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CompressedModel:
-        """The model of a configuration."""
+    def from_config(cls, config: Config, custom_objects: Mapping[str, type] | None = None) -> CompressedModel:
+        """Returns the model of a configuration."""
 
-        def made(part: Any) -> Any:
+        def deserialize(part: Json) -> Any:
             return keras.saving.deserialize_keras_object(part, custom_objects=custom_objects)
 
         scheme, specs = config["scheme"], config["input_specs"]
         return cls(
-            with_names(made(config["network"]), config["layer_names"]),
-            [made(one) for one in config["transforms"]],
+            rename_layers(deserialize(config["network"]), config["layer_names"]),
+            [deserialize(transform) for transform in config["transforms"]],
             None if scheme is None else QuantizationConfig.from_config(scheme),
             config["points"],
-            None if specs is None else _specs_of(specs),
+            None if specs is None else _parse_specs(specs),
             name=config["name"],
         )
 
     def get_build_config(self) -> None:
-        """Nothing: it is built by what it is made of."""
+        """Returns None: the constructor builds the model."""
         return
 
-    def build_from_config(self, config: Any) -> None:
-        """Nothing is left to build."""
+    def build_from_config(self, config: Config) -> None:
+        """Does nothing: the constructor builds the model."""
 
-    def values_before(self, last: WeightTransform) -> dict[int, Any]:
-        """The weights that a transform will be given."""
+    @property
+    def _explicit_specs(self) -> Tree:
+        """The `input_specs` that were passed; None where the network knows its inputs."""
+        return self._untracked_specs[0]
+
+    def values_before(self, last: WeightTransform) -> dict[int, Tensor]:
+        """Returns the weights that a transform receives, by the variable's index."""
         before = self._values(training=False, until=last)
         variables = self.network.variables
-        return {number: before.get(number, ops.convert_to_tensor(variables[number])) for number in last.numbers}
+        return {index: before.get(index, ops.convert_to_tensor(variables[index])) for index in last.variable_indices}
 
-    def _values(self, training: bool, until: WeightTransform | None = None) -> dict[int, Any]:
-        values: dict[int, Any] = {}
+    def _values(self, training: bool, until: WeightTransform | None = None) -> dict[int, Tensor]:
+        values: dict[int, Tensor] = {}
         variables = self.network.variables
         for transform in self.transforms:
             if transform is until:
                 break
-            given = {
-                number: values.get(number, ops.convert_to_tensor(variables[number])) for number in transform.numbers
+            inputs = {
+                index: values.get(index, ops.convert_to_tensor(variables[index]))
+                for index in transform.variable_indices
             }
-            values.update(transform(given, training=training))
+            values.update(transform(inputs, training=training))
         return values
 
-    def _as_layer(self) -> tuple[Any, Any]:
+    def _as_layer(self) -> tuple[Tree, ...]:
         if not self._symbolic:
             inputs = tree.map_structure(
                 lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name),
@@ -215,42 +244,64 @@ def attach_quantization(
         points: Names of the points where values are rounded.
     """
     clustered = [
-        model.network.variables[number]
+        model.network.variables[index]
         for transform in model.transforms
         if transform.shares_values
-        for number in transform.numbers
+        for index in transform.variable_indices
     ]
     model.quantization = QuantizedNetwork(program, model.input_structure, config, points, clustered)
     return model.quantization
 
 
-def without_integers(model: keras.Model, verb: str) -> tuple[keras.Model, list[WeightTransform], Any]:
-    """A copy of the network of a model, of what its weights go through, and what it takes if it does not say itself.
+class FloatParts(NamedTuple):
+    """The parts of a model in floating point, from which a `CompressedModel` is made.
+
+    Attributes:
+        network: The plain network.
+        transforms: The transforms of its weights; none for a plain model.
+        input_specs: KerasTensors in the structure of the inputs; None where the network knows its inputs.
+    """
+
+    network: keras.Model
+    transforms: list[WeightTransform]
+    input_specs: Tree
+
+
+def copy_float_parts(model: keras.Model, verb: str) -> FloatParts:
+    """Returns the parts of a copy of a model.
+
+    Args:
+        model: Plain, pruned or clustered model.
+        verb: Name of what is done to the model, for the error message.
 
     Raises:
         ValueError: If the model is quantization-aware.
     """
-    copy = copied(model)
+    copy = copy_model(model)
     if not isinstance(copy, CompressedModel):
-        return copy, [], None
+        return FloatParts(copy, [], None)
     if copy.scheme is not None:
         raise ValueError(
             f"`model` must not be quantization-aware, to {verb} it: that comes last. Received: {model.name!r} with the "
             f"recipe {copy.scheme.recipe!r}. Start from `strip(model)`."
         )
-    return copy.network, list(copy.transforms), copy._given_specs[0]
+    return FloatParts(copy.network, list(copy.transforms), copy._explicit_specs)
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """The plain Keras model of a compressed one, with the weights as pruned and clustered.
+    """Returns the plain Keras model of a compressed one, with the pruned and clustered weights.
 
-    Quantization-aware training leaves weights in floating point; to get the integers, `convert` the model itself.
+    The weights of a quantization-aware model stay in floating point; to get the integers, `convert` the model itself.
 
     Args:
-        model: A model that `prune`, `cluster` or `quantize_aware` made, or any other, which is copied.
+        model: Model that `prune`, `cluster` or `quantize_aware` made. Any other model is copied.
 
     Returns:
         A new model of the class of the original network.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, or a layer of it has no `get_config`.
 
     Example:
         >>> import keras
@@ -260,16 +311,16 @@ def strip(model: keras.Model) -> keras.Model:
         'Sequential'
     """
     if not isinstance(model, CompressedModel):
-        return copied(model)
-    network = copied(model.network)
-    for number, value in model.weight_values().items():
-        network.variables[number].assign(value)
+        return copy_model(model)
+    network = copy_model(model.network)
+    for index, value in model.weight_values().items():
+        network.variables[index].assign(value)
     return network
 
 
-def _specs_of(config: Any) -> Any:
+def _parse_specs(config: Json) -> Tree:
     if isinstance(config, dict) and set(config) == {"shape", "dtype", "name"}:
         return keras.KerasTensor(tuple(config["shape"]), config["dtype"], name=config["name"])
     if isinstance(config, dict):
-        return {name: _specs_of(one) for name, one in config.items()}
-    return [_specs_of(one) for one in config]
+        return {name: _parse_specs(spec) for name, spec in config.items()}
+    return [_parse_specs(spec) for spec in config]

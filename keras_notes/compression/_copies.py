@@ -1,16 +1,35 @@
-"""Copies of models, so that the one that was given stays as it is."""
+"""Copies of models, which leave the original as it is, and the inputs that a model takes."""
 
 from __future__ import annotations
 
 import keras
+import numpy as np
+from keras import tree
 
 from keras_notes._shared.checks import one_line
+from keras_notes._shared.keras_internals import custom_classes_of, functional_of, input_structure_of, layers_of
+from keras_notes._shared.samples import check_samples
+from keras_notes._shared.types import ArrayLike, Tree
 
-__all__ = ["check_built", "copied", "finalize", "names_of", "with_names"]
+__all__ = [
+    "check_built",
+    "copy_model",
+    "finalize_layers",
+    "input_arrays",
+    "inputs_of",
+    "layer_names",
+    "rename_layers",
+    "spec_like",
+]
 
 
 def check_built(model: keras.Model) -> None:
-    """Raises TypeError or ValueError unless it is a Keras model whose weights exist."""
+    """Checks that `model` is a Keras model whose weights exist.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not built.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
     if not model.built:
@@ -20,52 +39,88 @@ def check_built(model: keras.Model) -> None:
         )
 
 
-def finalize(model: keras.Model) -> None:
-    """Lets preprocessing layers derive what they do from variables that were assigned."""
-    for layer in model._flatten_layers():
+def finalize_layers(model: keras.Model) -> None:
+    """Lets preprocessing layers, such as `Normalization`, derive their state from variables that were assigned."""
+    for layer in layers_of(model):
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
 
 
-def names_of(model: keras.Model) -> list[str]:
-    """The names of all layers of a model."""
-    return [layer.name for layer in model._flatten_layers()]
+def layer_names(model: keras.Model) -> list[str]:
+    """Returns the names of all layers of a model."""
+    return [layer.name for layer in layers_of(model)]
 
 
-def with_names(model: keras.Model, names: list[str]) -> keras.Model:
-    """The model, its layers named as those that it was made of: Keras names those in subclassed models anew."""
-    for layer, name in zip(model._flatten_layers(), names, strict=True):
+def rename_layers(model: keras.Model, names: list[str]) -> keras.Model:
+    """Gives the layers of a model the names that `layer_names` returned for its original.
+
+    Keras generates new names for the layers of a subclassed model each time that it is made.
+    """
+    for layer, name in zip(layers_of(model), names, strict=True):
         if layer.name != name:
             layer.name = name
     return model
 
 
-def copied(model: keras.Model) -> keras.Model:
-    """A model with the same layers, names and weights, which shares nothing with the first.
+def copy_model(model: keras.Model) -> keras.Model:
+    """Returns a model with the same layers, names and weights, which shares nothing with the original.
 
     Raises:
-        ValueError: If a part of it does not say how it is made.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, or a layer of it has no `get_config`.
     """
     check_built(model)
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
-    own = {name: kind for name, kind in classes.items() if not kind.__module__.startswith("keras.")}
     try:
         config = keras.saving.serialize_keras_object(model)
-        # Not in safe mode: it never left this process.
-        copy = keras.saving.deserialize_keras_object(config, custom_objects=own, safe_mode=False)
-    except Exception as error:  # whatever a layer raises that has no `get_config`
+        # Not in safe mode: the configuration never left this process.
+        copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_classes_of(model), safe_mode=False)
+    except Exception as error:  # a layer without a `get_config` can raise anything
         raise ValueError(
             f"`model` must be made of layers with a `get_config`, so that it can be copied. Received: {model.name!r}: "
             f"{one_line(str(error), 200)}"
         ) from error
-    given, made = model.variables, copy.variables
-    if [tuple(one.shape) for one in given] != [tuple(one.shape) for one in made]:
+    variables, copies = model.variables, copy.variables
+    if [tuple(variable.shape) for variable in variables] != [tuple(variable.shape) for variable in copies]:
         raise ValueError(
-            f"`model` must be built anew from its configuration with the same weights. Received: {model.name!r} with "
-            f"{len(given)} variables, of which its copy has {len(made)}. Check its `get_config` and `build`."
+            f"`model` must have a `get_config` from which a model with the same weights can be made. Received: "
+            f"{model.name!r} with {len(variables)} variables, of which its copy has {len(copies)}. Check its "
+            f"`get_config` and `build`."
         )
-    with_names(copy, names_of(model))
-    for one, other in zip(given, made, strict=True):
-        other.assign(keras.ops.convert_to_numpy(one))
-    finalize(copy)
+    rename_layers(copy, layer_names(model))
+    for variable, new_variable in zip(variables, copies, strict=True):
+        new_variable.assign(keras.ops.convert_to_numpy(variable))
+    finalize_layers(copy)
     return copy
+
+
+def inputs_of(network: keras.Model) -> Tree:
+    """Returns the inputs of a network in the structure in which it takes them; None if they are not known."""
+    function = functional_of(network)
+    return getattr(network, "input_structure", None) if function is None else input_structure_of(function)
+
+
+def spec_like(values: ArrayLike) -> keras.KerasTensor:
+    """Returns a symbolic input that fits some samples."""
+    array = np.asarray(values)
+    dtype = "float32" if array.dtype.kind == "f" else "int32"
+    return keras.KerasTensor((None, *array.shape[1:]), dtype)
+
+
+def input_arrays(structure: Tree, calibration: Tree) -> list[np.ndarray]:
+    """Returns the calibration samples of each input, in order.
+
+    Args:
+        structure: KerasTensors in the structure in which the network takes its inputs.
+        calibration: Samples in the form in which the user gave them.
+
+    Raises:
+        TypeError: If the samples are not numbers.
+        ValueError: If the samples do not fit the inputs.
+    """
+    specs = {
+        spec.name or f"input_{position}": keras.InputSpec(shape=spec.shape, dtype=spec.dtype)
+        for position, spec in enumerate(tree.flatten(structure))
+    }
+    # A dict of inputs is flattened by its keys, which can differ from the names of the inputs.
+    samples = tree.flatten(calibration) if isinstance(structure, dict) else calibration
+    return list(check_samples("calibration", samples, specs).values())

@@ -1,16 +1,15 @@
-"""Which weights are pruned and clustered: the kernels of products and convolutions."""
+"""The weights that are pruned and clustered: the kernels of matrix products and convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 from keras import layers
 
-from keras_notes._shared.layer_patterns import Path, layers_by_path
-from keras_notes.compression._layer_patterns import check_skip, is_skipped, skip_patterns
+from keras_notes._shared.keras_internals import created_weights_of
+from keras_notes._shared.layer_patterns import Path, check_skip, layers_by_path, matches_any, skip_patterns
 
 __all__ = ["Kernel", "kernels_of"]
 
@@ -24,14 +23,14 @@ class Kernel:
     """A kernel of a network.
 
     Attributes:
-        number: Its place in `network.variables`.
+        variable_index: Its index in `network.variables`.
         variable: The variable.
         input_axis: The axis that runs over the inputs, the last one if there are several; None for a depthwise
-            convolution, each of whose channels has weights of its own.
-        paths: The names of the layers down to its own; several if one is shared.
+            convolution, each of whose channels has its own weights.
+        paths: The paths of names to its layer, from the outermost layer; several if the layer is shared.
     """
 
-    number: int
+    variable_index: int
     variable: keras.Variable
     input_axis: int | None
     paths: tuple[Path, ...]
@@ -42,45 +41,45 @@ class Kernel:
         return "/".join(self.paths[0])
 
     def is_skipped(self, patterns: Sequence[str]) -> bool:
-        """Whether its layer or one around it fits a pattern, by name or path."""
-        return any(is_skipped(path, patterns) for path in self.paths)
+        """Returns whether its layer or a layer around it matches a pattern, by name or path."""
+        return any(matches_any(patterns, path) for path in self.paths)
 
 
-def kernels_of(network: keras.Model, skip: Any, *, only_trainable: bool = False) -> list[Kernel]:
-    """The kernels of a network, but for those of layers whose name or path matches a pattern of `skip`.
+def kernels_of(network: keras.Model, skip: Sequence[str], *, only_trainable: bool = False) -> list[Kernel]:
+    """Returns the kernels of a network, except those of layers whose name or path matches a pattern of `skip`.
 
     Raises:
-        ValueError: If a pattern matches no layer with a kernel, or none is left.
-        TypeError: If `skip` is no sequence of strings.
+        TypeError: If `skip` is not a sequence of strings.
+        ValueError: If a pattern matches no layer with a kernel, or no kernel remains.
     """
     patterns = skip_patterns(skip)
-    found = _all_kernels(network)
-    check_skip(patterns, [path for kernel in found for path in kernel.paths], "layers with kernels")
-    left = [kernel for kernel in found if not kernel.is_skipped(patterns)]
+    all_kernels = _find_kernels(network)
+    check_skip(patterns, [path for kernel in all_kernels for path in kernel.paths], "layers with kernels")
+    kernels = [kernel for kernel in all_kernels if not kernel.is_skipped(patterns)]
     if only_trainable:
-        left = [kernel for kernel in left if kernel.variable.trainable]
-    if not left:
-        kinds = "trainable kernels" if only_trainable else "kernels"
-        names = ", ".join(dict.fromkeys(kernel.layer for kernel in found))
+        kernels = [kernel for kernel in kernels if kernel.variable.trainable]
+    if not kernels:
+        required = "trainable kernels" if only_trainable else "kernels"
+        names = ", ".join(dict.fromkeys(kernel.layer for kernel in all_kernels))
         raise ValueError(
-            f"`model` must have {kinds} that are not skipped. Received: {network.name!r} with {names or 'none'}."
+            f"`model` must have {required} that are not skipped. Received: {network.name!r} with {names or 'none'}."
         )
-    return left
+    return kernels
 
 
-def _all_kernels(network: keras.Model) -> list[Kernel]:
-    numbers = {id(variable): number for number, variable in enumerate(network.variables)}
-    found: dict[int, Kernel] = {}
+def _find_kernels(network: keras.Model) -> list[Kernel]:
+    indices = {id(variable): index for index, variable in enumerate(network.variables)}
+    kernels: dict[int, Kernel] = {}
     for path, layer in layers_by_path(network):
-        for variable in layer._trainable_variables:
-            number = numbers.get(id(variable))
-            if variable.name in _NAMES and len(variable.shape) > 1 and number is not None:
-                paths = (*found[number].paths, path) if number in found else (path,)
-                found[number] = Kernel(number, variable, _input_axis(layer, variable), paths)
-    return list(found.values())
+        for variable in created_weights_of(layer):
+            index = indices.get(id(variable))
+            if variable.name in _NAMES and len(variable.shape) > 1 and index is not None:
+                paths = (*kernels[index].paths, path) if index in kernels else (path,)
+                kernels[index] = Kernel(index, variable, _input_axis(layer, variable), paths)
+    return list(kernels.values())
 
 
-def _input_axis(layer: Any, variable: keras.Variable) -> int | None:
+def _input_axis(layer: keras.Layer, variable: keras.Variable) -> int | None:
     if variable.name == "depthwise_kernel" or isinstance(layer, _DEPTHWISE):
         return None
     if isinstance(layer, _TRANSPOSED):

@@ -1,23 +1,27 @@
-"""`prune`: weights that are 0, and stay 0 through training, into the file."""
+"""`prune`: weights that are 0, stay 0 in training, and are 0 in the file."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes.compression._compressed_model import CompressedModel, without_integers
+from keras_notes._shared.types import Config, Tensor
+from keras_notes.compression._compressed_model import CompressedModel, copy_float_parts
 from keras_notes.compression._prunable_kernels import Kernel, kernels_of
-from keras_notes.compression._sparsity_schedules import ConstantSparsity, SparsitySchedule, checked_sparsity
+from keras_notes.compression._sparsity_schedules import ConstantSparsity, SparsitySchedule, check_sparsity
 from keras_notes.compression._weight_transform import WeightTransform
 from keras_notes.compression.channels._prune_channels import prune_channels
 
 __all__ = ["Pruning", "prune"]
+
+# "unstructured", "channels", or (n, m): of each m weights in a row, n are 0.
+_Structure: TypeAlias = str | Sequence[int]
 
 
 def prune(
@@ -28,35 +32,37 @@ def prune(
     structure: str | tuple[int, int] = "unstructured",
     skip: Sequence[str] = (),
 ) -> keras.Model:
-    """Returns a model whose kernels lose their weights of least magnitude, and train without them.
+    """Returns a model whose kernels are 0 at their weights of smallest magnitude, and train without these weights.
 
-    A kernel is 0 where its mask says so, wherever it is used: the weight there gets no gradient, and neither momentum
-    nor weight decay brings it back. It keeps its value behind the mask, and comes back if it is not among the least at
-    a later pruning of the schedule. The number of zeros is exact, sparsity times size rounded (halves to even); of
-    equal magnitudes the first ones go. No callback is needed: steps are the batches that the model trains on.
+    A mask sets the pruned weights of a kernel to 0 wherever the kernel is used: they get no gradient, and neither
+    momentum nor weight decay changes the zeros. The variable keeps their values behind the mask, and a later pruning of
+    the schedule restores a weight whose magnitude is no longer among the smallest. The number of zeros is exact:
+    sparsity times size, rounded (halves to even); of equal magnitudes the first are pruned. No callback is needed: the
+    steps of the schedule are the batches on which the model trains.
 
-    `strip` gives the plain model, zeros written into its weights; `convert` writes them to the file, where they are
+    `strip` returns the plain model, with zeros in its weights; `convert` writes the zeros to the file, where they are
     exact in any number format.
 
     Args:
-        model: A built model, which stays as it is; or one that `prune` or `cluster` made, to whose clusters 0 is added.
-            Its trainable kernels are pruned, those of recurrent cells too; no embeddings, biases and normalizations.
-        schedule: The share of weights that are 0: a number in [0, 1), which is the `ConstantSparsity` of it, from now
-            on; or a `ConstantSparsity` or `PolynomialSparsity` by training step.
-        scope: "layer": each kernel loses that share. "global": all of them together do, by one ranking of magnitudes as
-            they are, so that layers of small weights lose more.
-        structure: "unstructured". Or (n, m): of each m weights in a row along the inputs, n are 0, as sparse matrix
-            units want it; `schedule` must be n / m then, and depthwise convolutions stay as they are. Or "channels":
-            whole filters and units are taken out, at once, by `prune_channels`, which needs a number for `schedule`,
-            and makes the file smaller and the device faster.
-        skip: Patterns of layer names, or of paths ("block/*"), that stay as they are.
+        model: Built model, which is not changed; or a result of `prune` or `cluster`, to whose clusters 0 is added. Its
+            trainable kernels are pruned, those of recurrent cells included; embeddings, biases and normalizations are
+            not.
+        schedule: Share of weights that are 0: a number in [0, 1), which stands for its `ConstantSparsity`; or a
+            `ConstantSparsity` or `PolynomialSparsity`, which gives the share by training step.
+        scope: "layer": each kernel loses that share. "global": all kernels together lose it, by one ranking of their
+            magnitudes, so that layers of small weights lose more.
+        structure: "unstructured"; (n, m): of each m weights in a row along the inputs, n are 0, as sparse matrix units
+            require. `schedule` must then be n / m, and depthwise convolutions are not pruned. Or "channels":
+            `prune_channels` removes whole filters and units at once, which makes the file smaller and the device
+            faster; `schedule` must then be a number.
+        skip: Patterns of the names or paths ("block/*") of layers that are not pruned.
 
     Returns:
         A `CompressedModel` with the inputs and outputs of the model; with "channels" a smaller model of its class.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If an argument is out of its range, or a layer's inputs cannot be divided by m; names it.
+        TypeError: If an argument has a wrong type.
+        ValueError: If an argument is out of its range, or m does not divide the inputs of a layer; names the layer.
 
     Example:
         >>> import keras, numpy as np
@@ -72,91 +78,96 @@ def prune(
     """
     check_choice("scope", scope, ("layer", "global"))
     if structure == "channels":
-        return prune_channels(_plain(model), checked_sparsity("schedule", schedule), scope=scope, skip=skip)
-    planned = _schedule(schedule, scope, structure)
-    network, transforms, specs = without_integers(model, "prune")
+        return prune_channels(_check_plain(model), check_sparsity("schedule", schedule), scope=scope, skip=skip)
+    sparsity_schedule = _parse_schedule(schedule, scope, structure)
+    network, transforms, specs = copy_float_parts(model, "prune")
     kernels = kernels_of(network, skip, only_trainable=True)
-    axes = []
+    axes: list[int] = []
     if not isinstance(structure, str):
         kernels = [kernel for kernel in kernels if kernel.input_axis is not None]
-        axes = [_axis_of_groups(kernel, structure[1]) for kernel in kernels]
+        axes = [_group_axis(kernel, structure[1]) for kernel in kernels]
         if not kernels:
             raise ValueError(
                 f"`model` must have kernels that run over inputs for structure={tuple(structure)}. Received: "
                 f"{model.name!r}, which has depthwise convolutions only."
             )
-    numbers = [kernel.number for kernel in kernels]
-    shapes = [tuple(kernel.variable.shape) for kernel in kernels]
-    dtype = network.variable_dtype  # also where layers compute in half precision
     pruning = Pruning(
-        numbers, shapes=shapes, schedule=planned, scope=scope, structure=structure, axes=axes, dtype=dtype
+        [kernel.variable_index for kernel in kernels],
+        shapes=[tuple(kernel.variable.shape) for kernel in kernels],
+        schedule=sparsity_schedule,
+        scope=scope,
+        structure=structure,
+        axes=axes,
+        dtype=network.variable_dtype,  # also where layers compute in half precision
     )
-    made = CompressedModel(network, [*transforms, pruning], input_specs=specs, name=model.name)
-    if planned.begin_step == 0:
-        pruning.start(made.values_before(pruning))
-    return made
+    pruned = CompressedModel(network, [*transforms, pruning], input_specs=specs, name=model.name)
+    if sparsity_schedule.begin_step == 0:
+        pruning.start(pruned.values_before(pruning))
+    return pruned
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class Pruning(WeightTransform):
-    """Masks over kernels.
+    """Masks of kernels.
 
     Args:
-        numbers: The kernels, by their number in `network.variables`.
-        shapes: Their shapes.
-        schedule: The sparsity by step.
+        variable_indices: Indices of the kernels in `network.variables`.
+        shapes: Shapes of the kernels.
+        schedule: Sparsity by training step.
         scope: "layer" or "global".
         structure: "unstructured", or (n, m).
-        axes: The axis of each along which its groups lie, for (n, m).
+        axes: Axis of each kernel along which its groups of m weights lie, for (n, m).
 
     Attributes:
-        masks: A boolean variable for each kernel, in their order: where it is not 0.
-        step: The number of steps of training so far.
+        masks: Boolean variables, one for each kernel, in their order; False where the kernel is 0.
+        step: Number of training steps so far.
     """
 
     def __init__(
         self,
-        numbers: Sequence[int],
+        variable_indices: Sequence[int],
         *,
         shapes: Sequence[Sequence[int]],
         schedule: SparsitySchedule,
         scope: str,
-        structure: Any,
+        structure: _Structure,
         axes: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(numbers, **kwargs)
+        super().__init__(variable_indices, **kwargs)
         self.shapes = tuple(tuple(shape) for shape in shapes)
         self.schedule = schedule
         self.scope = scope
         self.structure = structure if isinstance(structure, str) else tuple(structure)
         self.axes = tuple(axes)
         self.masks = [
-            self.add_weight(shape=shape, initializer="ones", dtype="bool", trainable=False, name=f"mask_{number}")
-            for number, shape in zip(self.numbers, self.shapes, strict=True)
+            self.add_weight(shape=shape, initializer="ones", dtype="bool", trainable=False, name=f"mask_{index}")
+            for index, shape in zip(self.variable_indices, self.shapes, strict=True)
         ]
         self.step = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="step")
         self.built = True
 
-    def start(self, values: Mapping[int, Any]) -> None:
+    def start(self, values: Mapping[int, Tensor]) -> None:
         """Prunes for the first time."""
-        for mask, new in zip(self.masks, self._masks(values, 0), strict=True):
-            mask.assign(new)
+        for variable, mask in zip(self.masks, self._compute_masks(values, 0), strict=True):
+            variable.assign(mask)
 
-    def call(self, values: Mapping[int, Any], training: bool = False) -> dict[int, Any]:
-        """The kernels, with zeros; in training, the masks move by the schedule, and a step is counted."""
+    def call(self, values: Mapping[int, Tensor], training: bool = False) -> dict[int, Tensor]:
+        """Returns the kernels with zeros; in training, updates the masks by the schedule and counts a step."""
         masks = [ops.convert_to_tensor(mask) for mask in self.masks]
         if training:
             step = ops.convert_to_tensor(self.step)
-            held = {number: ops.stop_gradient(value) for number, value in values.items()}
-            masks = ops.cond(self.schedule.prunes_at(step), lambda: self._masks(held, step), lambda: masks)
-            for mask, new in zip(self.masks, masks, strict=True):
-                mask.assign(new)
+            constants = {index: ops.stop_gradient(value) for index, value in values.items()}
+            masks = ops.cond(self.schedule.prunes_at(step), lambda: self._compute_masks(constants, step), lambda: masks)
+            for variable, mask in zip(self.masks, masks, strict=True):
+                variable.assign(mask)
             self.step.assign(step + 1)
-        return {number: ops.where(mask, values[number], 0.0) for number, mask in zip(self.numbers, masks, strict=True)}
+        return {
+            index: ops.where(mask, values[index], 0.0) for index, mask in zip(self.variable_indices, masks, strict=True)
+        }
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> Config:
+        """Returns the arguments."""
         return {
             **super().get_config(),
             "shapes": [list(shape) for shape in self.shapes],
@@ -167,21 +178,23 @@ class Pruning(WeightTransform):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Pruning:
-        """The transform of a configuration."""
-        return cls(**{**config, "schedule": keras.saving.deserialize_keras_object(config["schedule"])})
+    def from_config(cls, config: Config) -> WeightTransform:
+        """Returns the transform of a configuration."""
+        return super().from_config({**config, "schedule": keras.saving.deserialize_keras_object(config["schedule"])})
 
-    def _masks(self, values: Mapping[int, Any], step: Any) -> list[Any]:
-        magnitudes = [ops.abs(values[number]) for number in self.numbers]
+    def _compute_masks(self, values: Mapping[int, Tensor], step: Tensor) -> list[Tensor]:
+        magnitudes = [ops.abs(values[index]) for index in self.variable_indices]
         if isinstance(self.structure, tuple):
-            return [
-                _mask_of_groups(one, axis, *self.structure) for one, axis in zip(magnitudes, self.axes, strict=True)
-            ]
+            zeros, size = self.structure
+            return [_mask_groups(values, axis, zeros, size) for values, axis in zip(magnitudes, self.axes, strict=True)]
         sizes = [math.prod(shape) for shape in self.shapes]
         if self.scope == "layer":
-            return [_mask(one, self.schedule.zeros_at(step, size)) for one, size in zip(magnitudes, sizes, strict=True)]
-        together = ops.concatenate([ops.reshape(one, (-1,)) for one in magnitudes])
-        mask = _mask(together, self.schedule.zeros_at(step, sum(sizes)))
+            return [
+                _mask_smallest(values, self.schedule.zeros_at(step, size))
+                for values, size in zip(magnitudes, sizes, strict=True)
+            ]
+        together = ops.concatenate([ops.reshape(values, (-1,)) for values in magnitudes])
+        mask = _mask_smallest(together, self.schedule.zeros_at(step, sum(sizes)))
         ends = itertools.accumulate(sizes)
         return [
             ops.reshape(mask[end - size : end], shape)
@@ -189,42 +202,43 @@ class Pruning(WeightTransform):
         ]
 
 
-def _mask(magnitudes: Any, zeros: Any) -> Any:
-    """False for the `zeros` of least magnitude; by ranks, which are exact where magnitudes are equal."""
+def _mask_smallest(magnitudes: Tensor, zeros: Tensor) -> Tensor:
+    """Returns False for the `zeros` smallest magnitudes; by ranks, which are exact where magnitudes are equal."""
     ranks = ops.argsort(ops.argsort(ops.reshape(magnitudes, (-1,))))
     return ops.reshape(ranks >= zeros, magnitudes.shape)
 
 
-def _mask_of_groups(magnitudes: Any, axis: int, zeros: int, size: int) -> Any:
-    """False for the `zeros` of least magnitude of each `size` in a row along an axis."""
+def _mask_groups(magnitudes: Tensor, axis: int, zeros: int, size: int) -> Tensor:
+    """Returns False for the `zeros` smallest magnitudes of each `size` in a row along an axis."""
     moved = ops.moveaxis(magnitudes, axis, -1)
     groups = ops.reshape(moved, (*moved.shape[:-1], moved.shape[-1] // size, size))
     ranks = ops.argsort(ops.argsort(groups, axis=-1), axis=-1)
     return ops.moveaxis(ops.reshape(ranks >= zeros, moved.shape), -1, axis)
 
 
-def _plain(model: keras.Model) -> keras.Model:
+def _check_plain(model: keras.Model) -> keras.Model:
     if isinstance(model, CompressedModel):
         raise ValueError(
-            f"`model` must be a plain one for structure='channels': other channels come first. Received: "
+            f"`model` must be a plain one for structure='channels': remove channels first. Received: "
             f"{model.name!r}, which is pruned, clustered or quantization-aware. Start from `strip(model)`."
         )
     return model
 
 
-def _schedule(schedule: Any, scope: str, structure: Any) -> SparsitySchedule:
-    planned = schedule
-    if not isinstance(schedule, SparsitySchedule):
-        planned = ConstantSparsity(checked_sparsity("schedule", schedule))
+def _parse_schedule(schedule: float | SparsitySchedule, scope: str, structure: _Structure) -> SparsitySchedule:
+    """Returns the schedule, which must fit the scope and the structure."""
+    if isinstance(schedule, SparsitySchedule):
+        parsed = schedule
+    else:
+        parsed = ConstantSparsity(check_sparsity("schedule", schedule))
     if structure == "unstructured":
-        return planned
-    is_pair = isinstance(structure, (tuple, list)) and len(structure) == 2
-    if not is_pair or not all(isinstance(one, int) for one in structure) or not 0 < structure[0] < structure[1]:
+        return parsed
+    if not isinstance(structure, (tuple, list)) or not _is_ratio(structure):
         raise ValueError(
             f"`structure` must be 'unstructured', 'channels', or (n, m) with 0 < n < m. {received(structure=structure)}"
         )
     share = structure[0] / structure[1]
-    if not isinstance(planned, ConstantSparsity) or not math.isclose(planned.sparsity, share):
+    if not isinstance(parsed, ConstantSparsity) or not math.isclose(parsed.sparsity, share):
         raise ValueError(
             f"`schedule` must be {share:g}, or a ConstantSparsity of it, for structure={tuple(structure)}: n of m "
             f"weights are 0. {received(schedule=schedule)}"
@@ -234,12 +248,21 @@ def _schedule(schedule: Any, scope: str, structure: Any) -> SparsitySchedule:
             f"`scope` must be 'layer' for structure={tuple(structure)}, which gives each layer the same share. "
             f"{received(scope=scope)}"
         )
-    return planned
+    return parsed
 
 
-def _axis_of_groups(kernel: Kernel, size: int) -> int:
+def _is_ratio(pair: Sequence[int]) -> bool:
+    return len(pair) == 2 and all(isinstance(count, int) for count in pair) and 0 < pair[0] < pair[1]
+
+
+def _group_axis(kernel: Kernel, size: int) -> int:
+    """Returns the axis along which the groups of a kernel lie; `size` must divide it."""
     axis, shape = kernel.input_axis, tuple(kernel.variable.shape)
-    assert axis is not None
+    if axis is None:
+        raise ValueError(
+            f"A kernel must run over inputs for groups of {size} weights. Received: the depthwise kernel of "
+            f"{kernel.layer!r}. Give it in `skip`."
+        )
     if shape[axis] % size:
         raise ValueError(
             f"The inputs of a layer must be a multiple of {size} for groups of {size} weights. Received: "

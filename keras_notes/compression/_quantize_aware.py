@@ -10,10 +10,10 @@ from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
 from keras_notes._shared.keras_internals import layers_of
+from keras_notes._shared.layer_patterns import check_skip, skip_patterns
 from keras_notes._shared.types import ArrayLike
-from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, without_integers
-from keras_notes.compression._inputs import input_arrays, inputs_of, spec_like
-from keras_notes.compression._layer_patterns import check_skip, skip_patterns
+from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
+from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
 from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
 from keras_notes.compression.quantization._quantized_network import calibrate, trace_network
 
@@ -113,7 +113,7 @@ def quantize_aware(
 
 def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:
     """Copies a model, with the transforms of its weights, into a `CompressedModel` in floating point."""
-    network, transforms, specs = without_integers(model, "quantize")
+    network, transforms, specs = copy_float_parts(model, "quantize")
     for layer in layers_of(network):
         # Float32, because a rounding to half precision before that to integers would be a second one.
         if layer.compute_dtype in ("float16", "bfloat16"):

@@ -1,25 +1,30 @@
-"""How sparsity goes with the steps of training."""
+"""Schedules of sparsity by training step."""
 
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_at_least, check_positive, received
+from keras_notes._shared.types import Config, Tensor
 
-__all__ = ["ConstantSparsity", "PolynomialSparsity", "SparsitySchedule", "checked_sparsity"]
+__all__ = ["ConstantSparsity", "PolynomialSparsity", "SparsitySchedule", "check_sparsity"]
 
 
-def checked_sparsity(name: str, value: Any) -> float:
-    """Returns a sparsity as a float, which must be in [0, 1)."""
-    wanted = f"`{name}` must be a number in [0, 1), the share of zeros. {received(**{name: value})}"
+def check_sparsity(name: str, value: object) -> float:
+    """Returns a sparsity as a float, which must be in [0, 1).
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is out of its range.
+    """
+    message = f"`{name}` must be a number in [0, 1), the share of zeros. {received(**{name: value})}"
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(wanted)
+        raise TypeError(message)
     if not 0 <= (share := float(value)) < 1:
-        raise ValueError(wanted)
+        raise ValueError(message)
     return share
 
 
@@ -27,9 +32,9 @@ class SparsitySchedule:
     """The share of weights that are 0, by training step.
 
     Args:
-        begin_step: The first step at which weights are pruned.
-        end_step: The last one; the masks of that step stay. None for no end.
-        frequency: The number of steps between two prunings.
+        begin_step: First step at which weights are pruned.
+        end_step: Last step at which weights are pruned; its masks stay. None for no end.
+        frequency: Number of steps between two prunings.
     """
 
     def __init__(self, begin_step: int, end_step: int | None, frequency: int) -> None:
@@ -37,29 +42,29 @@ class SparsitySchedule:
         self.end_step = None if end_step is None else check_at_least("end_step", end_step, self.begin_step)
         self.frequency = check_at_least("frequency", frequency, 1)
 
-    def sparsity_at(self, step: Any) -> Any:
-        """The sparsity at a step, as a tensor."""
+    def sparsity_at(self, step: Tensor) -> Tensor:
+        """Returns the sparsity at a step, a float32 scalar."""
         raise NotImplementedError
 
-    def zeros_at(self, step: Any, size: int) -> Any:
-        """How many of `size` weights are 0 at a step: the sparsity of them, rounded, halves to even."""
+    def zeros_at(self, step: Tensor, size: int) -> Tensor:
+        """Returns how many of `size` weights are 0 at a step: their sparsity, rounded (halves to even)."""
         raise NotImplementedError
 
-    def prunes_at(self, step: Any) -> Any:
-        """Whether weights are pruned at a step, as a tensor."""
+    def prunes_at(self, step: Tensor) -> Tensor:
+        """Returns whether weights are pruned at a step, a boolean scalar."""
         since = step - self.begin_step
         due = ops.logical_and(since >= 0, ops.equal(ops.mod(since, self.frequency), 0))
         if self.end_step is None:
             return due
         return ops.logical_or(ops.logical_and(due, step <= self.end_step), ops.equal(step, self.end_step))
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> Config:
+        """Returns the arguments."""
         return {"begin_step": self.begin_step, "end_step": self.end_step, "frequency": self.frequency}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> SparsitySchedule:
-        """The schedule of a configuration."""
+    def from_config(cls, config: Config) -> SparsitySchedule:
+        """Returns the schedule of a configuration."""
         return cls(**config)
 
 
@@ -68,49 +73,62 @@ class ConstantSparsity(SparsitySchedule):
     """The same sparsity from the first step on.
 
     Args:
-        sparsity: The share of weights that are 0, in [0, 1).
-        begin_step: The first step at which weights are pruned.
-        end_step: The last one; the masks of that step stay. None for no end: the weights of least magnitude are chosen
-            anew every `frequency` steps.
-        frequency: The number of steps between two prunings.
+        sparsity: Share of weights that are 0, in [0, 1).
+        begin_step: First step at which weights are pruned.
+        end_step: Last step at which weights are pruned; its masks stay. None for no end: the weights of smallest
+            magnitude are chosen again every `frequency` steps.
+        frequency: Number of steps between two prunings.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> float(ConstantSparsity(0.5).sparsity_at(7))
         0.5
+
+    References:
+        Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, section 3, for
+        pruning by magnitude. `tfmot.sparsity.keras.ConstantSparsity` is the schedule of TF-MOT.
     """
 
     def __init__(
         self, sparsity: float, *, begin_step: int = 0, end_step: int | None = None, frequency: int = 100
     ) -> None:
         super().__init__(begin_step, end_step, frequency)
-        self.sparsity = checked_sparsity("sparsity", sparsity)
+        self.sparsity = check_sparsity("sparsity", sparsity)
 
-    def sparsity_at(self, step: Any) -> Any:
-        """The sparsity."""
+    def sparsity_at(self, step: Tensor) -> Tensor:
+        """Returns the sparsity, which is the same at every step."""
         return ops.convert_to_tensor(self.sparsity, "float32")
 
-    def zeros_at(self, step: Any, size: int) -> Any:
-        """How many of `size` weights are 0."""
+    def zeros_at(self, step: Tensor, size: int) -> Tensor:
+        """Returns how many of `size` weights are 0."""
         return ops.convert_to_tensor(round(self.sparsity * size), "int32")
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> Config:
+        """Returns the arguments."""
         return {"sparsity": self.sparsity, **super().get_config()}
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class PolynomialSparsity(SparsitySchedule):
-    """A sparsity that grows fast at first, and slowly in the end.
+    """A sparsity that changes fast at first, and slowly at the end.
 
-    final + (initial - final) * (1 - (step - begin_step) / (end_step - begin_step))^power
+        sparsity(step) = final + (initial - final) * (1 - (step - begin_step) / (end_step - begin_step))^power
 
     Args:
-        initial: The sparsity at `begin_step`, in [0, 1).
-        final: The sparsity at `end_step`, in [0, 1).
-        begin_step: The first step at which weights are pruned.
-        end_step: The last one, whether or not it is a multiple of `frequency` later; its masks stay.
-        power: How fast it grows at first.
-        frequency: The number of steps between two prunings.
+        initial: Sparsity at `begin_step`, in [0, 1).
+        final: Sparsity at `end_step`, in [0, 1).
+        begin_step: First step at which weights are pruned.
+        end_step: Last step at which weights are pruned, also if it is not a multiple of `frequency` later; its masks
+            stay. It must be greater than `begin_step`.
+        power: Exponent of the polynomial, greater than 0; the larger, the faster the sparsity changes at first.
+        frequency: Number of steps between two prunings.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> schedule = PolynomialSparsity(0.0, 0.8, begin_step=0, end_step=100)
@@ -132,27 +150,27 @@ class PolynomialSparsity(SparsitySchedule):
         frequency: int = 100,
     ) -> None:
         super().__init__(begin_step, check_at_least("end_step", end_step, begin_step + 1), frequency)
-        self.initial = checked_sparsity("initial", initial)
-        self.final = checked_sparsity("final", final)
+        self.initial = check_sparsity("initial", initial)
+        self.final = check_sparsity("final", final)
         self.power = check_positive("power", power)
+        self._duration = end_step - self.begin_step
 
-    def sparsity_at(self, step: Any) -> Any:
-        """The sparsity at a step."""
-        return self.final + (self.initial - self.final) * self._ahead(step)
+    def sparsity_at(self, step: Tensor) -> Tensor:
+        """Returns the sparsity at a step, a float32 scalar."""
+        return self.final + (self.initial - self.final) * self._decay(step)
 
-    def zeros_at(self, step: Any, size: int) -> Any:
-        """How many of `size` weights are 0 at a step: exact at both ends, for any size."""
+    def zeros_at(self, step: Tensor, size: int) -> Tensor:
+        """Returns how many of `size` weights are 0 at a step: exact at both ends, for any size."""
         first, last = round(self.initial * size), round(self.final * size)
-        ahead = self._ahead(step)
-        between = last + ops.cast(ops.round((first - last) * ahead), "int32")
-        return ops.where(ahead < 1.0, between, first)  # float32 has no more than 24 bits
+        decay = self._decay(step)
+        between = last + ops.cast(ops.round((first - last) * decay), "int32")
+        return ops.where(decay < 1.0, between, first)  # float32 has no more than 24 bits
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> Config:
+        """Returns the arguments."""
         return {"initial": self.initial, "final": self.final, "power": self.power, **super().get_config()}
 
-    def _ahead(self, step: Any) -> Any:
-        """How much of the way is ahead: 1 at the first step, 0 at the last one."""
-        assert self.end_step is not None
-        done = ops.cast(step - self.begin_step, "float32") / (self.end_step - self.begin_step)
-        return (1.0 - ops.clip(done, 0.0, 1.0)) ** self.power
+    def _decay(self, step: Tensor) -> Tensor:
+        """Returns the factor of the difference from `final`: 1 at the first step, 0 at the last one."""
+        progress = ops.cast(step - self.begin_step, "float32") / self._duration
+        return (1.0 - ops.clip(progress, 0.0, 1.0)) ** self.power

@@ -1,4 +1,4 @@
-"""`summary`: what the kernels of a model are, layer by layer, and what they cost."""
+"""`summary`: sparsity, number of values, size and cost of each kernel of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_notes._shared.keras_internals import created_weights_of, layers_of
 from keras_notes._shared.text_table import align
 from keras_notes.compression._compressed_model import CompressedModel
 from keras_notes.compression._prunable_kernels import Kernel, kernels_of
@@ -18,15 +19,15 @@ __all__ = ["KernelSummary", "Summary", "summary"]
 
 @dataclass(frozen=True)
 class KernelSummary:
-    """A kernel of a layer.
+    """The figures of one kernel.
 
     Attributes:
-        name: Layer and kernel, "block/conv/kernel".
-        bits: The size of a weight in the file: 32, or what the model is quantization-aware for.
-        sparsity: The share of weights that are 0, in [0, 1].
-        unique_values: The number of different weights.
-        weight_bytes: What they take in the file, without scales.
-        macs: Multiplications and additions for one sample; None where the shape of the layer's output is not known.
+        name: Path of the layer and name of the kernel: "block/conv/kernel".
+        bits: Bits of a weight in the file: 32, or those of the model's recipe.
+        sparsity: Share of weights that are 0, in [0, 1].
+        unique_values: Number of different weights.
+        weight_bytes: Bytes of the weights in the file, without scales.
+        macs: Multiply-accumulate operations for one sample; None where the shape of the layer's output is not known.
     """
 
     name: str
@@ -39,13 +40,17 @@ class KernelSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """The kernels of a model; `print` it for a table."""
+    """The figures of all kernels of a model; `print` shows them as a table.
+
+    Attributes:
+        kernels: The figures of each kernel, in the order of the layers.
+    """
 
     kernels: tuple[KernelSummary, ...]
 
     @property
     def weight_bytes(self) -> int:
-        """What all kernels take."""
+        """Bytes of all kernels in the file, without scales."""
         return sum(kernel.weight_bytes for kernel in self.kernels)
 
     def __str__(self) -> str:
@@ -65,14 +70,14 @@ class Summary:
 
 
 def summary(model: keras.Model) -> Summary:
-    """Counts the weights of a model's kernels as the file will hold them: pruned, clustered, with their bits.
+    """Returns the figures of a model's kernels as the file will hold them: pruned, clustered, with their bits.
 
     Args:
-        model: A built model; one of `prune`, `cluster` and `quantize_aware`, or any other.
+        model: Built model; a result of `prune`, `cluster` or `quantize_aware`, or any other.
 
     Returns:
-        A `Summary`. The different weights of a quantization-aware model are counted before they are rounded: as many
-        integers, at most.
+        A `Summary`. The different weights of a quantization-aware model are counted before they are rounded, so that
+        the file has at most as many different integers.
 
     Raises:
         ValueError: If the model has no kernels.
@@ -81,8 +86,8 @@ def summary(model: keras.Model) -> Summary:
         >>> import keras
         >>> from keras_notes.compression import prune
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
-        >>> found = summary(prune(model, 0.75)).kernels[0]
-        >>> found.name, found.sparsity, found.weight_bytes, found.macs
+        >>> kernel = summary(prune(model, 0.75)).kernels[0]
+        >>> kernel.name, kernel.sparsity, kernel.weight_bytes, kernel.macs
         ('head/kernel', 0.75, 128, 32)
     """
     network, values, scheme = model, {}, None
@@ -90,7 +95,7 @@ def summary(model: keras.Model) -> Summary:
         network, values, scheme = model.network, model.weight_values(), model.scheme
     rows = []
     for kernel in kernels_of(network, ()):
-        weights = values.get(kernel.number)
+        weights = values.get(kernel.variable_index)
         if weights is None:
             weights = ops.convert_to_numpy(kernel.variable)
         bits = 32 if scheme is None or scheme.is_float(kernel.paths[0]) else scheme.bits
@@ -109,11 +114,11 @@ def summary(model: keras.Model) -> Summary:
 
 def _macs(network: keras.Model, kernel: Kernel) -> int | None:
     layer = next(
-        one for one in network._flatten_layers() if any(own is kernel.variable for own in one._trainable_variables)
+        layer for layer in layers_of(network) if any(weight is kernel.variable for weight in created_weights_of(layer))
     )
     try:
         shape = (layer.input if "Transpose" in type(layer).__name__ else layer.output).shape
-    except (AttributeError, ValueError):  # of layers in subclassed models and cells, which belong to no graph
+    except (AttributeError, ValueError):  # a layer in a subclassed model, or a cell, is not part of a graph
         return None
     positions = shape[1:-1]
     return None if None in positions else math.prod(positions) * math.prod(kernel.variable.shape)

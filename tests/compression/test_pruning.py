@@ -108,12 +108,12 @@ def test_two_of_four_is_along_the_inputs_of_each_kind_of_layer_and_stays_so():
     model.compile(keras.optimizers.Adam(0.1), LOSS)
     model.fit(RNG.normal(size=(32, 4, 8)), Y[:32], batch_size=16, epochs=2, verbose=0)
     axes = dict.fromkeys(("query", "key", "value"), 0) | {"attention_output": 1, "transposed": 2}
-    for number, mask in zip(model.transforms[0].numbers, model.transforms[0].masks, strict=True):
+    for number, mask in zip(model.transforms[0].variable_indices, model.transforms[0].masks, strict=True):
         variable = model.network.variables[number]
         axis = axes.get(variable.path.split("/")[-2], len(variable.shape) - 2)
         groups = np.moveaxis(ops.convert_to_numpy(mask), axis, -1).reshape(-1, 4)
         assert (groups.sum(-1) == 2).all(), variable.path
-    pruned = {model.network.variables[number].path for number in model.transforms[0].numbers}
+    pruned = {model.network.variables[number].path for number in model.transforms[0].variable_indices}
     assert len(pruned) == 4 + 1 + 1 + 2 + 1
     assert not any(path.startswith("depthwise") or "depthwise_kernel" in path for path in pruned)
 
@@ -202,7 +202,7 @@ def test_skip_takes_names_and_paths_of_nested_models():
     inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="deep")], name="block")
     model = keras.Sequential([keras.Input((8,)), inner, layers.Dense(8, name="deeper"), layers.Dense(3, name="head")])
     for skip, left in ((["deep"], 2), (["deep*"], 1), (["block/*"], 2), (["block"], 2), (["block/deep", "head"], 1)):
-        assert len(prune(model, 0.5, skip=skip).transforms[0].numbers) == left
+        assert len(prune(model, 0.5, skip=skip).transforms[0].variable_indices) == left
     with pytest.raises(ValueError, match="`skip` must name layers with kernels: block/deep, deeper, head"):
         prune(model, 0.5, skip=["deep/*"])
 
@@ -212,7 +212,7 @@ def test_frozen_layers_embeddings_and_normalizations_stay_as_they_are():
     x = layers.LayerNormalization()(layers.Embedding(20, 8)(inputs))
     x = layers.Dense(8, name="frozen", trainable=False)(x)
     model = prune(keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(x))), 0.5)
-    assert [model.network.variables[number].path for number in model.transforms[0].numbers] == ["head/kernel"]
+    assert [model.network.variables[number].path for number in model.transforms[0].variable_indices] == ["head/kernel"]
 
 
 def test_subclassed_recurrent_and_nested_models_are_pruned():

@@ -34,6 +34,21 @@ def test_layers_are_the_model_and_all_within(nested):
     assert "outer" not in [layer.name for layer in keras_internals.layers_of(nested, include_self=False)]
 
 
+def test_created_weights_are_those_of_the_layer_itself_and_stay_when_it_is_frozen(nested):
+    assert keras_internals.created_weights_of(nested) == []
+    dense = nested.get_layer("other")
+    names = [weight.name for weight in keras_internals.created_weights_of(dense)]
+    assert names == ["kernel", "bias"]
+    dense.trainable = False
+    assert [weight.name for weight in keras_internals.created_weights_of(dense)] == names
+
+
+def test_operations_of_keras_ops_are_told_from_layers(nested):
+    operations = [node.operation for node in keras_internals.nodes_in_order(nested)]
+    by_class = {type(operation).__name__: keras_internals.is_keras_operation(operation) for operation in operations}
+    assert by_class == {"Sequential": False, "Dense": False, "Add": True}
+
+
 def test_functional_and_sequential_models_have_a_graph_and_others_none(nested):
     assert keras_internals.functional_of(nested) is nested
     assert isinstance(keras_internals.functional_of(nested.get_layer("inner")), keras.Function)

@@ -4,7 +4,15 @@ import keras
 import pytest
 from keras import layers
 
-from keras_notes._shared.layer_patterns import last_match, layers_by_path, matches, matching_patterns
+from keras_notes._shared.layer_patterns import (
+    check_skip,
+    last_match,
+    layers_by_path,
+    matches,
+    matches_any,
+    matching_patterns,
+    skip_patterns,
+)
 
 PATH = ("encoder", "block", "lstm")
 
@@ -46,6 +54,25 @@ def test_matching_patterns_keep_their_order():
     assert matching_patterns(["lstm", "gru", "block/*", "*"], PATH) == ["lstm", "block/*", "*"]
     assert matching_patterns(["*", "block/*", "gru", "lstm"], PATH) == ["*", "block/*", "lstm"]
     assert matching_patterns([], PATH) == []
+
+
+def test_one_of_several_patterns_is_enough():
+    assert matches_any(["gru", "block/*"], PATH)
+    assert not matches_any(["gru", "lstm/*"], PATH)
+    assert not matches_any([], PATH)
+
+
+def test_skip_patterns_are_a_tuple_of_strings():
+    assert skip_patterns(["lstm", "block/*"]) == ("lstm", "block/*")
+    for wrong in ("lstm", [1], ["lstm", None]):
+        with pytest.raises(TypeError, match="`skip` must be a sequence of patterns"):
+            skip_patterns(wrong)
+
+
+def test_a_pattern_without_a_layer_is_an_error_that_lists_the_layers():
+    check_skip(["lstm"], [PATH])
+    with pytest.raises(ValueError, match=r"must name layers with kernels: encoder/block/lstm\. Received: skip='gru'\."):
+        check_skip(["lstm", "gru"], [PATH, PATH], "layers with kernels")
 
 
 def test_the_last_pattern_that_matches_counts():

@@ -1,147 +1,168 @@
-"""Which channels of a model are one, and what is cut with them.
+"""The channels of a model: which channels are one, and which variables and layer sizes they run through.
 
-Each channel that a layer makes gets a number. Tensors carry the numbers of their channels through the model: a
-concatenation joins two lists, `Flatten` repeats one, and where tensors are added up, numbers in the same place become
-one channel. What no rule describes keeps the channels that reach it.
+Each channel that a layer produces gets a number. Tensors carry the numbers of their channels through the model: a
+concatenation joins two lists of numbers, `Flatten` repeats each number, and where tensors are added, the numbers in the
+same place become one channel. Channels that reach an operation without a rule stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras import layers
 
-from keras_notes.compression.channels._layer_rules import TAKES_SEVERAL, Channels, Producer, rule_of
+from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.types import Operation
 
-__all__ = ["ChannelGraph", "Channels", "Producer", "equivalence", "function_of"]
+__all__ = ["ChannelGraph", "Channels", "Producer", "Size", "connected_components"]
+
+
+class Channels(NamedTuple):
+    """Channels along one axis of a tensor, a variable, or a shape in a configuration.
+
+    Attributes:
+        axis: The axis.
+        numbers: The number of each channel along the axis.
+    """
+
+    axis: int
+    numbers: np.ndarray
+
+
+class Producer(NamedTuple):
+    """A layer that produces channels by filters of its own.
+
+    Attributes:
+        layer: The layer.
+        path: The names down to it, from the outermost layer.
+        numbers: The numbers of its channels.
+    """
+
+    layer: keras.Layer
+    path: Path
+    numbers: np.ndarray
+
+
+class Size(NamedTuple):
+    """An entry of a layer's configuration that counts channels.
+
+    Attributes:
+        key: The key of the entry, such as "units" or "batch_shape".
+        channels: The channels; their axis is the place in the entry if the entry is a shape.
+    """
+
+    key: str
+    channels: Channels
 
 
 class ChannelGraph:
-    """The channels of a model.
-
-    Args:
-        function: The graph of the model.
-        is_skipped: Whether the layer with this path, from the outermost name, keeps the channels that it gives.
+    """The channels of a model, as far as it has been analyzed.
 
     Attributes:
-        producers: The layers that make channels, by their identity.
-        linear: Those without an activation, by the identity of their output.
-        normalizations: The batch normalization right behind some of them, by the identity of the producer.
-        cuts: What runs over channels, by the identity of the variable.
-        sizes: The entry of a configuration that counts channels, by the identity of the layer.
-        kept: Numbers that stay, and why.
-        paths: Of all layers, from the outermost name.
-        count: How many numbers there are.
+        producers: The layers that produce channels, in the order of the model.
+        paths: The path of each layer that was analyzed, once for each of its calls.
+        kept: Numbers of channels that stay, and the reason.
+        count: The number of channel numbers.
     """
 
-    def __init__(self, function: keras.Function, is_skipped: Callable[[tuple[str, ...]], bool]) -> None:
-        self.producers: dict[int, Producer] = {}
-        self.linear: dict[int, keras.Layer] = {}
-        self.normalizations: dict[int, keras.Layer] = {}
-        self.cuts: dict[int, list[Channels]] = {}
-        self.sizes: dict[int, tuple[str, Channels]] = {}
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
         self.kept: list[tuple[np.ndarray, str]] = []
-        self.paths: list[tuple[str, ...]] = []
         self.count = 0
-        self._is_skipped = is_skipped
+        self._producers: dict[int, Producer] = {}
+        self._cuts: dict[int, list[Channels]] = {}
+        self._sizes: dict[int, Size] = {}
+        self._linear_layers: dict[int, keras.Layer] = {}
+        self._normalizations: dict[int, keras.Layer] = {}
         self._pairs: list[np.ndarray] = []
-        self._first_inputs: dict[int, list[Channels | None]] = {}
-        for channels in self._walk(function, [None] * len(function.inputs), ()):
-            self.keep(channels, "the model returns them")
 
-    def classes(self) -> np.ndarray:
-        """For each number the least of those that are one channel with it."""
-        return equivalence(self.count, self._pairs)
+    @property
+    def producers(self) -> list[Producer]:
+        """The layers that produce channels, in the order of the model."""
+        return list(self._producers.values())
 
-    def new(self, count: int) -> np.ndarray:
-        """New numbers."""
+    def new_numbers(self, count: int) -> np.ndarray:
+        """Returns numbers for channels that were not numbered before."""
         self.count += count
         return np.arange(self.count - count, self.count)
+
+    def add_producer(self, layer: keras.Layer, count: int) -> Producer:
+        """Returns the producer of a layer on the last path; a layer that is called again keeps its numbers."""
+        if id(layer) not in self._producers:
+            self._producers[id(layer)] = Producer(layer, self.paths[-1], self.new_numbers(count))
+        return self._producers[id(layer)]
+
+    def add_linear_layer(self, layer: keras.Layer, output: keras.KerasTensor) -> None:
+        """Records a producer without an activation, into which a batch normalization right behind it can be folded."""
+        self._linear_layers[id(output)] = layer
+
+    def add_normalization(self, normalization: keras.Layer, source: keras.KerasTensor) -> None:
+        """Records a batch normalization of a tensor, if the tensor is the output of a linear layer."""
+        if (layer := self._linear_layers.get(id(source))) is not None:
+            self._normalizations[id(layer)] = normalization
+
+    def normalization_of(self, layer: keras.Layer) -> keras.Layer | None:
+        """Returns the batch normalization right behind a linear producer; None if there is none."""
+        return self._normalizations.get(id(layer))
+
+    def cut(self, variable: keras.Variable, *channels: Channels) -> None:
+        """Lets axes of a variable run over channels; replaces what an earlier call said of this variable."""
+        self._cuts[id(variable)] = list(channels)
+
+    def cuts_of(self, variable: keras.Variable) -> list[Channels]:
+        """Returns the channels along the axes of a variable."""
+        return self._cuts.get(id(variable), [])
+
+    def resize(self, operation: Operation, key: str, channels: Channels) -> None:
+        """Lets an entry of a layer's configuration count channels."""
+        self._sizes[id(operation)] = Size(key, channels)
+
+    def size_of(self, operation: Operation) -> Size | None:
+        """Returns the entry of a layer's configuration that counts channels; None if there is none."""
+        return self._sizes.get(id(operation))
 
     def keep(self, channels: Channels | None, reason: str) -> None:
         """Lets channels stay."""
         if channels is not None:
             self.kept.append((channels.numbers, reason))
 
-    def join(self, several: Sequence[Channels | None], reason: str) -> None:
-        """Makes those in the same place one channel; all stay if some are in other places, or have no number."""
-        present = [channels for channels in several if channels is not None]
-        if len(present) == len(several) and len({(one.axis, one.numbers.size) for one in present}) == 1:
-            self._pairs += [np.stack([present[0].numbers, one.numbers]) for one in present[1:]]
+    def join(self, operands: Sequence[Channels | None], reason: str) -> None:
+        """Makes channels in the same place one channel; all of them stay if the operands do not fit each other.
+
+        Args:
+            operands: Channels of each tensor; None for a tensor whose channels have no numbers.
+            reason: Reason for which channels stay.
+        """
+        present = [channels for channels in operands if channels is not None]
+        layouts = {(channels.axis, channels.numbers.size) for channels in present}
+        if len(present) == len(operands) and len(layouts) == 1:
+            first, *others = present
+            self._pairs += [np.stack([first.numbers, channels.numbers]) for channels in others]
         else:
             for channels in present:
                 self.keep(channels, reason)
 
-    def _walk(
-        self, function: keras.Function, given: Sequence[Channels | None], path: tuple[str, ...]
-    ) -> list[Channels | None]:
-        known = {id(tensor): channels for tensor, channels in zip(function.inputs, given, strict=True)}
-        for tensor in function.inputs:
-            if (channels := known[id(tensor)]) is not None:
-                self.sizes[id(tensor._keras_history.operation)] = "batch_shape", channels
-        for depth in sorted(function._nodes_by_depth, reverse=True):
-            for node in function._nodes_by_depth[depth]:
-                if not node.is_input:
-                    inputs = [known[id(tensor)] for tensor in node.input_tensors]
-                    outputs = self._follow(node, inputs, (*path, node.operation.name))
-                    known.update(zip(map(id, node.outputs), outputs, strict=True))
-        return [known[id(tensor)] for tensor in function.outputs]
-
-    def _follow(self, node: Any, given: list[Channels | None], path: tuple[str, ...]) -> list[Channels | None]:
-        operation, name = node.operation, "/".join(path)
-        self.paths.append(path)
-        if getattr(operation, "weights", ()) or isinstance(operation, layers.Reshape):
-            first = self._first_inputs.setdefault(id(operation), given)
-            for one, other in zip(first, given, strict=True):
-                self.join([one, other], f"{name!r} is called on channels of several kinds")
-        if (function := function_of(operation)) is not None and _takes_in_order(function, node):
-            outputs = self._walk(function, given, path)
-        else:
-            outputs = [self._apply(node, given, name)] * len(node.outputs)
-        if self._is_skipped(path):
-            for channels in outputs:
-                self.keep(channels, f"{name!r} is skipped")
-        return outputs
-
-    def _apply(self, node: Any, given: list[Channels | None], name: str) -> Channels | None:
-        rule = rule_of(node.operation)
-        found = rule(self, node, given) if rule else None
-        if found is None:
-            for channels in given:
-                self.keep(channels, f"they reach {name!r} ({type(node.operation).__name__})")
-        elif rule not in TAKES_SEVERAL:
-            for channels in given[1:]:
-                self.keep(channels, f"{name!r} takes them beside its input")
-        return found
+    def components(self) -> np.ndarray:
+        """Returns for each number the smallest number of the same channel."""
+        return connected_components(self.count, self._pairs)
 
 
-def function_of(model: Any) -> keras.Function | None:
-    """The graph of a functional or sequential model; None for anything else."""
-    inner = getattr(model, "_functional", model)
-    # A class of its own may compute anything in its `call`.
-    return inner if isinstance(inner, keras.Function) and type(model).__module__.startswith("keras.") else None
+def connected_components(count: int, pairs: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns for each node of a graph the smallest node that is connected to it.
 
-
-def _takes_in_order(function: keras.Function, node: Any) -> bool:
-    """Whether a model takes the tensors of a node as it lists its inputs; from a dict it takes them by name."""
-    if len(node.input_tensors) != len(function.inputs):
-        return False
-    given = next(iter(node.arguments.args), None)
-    return len(function.inputs) == 1 or isinstance(given, dict) == isinstance(function._inputs_struct, dict)
-
-
-def equivalence(count: int, pairs: Sequence[np.ndarray]) -> np.ndarray:
-    """For each of `count` numbers the least that is equal to it, where the two rows of each pair are equal."""
-    least = np.arange(count)
+    Args:
+        count: Number of nodes.
+        pairs: Edges, each array of shape (2, edges).
+    """
+    smallest = np.arange(count)
     a, b = np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
     while True:
-        before = least.copy()
-        lower = np.minimum(least[a], least[b])
-        np.minimum.at(least, a, lower)
-        np.minimum.at(least, b, lower)
-        least = least[least]
-        if np.array_equal(least, before):
-            return least
+        before = smallest.copy()
+        lower = np.minimum(smallest[a], smallest[b])
+        np.minimum.at(smallest, a, lower)
+        np.minimum.at(smallest, b, lower)
+        smallest = smallest[smallest]
+        if np.array_equal(smallest, before):
+            return smallest

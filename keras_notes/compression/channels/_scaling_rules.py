@@ -1,27 +1,28 @@
-"""How layers make channels, move them, and take them, as far as scaling a channel goes."""
+"""Rules for scaling channels: which weights of a layer produce, pass on or consume them in proportion."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_notes.compression.channels._layer_rules import FILTERS, of_ranks
+from keras_notes._shared.types import Operation
+from keras_notes.compression.channels._layer_rules import FILTERS, classes_of_ranks
 
-__all__ = ["ChannelWeights", "is_activation", "is_homogeneous", "made_by", "taken_by"]
+__all__ = ["ChannelWeights", "consuming_weights", "is_activation", "is_homogeneous", "producing_weights"]
 
 
 @dataclass(frozen=True)
 class ChannelWeights:
-    """Where a variable has channels.
+    """The channels of a variable.
 
     Attributes:
         variable: The variable.
         axes: The axes that the channels run over, in order.
-        mixes: Of weights that take channels, whether their outputs mix them.
+        mixes: For weights that consume channels, whether their outputs mix them.
     """
 
     variable: keras.Variable
@@ -29,7 +30,7 @@ class ChannelWeights:
     mixes: bool = True
 
     def scale(self, factors: np.ndarray) -> None:
-        """Multiplies each channel; where channels are repeated, as behind `Flatten`, each of their places."""
+        """Multiplies each channel; where channels are repeated, as behind `Flatten`, at each of their places."""
         shape = [1] * len(self.variable.shape)
         for axis in self.axes:
             shape[axis] = self.variable.shape[axis]
@@ -37,31 +38,31 @@ class ChannelWeights:
         self.variable.assign(ops.convert_to_numpy(self.variable) * repeated.astype("float32"))
 
     def largest(self, channels: int) -> np.ndarray:
-        """The largest weight of each channel, relative to that of its output channel."""
+        """Returns the largest magnitude of each channel, relative to that of its output channel."""
         values = np.abs(np.asarray(ops.convert_to_numpy(self.variable), "float64"))
         (axis,) = self.axes
-        # The outputs are last then, and in front of them what is seen from one place, if there are several.
+        # With this axis first, outputs are last; between them are the positions of a channel, if it has several.
         values = np.moveaxis(values, axis, 0)
-        most = values.max(tuple(range(values.ndim - 1)), keepdims=True)
-        values = (values / np.where(most > 0, most, 1.0)).reshape(-1, channels, *values.shape[1:])
+        maximum = values.max(tuple(range(values.ndim - 1)), keepdims=True)
+        values = (values / np.where(maximum > 0, maximum, 1.0)).reshape(-1, channels, *values.shape[1:])
         return values.max((0, *range(2, values.ndim)))
 
 
-def made_by(layer: Any) -> tuple[ChannelWeights, ...]:
-    """The weights that each channel of what a layer gives is proportional to, the kernel first."""
-    places = _MADE.get(type(layer), {})
-    weights = _weights_of(layer)
-    if next(iter(places), None) not in weights or not _are_known(layer, weights):
+def producing_weights(layer: Operation) -> tuple[ChannelWeights, ...]:
+    """Returns the weights to which each output channel of a layer is proportional, the kernel first."""
+    axes_by_name = _PRODUCING_AXES.get(type(layer), {})
+    weights = _weights_by_name(layer)
+    if next(iter(axes_by_name), None) not in weights or not _are_known(layer, weights):
         return ()
     if not _is_piecewise_linear(getattr(layer, "activation", None)) or not _has_channels_last(layer):
         return ()
-    return tuple(ChannelWeights(weights[name], axes) for name, axes in places.items() if name in weights)
+    return tuple(ChannelWeights(weights[name], axes) for name, axes in axes_by_name.items() if name in weights)
 
 
-def taken_by(layer: Any) -> tuple[ChannelWeights, ...] | None:
-    """The weights that a layer multiplies its input's channels with."""
-    name, axis, mixes = _TAKEN.get(type(layer), ("", 0, False))
-    weights = _weights_of(layer)
+def consuming_weights(layer: Operation) -> tuple[ChannelWeights, ...] | None:
+    """Returns the weights with which a layer multiplies its input channels; None if there are none."""
+    name, axis, mixes = _CONSUMING_AXES.get(type(layer), ("", 0, False))
+    weights = _weights_by_name(layer)
     if name not in weights or not _are_known(layer, weights):
         return None
     if getattr(layer, "groups", 1) != 1 or not _has_channels_last(layer):
@@ -69,17 +70,17 @@ def taken_by(layer: Any) -> tuple[ChannelWeights, ...] | None:
     return (ChannelWeights(weights[name], (axis,), mixes),)
 
 
-def _are_known(layer: Any, weights: dict[str, keras.Variable]) -> bool:
-    """Whether a layer has no others, as LoRA and integers bring them."""
-    taken, *_ = _TAKEN.get(type(layer), ("",))
-    return weights.keys() <= {*_MADE[type(layer)], taken, *_STATISTICS}
+def _are_known(layer: Operation, weights: dict[str, keras.Variable]) -> bool:
+    """Returns whether a layer has no other weights, such as those of LoRA or of Keras's own quantization."""
+    consuming, *_ = _CONSUMING_AXES.get(type(layer), ("",))
+    return weights.keys() <= {*_PRODUCING_AXES[type(layer)], consuming, *_STATISTICS}
 
 
-def _weights_of(layer: Any) -> dict[str, keras.Variable]:
+def _weights_by_name(layer: Operation) -> dict[str, keras.Variable]:
     return {variable.name: variable for variable in getattr(layer, "weights", ())}
 
 
-def _has_channels_last(layer: Any) -> bool:
+def _has_channels_last(layer: Operation) -> bool:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return False
     axis = getattr(layer, "axis", -1)
@@ -87,12 +88,12 @@ def _has_channels_last(layer: Any) -> bool:
     return (axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis) in last
 
 
-def _is_piecewise_linear(function: Any) -> bool:
+def _is_piecewise_linear(function: Callable | None) -> bool:
     return function is None or function in _PIECEWISE_LINEAR
 
 
-def is_activation(operation: Any) -> bool:
-    """Whether it is elementwise with f(s x) = s f(x) for s > 0."""
+def is_activation(operation: Operation) -> bool:
+    """Returns whether an operation is elementwise with f(s x) = s f(x) for s > 0."""
     if isinstance(operation, layers.ReLU):
         return operation.max_value is None and operation.threshold == 0
     if isinstance(operation, layers.Activation):
@@ -100,33 +101,41 @@ def is_activation(operation: Any) -> bool:
     return isinstance(operation, (layers.LeakyReLU, layers.PReLU)) or type(operation).__name__ in _OPERATIONS
 
 
-def is_homogeneous(operation: Any) -> bool:
-    """Whether it computes each channel alone, with f(s x) = s f(x) for s > 0."""
+def is_homogeneous(operation: Operation) -> bool:
+    """Returns whether an operation computes each channel alone, with f(s x) = s f(x) for s > 0."""
     return is_activation(operation) or (type(operation) in _EACH_CHANNEL and _has_channels_last(operation))
 
 
 _STATISTICS = ("moving_mean", "moving_variance")
 _PIECEWISE_LINEAR = (keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
 _OPERATIONS = ("Relu", "LeakyRelu")
-# Not of tables: an embedding's rows lie on a grid that is a constant's.
-_SCALED = {kind: axes for kind, axes in FILTERS.items() if kind is not layers.Embedding}
-# The axes of channels in what makes them, the kernel first.
-_MADE: dict[type, dict[str, tuple[int, ...]]] = {
-    **{kind: {name: (out,) for name, (_, out) in axes.items() if out is not None} for kind, axes in _SCALED.items()},
-    **{kind: {"kernel": (-2, -1), "bias": (0,)} for kind in of_ranks("DepthwiseConv{}D")},
-    **{kind: {"gamma": (0,), "beta": (0,)} for kind in (layers.BatchNormalization, layers.LayerNormalization)},
+# Without tables: the rows of an embedding lie on the grid of a constant.
+_SCALED_FILTERS = {layer_class: axes for layer_class, axes in FILTERS.items() if layer_class is not layers.Embedding}
+# The weights that produce channels, each with the axes of the channels; the kernel first.
+_PRODUCING_AXES: dict[type, dict[str, tuple[int, ...]]] = {
+    **{
+        layer_class: {name: (out_axis,) for name, (_, out_axis) in axes.items() if out_axis is not None}
+        for layer_class, axes in _SCALED_FILTERS.items()
+    },
+    **{layer_class: {"kernel": (-2, -1), "bias": (0,)} for layer_class in classes_of_ranks("DepthwiseConv{}D")},
+    **{
+        layer_class: {"gamma": (0,), "beta": (0,)}
+        for layer_class in (layers.BatchNormalization, layers.LayerNormalization)
+    },
     layers.RMSNormalization: {"scale": (0,)},
 }
-# The weights that take channels, the axis of these, and whether they mix them.
-_TAKEN: dict[type, tuple[str, int, bool]] = {
+# The weights that consume channels, the axis of the channels, and whether the outputs mix them.
+_CONSUMING_AXES: dict[type, tuple[str, int, bool]] = {
     **{
-        kind: next((name, taken, out is not None) for name, (taken, out) in axes.items() if taken is not None)
-        for kind, axes in _SCALED.items()
+        layer_class: next(
+            (name, in_axis, out_axis is not None) for name, (in_axis, out_axis) in axes.items() if in_axis is not None
+        )
+        for layer_class, axes in _SCALED_FILTERS.items()
     },
-    **dict.fromkeys(of_ranks("DepthwiseConv{}D"), ("kernel", -2, False)),
+    **dict.fromkeys(classes_of_ranks("DepthwiseConv{}D"), ("kernel", -2, False)),
 }
 _EACH_CHANNEL = (
-    *of_ranks("MaxPooling{}D", "AveragePooling{}D", "GlobalMaxPooling{}D", "GlobalAveragePooling{}D",
-               "ZeroPadding{}D", "Cropping{}D", "UpSampling{}D", "SpatialDropout{}D"),
+    *classes_of_ranks("MaxPooling{}D", "AveragePooling{}D", "GlobalMaxPooling{}D", "GlobalAveragePooling{}D",
+                      "ZeroPadding{}D", "Cropping{}D", "UpSampling{}D", "SpatialDropout{}D"),
     layers.Dropout, layers.Identity, layers.Flatten,
 )  # fmt: skip

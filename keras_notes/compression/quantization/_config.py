@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from keras_notes._shared.layer_patterns import matches_any
 from keras_notes._shared.types import Config
-from keras_notes.compression._layer_patterns import is_skipped
 from keras_notes.compression.quantization._affine import INT8, INT16, IntegerFormat
 
 __all__ = ["RECIPES", "QuantizationConfig"]
@@ -58,7 +58,7 @@ class QuantizationConfig:
 
     def is_float(self, path: tuple[str, ...]) -> bool:
         """Whether `skip` matches the layer at the end of a path, or a layer around it."""
-        return is_skipped(path, self.skip)
+        return matches_any(self.skip, path)
 
     def to_config(self) -> Config:
         """Returns the configuration as JSON."""

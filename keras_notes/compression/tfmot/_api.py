@@ -1,38 +1,32 @@
-"""TF-MOT's own quantization-aware training, pruning and clustering, for Keras 3 models.
-
-TF-MOT (tensorflow-model-optimization) is the established scheme, and works with Keras 2 only: a functional or
-sequential model is built anew in tf_keras, in a process of its own, because importing TF-MOT makes a process one of
-tf_keras. It trains there, on batches in the order of the samples, and its file or its weights come back.
-
-It needs `pip install 'keras_notes[tfmot]'`. `keras_notes.compression` itself takes more layers, and its models train as
-Keras 3 models do; this module is for those who want TF-MOT's scheme, or compare with it.
-"""
+"""The functions of `keras_notes.compression.tfmot`: each checks its arguments and runs a task in TF-MOT's process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, check_integer
-from keras_notes.compression.tfmot._job import TfmotJob, training_settings
+from keras_notes._shared.types import ArrayLike, Tree
+from keras_notes.compression.tfmot._job import TfmotJob
 from keras_notes.compression.tfmot._schedule import pruning_schedule
+from keras_notes.compression.tfmot._training_options import TrainingOptions
 
 __all__ = ["Trained", "cluster", "prune", "quantize_aware", "step_times"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model as TF-MOT trained it with quantization.
+    """A model that TF-MOT trained with quantization.
 
     Attributes:
-        step: The number of training steps behind it.
-        tflite: The .tflite file, of one sample at once.
-        outputs: What the trained tf_keras model gives for the golden inputs; None if there were none.
-        seconds_per_step: The median time of a training step until then, the first aside; nan for fewer than two.
+        step: Number of training steps.
+        tflite: The .tflite file, whose inputs hold one sample.
+        outputs: Outputs of the trained tf_keras model for the golden inputs, of shape (samples, ...); None without
+            golden inputs.
+        seconds_per_step: Median time of a training step in seconds, without the first step; nan for fewer than two.
     """
 
     step: int
@@ -43,8 +37,8 @@ class Trained:
 
 def quantize_aware(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tree,
+    y: ArrayLike,
     *,
     steps: int,
     batch_size: int = 32,
@@ -53,33 +47,34 @@ def quantize_aware(
     from_logits: bool = True,
     edges: str = "int8",
     marks: Sequence[int] | None = None,
-    golden: Any = None,
+    golden: Tree = None,
     seed: int = 0,
 ) -> Trained | list[Trained]:
     """Trains a model by TF-MOT's quantization-aware training (`quantize_model`), and converts it.
 
     Args:
-        model: A functional or sequential model of built-in layers, which stays as it is.
-        x: The samples: an array, or for several inputs a list, or a dict by input name.
-        y: Their labels or values.
-        steps: The number of training steps, each on one batch: step i takes the rows from i * batch_size on, over and
-            over and in their order. Shuffle them before.
-        batch_size: The number of samples of a batch.
-        learning_rate: Of Adam.
-        loss: "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy",
+        model: Functional or sequential model of built-in layers, which is not changed.
+        x: Samples: an array, or for several inputs a list, or a dict by input name.
+        y: Labels or values of the samples.
+        steps: Number of training steps, each on one batch: step i takes the rows from i * batch_size on, and starts
+            over after the last row. Shuffle the samples before.
+        batch_size: Number of samples of a batch.
+        learning_rate: Learning rate of Adam.
+        loss: Name of the loss: "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy",
             "mean_squared_error" or "mean_absolute_error".
         from_logits: Whether a cross-entropy gets logits.
-        edges: The type of the inputs and outputs of the file, "int8" or "float32".
-        marks: Further steps, in [0, steps], at which to convert on the way. TF-MOT's ranges all start at -6 and 6, so
-            that a model is of no use before its first step.
-        golden: Inputs, in the form of `x`, for which to return the outputs of the trained model.
-        seed: Of TensorFlow's random generators.
+        edges: Type of the inputs and outputs of the file, "int8" or "float32".
+        marks: Further steps, in [0, steps], after which the model is converted too. TF-MOT's ranges all start at -6
+            and 6, so that a file of step 0 is of little use.
+        golden: Inputs, in the form of `x`, for which the outputs of the trained model are returned.
+        seed: Seed of TensorFlow's random generators.
 
     Returns:
         A `Trained`; with `marks`, a list of them, one for each mark and the last one for `steps`.
 
     Raises:
         ImportError: If TF-MOT is not installed.
+        TypeError: If an argument has a wrong type.
         ValueError: If an argument is out of its range, or tf_keras or TF-MOT does not take a layer; names it.
         RuntimeError: If training or conversion fails.
 
@@ -96,14 +91,13 @@ def quantize_aware(
         https://www.tensorflow.org/model_optimization/guide/quantization/training
     """
     check_choice("edges", edges, ("int8", "float32"))
-    training = training_settings(steps, 0, batch_size, learning_rate, loss, from_logits, seed)
-    stops = sorted(
-        {int(check_between("marks", check_integer("marks", one), 0, steps)) for one in marks or ()} | {steps}
-    )
+    options = TrainingOptions(steps, batch_size, learning_rate, loss, from_logits, seed)
+    checked_marks = {int(check_between("marks", check_integer("marks", mark), 0, steps)) for mark in marks or ()}
+    stops = sorted(checked_marks | {steps})
     with TfmotJob(model, x, y) as job:
         if golden is not None:
             job.add_samples("golden", golden)
-        answer, outputs = job.run("quantize", edges=edges, stops=stops, **training)
+        answer, outputs = job.run("quantize", options, edges=edges, stops=stops)
         files = {stop: (job.directory / f"{stop}.tflite").read_bytes() for stop in stops}
     seconds = answer["seconds"]
     trained = [Trained(stop, files[stop], outputs.get(str(stop)), seconds[str(stop)]) for stop in stops]
@@ -112,8 +106,8 @@ def quantize_aware(
 
 def prune(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tree,
+    y: ArrayLike,
     *,
     steps: int,
     sparsity: float = 0.5,
@@ -130,34 +124,35 @@ def prune(
 ) -> keras.Model:
     """Trains a model by TF-MOT's pruning (`prune_low_magnitude`), and returns it without TF-MOT's wrappers.
 
-    TF-MOT leaves depthwise kernels as they are.
+    TF-MOT does not prune depthwise kernels.
 
     Args:
-        model: As in `quantize_aware`; so are `x`, `y`, `batch_size`, `learning_rate`, `loss`, `from_logits` and `seed`.
-        x: The samples.
-        y: Their labels or values.
-        steps: The number of training steps, at least 1.
-        sparsity: The share of zeros in each kernel at the end, in [0, 1).
-        initial_sparsity: The share at `begin_step`, if there is an `end_step`.
-        begin_step: The step at which pruning begins.
-        end_step: The step at which the sparsity is that of the end, risen by a cubic; in (`begin_step`, `steps`]. By
-            default, the sparsity is constant from `begin_step` on.
-        frequency: Every how many steps the zeros are chosen anew. TF-MOT's own default is 100, which costs less.
-        m_by_n: (m, n): of each n weights in a row along the inputs, m are 0. The sparsity is m / n then, and TF-MOT
-            chooses the zeros once, at the first step. Where the inputs are no multiple of n, it fills up the last n
-            with zeros, and takes fewer weights out of them; it does so with convolutions of two dimensions and dense
-            layers only.
-        batch_size: The number of samples of a batch.
-        learning_rate: Of Adam.
-        loss: The name of the loss.
+        model: Functional or sequential model of built-in layers, which is not changed.
+        x: Samples, in a form that `quantize_aware` takes.
+        y: Labels or values of the samples.
+        steps: Number of training steps, at least 1.
+        sparsity: Share of zeros in each kernel at the end, in [0, 1).
+        initial_sparsity: Share of zeros at `begin_step`, in [0, 1); it needs an `end_step`.
+        begin_step: First step at which weights are pruned.
+        end_step: Step at which the share of zeros, which follows a cubic, reaches `sparsity`; in (`begin_step`,
+            `steps`]. By default, it is constant from `begin_step` on.
+        frequency: Number of steps between two prunings. TF-MOT's own default is 100, which costs less.
+        m_by_n: Pair (m, n): of each n weights in a row along the inputs, m are 0. The sparsity must then be m / n, and
+            TF-MOT chooses the zeros once, at the first step. If the number of inputs is not a multiple of n, TF-MOT
+            pads the last n with zeros, and prunes fewer of their weights; it does so only for two-dimensional
+            convolutions and dense layers.
+        batch_size: Number of samples of a batch.
+        learning_rate: Learning rate of Adam.
+        loss: Name of the loss, one of those of `quantize_aware`.
         from_logits: Whether a cross-entropy gets logits.
-        seed: Of TensorFlow's random generators.
+        seed: Seed of TensorFlow's random generators.
 
     Returns:
         A copy of the model, with zeros.
 
     Raises:
         ImportError: If TF-MOT is not installed.
+        TypeError: If an argument has a wrong type.
         ValueError: If an argument is out of its range, or tf_keras or TF-MOT does not take a layer; names it.
         RuntimeError: If training fails.
 
@@ -173,19 +168,19 @@ def prune(
     References:
         https://www.tensorflow.org/model_optimization/guide/pruning
     """
-    training = training_settings(steps, 1, batch_size, learning_rate, loss, from_logits, seed)
+    options = TrainingOptions(steps, batch_size, learning_rate, loss, from_logits, seed, minimum_steps=1)
     schedule = pruning_schedule(
         steps, m_by_n, sparsity, initial_sparsity, begin_step=begin_step, end_step=end_step, frequency=frequency
     )
     with TfmotJob(model, x, y) as job:
-        _, weights = job.run("prune", **schedule, **training)
+        _, weights = job.run("prune", options, **schedule)
         return job.model_with(weights)
 
 
 def cluster(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tree,
+    y: ArrayLike,
     *,
     steps: int,
     clusters: int = 16,
@@ -197,26 +192,27 @@ def cluster(
 ) -> keras.Model:
     """Trains a model by TF-MOT's clustering (`cluster_weights`), and returns it without TF-MOT's wrappers.
 
-    The centroids start from k-means++. TF-MOT leaves depthwise kernels as they are, and does not give back the weights
-    of `MultiHeadAttention`, which is an error here.
+    The centroids start from k-means++. TF-MOT does not cluster depthwise kernels, and does not return the weights of
+    `MultiHeadAttention`, which is an error here.
 
     Args:
-        model: As in `quantize_aware`; so are `x`, `y`, `batch_size`, `learning_rate`, `loss`, `from_logits` and `seed`.
-        x: The samples.
-        y: Their labels or values.
-        steps: The number of training steps.
-        clusters: The number of different weights in a kernel, at least 2; TF-MOT refuses a kernel of fewer weights.
-        batch_size: The number of samples of a batch.
-        learning_rate: Of Adam.
-        loss: The name of the loss.
+        model: Functional or sequential model of built-in layers, which is not changed.
+        x: Samples, in a form that `quantize_aware` takes.
+        y: Labels or values of the samples.
+        steps: Number of training steps.
+        clusters: Number of different weights in a kernel, at least 2; TF-MOT refuses a kernel of fewer weights.
+        batch_size: Number of samples of a batch.
+        learning_rate: Learning rate of Adam.
+        loss: Name of the loss, one of those of `quantize_aware`.
         from_logits: Whether a cross-entropy gets logits.
-        seed: Of TensorFlow's random generators.
+        seed: Seed of TensorFlow's random generators.
 
     Returns:
         A copy of the model, with kernels of few different weights.
 
     Raises:
         ImportError: If TF-MOT is not installed.
+        TypeError: If an argument has a wrong type.
         ValueError: If an argument is out of its range, or tf_keras or TF-MOT does not take a layer; names it.
         RuntimeError: If training fails.
 
@@ -232,17 +228,17 @@ def cluster(
     References:
         https://www.tensorflow.org/model_optimization/guide/clustering
     """
-    training = training_settings(steps, 0, batch_size, learning_rate, loss, from_logits, seed)
+    options = TrainingOptions(steps, batch_size, learning_rate, loss, from_logits, seed)
     check_at_least("clusters", clusters, 2)
     with TfmotJob(model, x, y) as job:
-        _, weights = job.run("cluster", clusters=clusters, **training)
+        _, weights = job.run("cluster", options, clusters=clusters)
         return job.model_with(weights)
 
 
 def step_times(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tree,
+    y: ArrayLike,
     *,
     rounds: int = 15,
     steps_per_round: int = 20,
@@ -251,31 +247,41 @@ def step_times(
     loss: str = "sparse_categorical_crossentropy",
     from_logits: bool = True,
 ) -> dict[str, list[float]]:
-    """Times training steps in tf_keras: of the model in floating point, and of TF-MOT's quantize-aware one.
+    """Times training steps of a model in tf_keras, in floating point and with TF-MOT's quantization.
 
-    Both train in the same process, in rounds that take turns, after one round that is not counted.
+    Both models train in the same process, in rounds that alternate, after one round that is not counted.
 
     Args:
-        model: As in `quantize_aware`; so are `x`, `y`, `batch_size`, `learning_rate`, `loss` and `from_logits`.
-        x: The samples.
-        y: Their labels or values.
-        rounds: The number of rounds of each.
-        steps_per_round: The number of steps in a round.
-        batch_size: The number of samples of a batch.
-        learning_rate: Of Adam.
-        loss: The name of the loss.
+        model: Functional or sequential model of built-in layers, which is not changed.
+        x: Samples, in a form that `quantize_aware` takes.
+        y: Labels or values of the samples.
+        rounds: Number of rounds of each model.
+        steps_per_round: Number of steps in a round.
+        batch_size: Number of samples of a batch.
+        learning_rate: Learning rate of Adam.
+        loss: Name of the loss, one of those of `quantize_aware`.
         from_logits: Whether a cross-entropy gets logits.
 
     Returns:
-        The seconds of a step, the mean of each round, under "float" and "quantized".
+        Mean seconds of a step in each round, under "float" and "quantized".
 
     Raises:
         ImportError: If TF-MOT is not installed.
+        TypeError: If an argument has a wrong type.
         ValueError: If an argument is out of its range, or tf_keras or TF-MOT does not take a layer; names it.
         RuntimeError: If training fails.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_notes.compression import tfmot
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> x, y = np.ones((64, 8), "float32"), np.zeros(64, "int32")
+        >>> seconds = tfmot.step_times(model, x, y, rounds=3, steps_per_round=2)  # doctest: +SKIP
+        >>> {name: len(rounds) for name, rounds in seconds.items()}  # doctest: +SKIP
+        {'float': 3, 'quantized': 3}
     """
     check_at_least("rounds", rounds, 1)
     check_at_least("steps_per_round", steps_per_round, 1)
-    training = training_settings(steps_per_round, 1, batch_size, learning_rate, loss, from_logits, 0)
+    options = TrainingOptions(steps_per_round, batch_size, learning_rate, loss, from_logits)
     with TfmotJob(model, x, y) as job:
-        return job.run("time", rounds=rounds, **training)[0]["seconds"]
+        return job.run("time", options, rounds=rounds)[0]["seconds"]

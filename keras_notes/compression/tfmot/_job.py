@@ -1,4 +1,4 @@
-"""A Keras 3 model on its way to TF-MOT's process, and what comes back."""
+"""The job directory through which a Keras 3 model goes to TF-MOT's process, and its results come back."""
 
 from __future__ import annotations
 
@@ -6,77 +6,56 @@ import importlib.util
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
 
-from keras_notes._shared.checks import check_at_least, check_choice, check_positive, one_line, received
+from keras_notes._shared.checks import one_line, received
+from keras_notes._shared.keras_internals import functional_of
 from keras_notes._shared.samples import check_samples
+from keras_notes._shared.types import ArrayLike, Json, Tensor, Tree
 from keras_notes._shared.worker_program import run_program
-from keras_notes.compression._copies import copied
+from keras_notes.compression._copies import copy_model
+from keras_notes.compression.tfmot._training_options import TrainingOptions
 
-__all__ = ["TfmotJob", "training_settings"]
+__all__ = ["TfmotJob"]
 
-_LOSSES = (
-    "binary_crossentropy",
-    "categorical_crossentropy",
-    "mean_absolute_error",
-    "mean_squared_error",
-    "sparse_categorical_crossentropy",
-)
 _NEEDED = ("tensorflow_model_optimization", "tf_keras")
 _PROGRAM = Path(__file__).with_name("_worker.py")
-# By the first samples, a model must compute the same in tf_keras; the error is relative to its largest output.
+# A model must compute the same in tf_keras for its first samples; the error is relative to its largest output.
 _SAMPLES_COMPARED = 8
 _TOLERANCE = 1e-4
-_TOLERANCE_OF_HALVES = 3e-2  # of a model in float16 or bfloat16, which computes in float32 there
+_HALF_PRECISION_TOLERANCE = 3e-2  # for a model in float16 or bfloat16, which computes in float32 in tf_keras
 _ELSEWHERE = "`keras_notes.compression` itself takes more layers."
 
 
-def training_settings(
-    steps: int, least_steps: int, batch_size: int, learning_rate: float, loss: str, from_logits: bool, seed: int
-) -> dict[str, Any]:
-    """The checked settings of a training, as the process takes them.
-
-    Raises:
-        ValueError: If one is out of its range.
-        TypeError: If one is no number.
-    """
-    return {
-        "steps": check_at_least("steps", steps, least_steps),
-        "batch_size": check_at_least("batch_size", batch_size, 1),
-        "learning_rate": check_positive("learning_rate", learning_rate),
-        "loss": check_choice("loss", loss, _LOSSES),
-        "from_logits": check_choice("from_logits", from_logits, (True, False)),
-        "seed": check_at_least("seed", seed, 0),
-    }
-
-
 class TfmotJob:
-    """A directory in which TF-MOT's process works on a model; a context manager.
+    """A directory in which TF-MOT's process works on a model; a context manager, which removes it.
 
     Args:
-        model: A functional or sequential model.
-        x: Its samples.
-        y: Their labels or values.
+        model: Functional or sequential model.
+        x: Samples of its inputs.
+        y: Labels or values of the samples.
+
+    Attributes:
+        directory: Path of the directory.
 
     Raises:
-        TypeError: If the model is no model, or the samples and labels no numbers.
-        ValueError: If they are not what can be given to tf_keras.
+        TypeError: If the model is not a Keras model, or samples or labels are not numbers.
+        ValueError: If the model cannot be translated to tf_keras, or samples or labels do not fit it.
     """
 
-    def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
-        self._copy = copied(model)
-        self._network = _network(self._copy)
+    def __init__(self, model: keras.Model, x: Tree, y: ArrayLike) -> None:
+        self._copy = copy_model(model)
+        self._network = _as_functional(self._copy)
         self._config = self._network.get_config()
         names = [name for name, _, _ in self._config["input_layers"]]
-        specs = [keras.InputSpec(shape=one.shape, dtype=one.dtype) for one in self._network.inputs]
+        specs = [keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype) for tensor in self._network.inputs]
         self._specs = dict(zip(names, specs, strict=True))
         self._arrays: dict[str, np.ndarray] = {}
         self.add_samples("x", x)
-        self._arrays["y"] = _labels(y, len(self._arrays["x 0"]))
+        self._arrays["y"] = _check_labels(y, len(self._arrays["x 0"]))
         self._directory = tempfile.TemporaryDirectory(prefix="keras_notes_")
         self.directory = Path(self._directory.name)
 
@@ -86,13 +65,20 @@ class TfmotJob:
     def __exit__(self, *error: object) -> None:
         self._directory.cleanup()
 
-    def add_samples(self, argument: str, values: Any) -> None:
+    def add_samples(self, argument: str, values: Tree) -> None:
         """Adds inputs of the model, under the name of an argument."""
-        given = check_samples(argument, values, self._specs)
-        self._arrays.update({f"{argument} {place}": array for place, array in enumerate(given.values())})
+        samples = check_samples(argument, values, self._specs)
+        self._arrays.update({f"{argument} {position}": array for position, array in enumerate(samples.values())})
 
-    def run(self, task: str, **settings: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def run(
+        self, task: str, options: TrainingOptions, **settings: Json
+    ) -> tuple[dict[str, Json], dict[str, np.ndarray]]:
         """Runs a task; returns its answer and its arrays.
+
+        Args:
+            task: Name of the task.
+            options: Options of the training.
+            **settings: Further settings of the task.
 
         Raises:
             ImportError: If TF-MOT is not installed.
@@ -100,17 +86,18 @@ class TfmotJob:
             RuntimeError: If the process fails.
         """
         _check_installed()
-        halves = any(layer.compute_dtype in ("float16", "bfloat16") for layer in self._network.layers)
+        has_halves = any(layer.compute_dtype in ("float16", "bfloat16") for layer in self._network.layers)
         description = {
             "task": task,
             "name": self._copy.name,
             "model": self._config,
             "weights": {layer.name: len(layer.weights) for layer in self._network.layers if layer.weights},
-            "tolerance": _TOLERANCE_OF_HALVES if halves else _TOLERANCE,
+            "tolerance": _HALF_PRECISION_TOLERANCE if has_halves else _TOLERANCE,
             **settings,
+            **options.to_settings(),
         }
-        (self.directory / "job.json").write_text(json.dumps(description, default=_plain))
-        arrays: dict[str, Any] = {"expected": self._outputs(), **self._arrays, **self._weights()}
+        (self.directory / "job.json").write_text(json.dumps(description, default=_to_json))
+        arrays: dict[str, Tensor] = {"expected": self._outputs(), **self._arrays, **self._weights()}
         np.savez(self.directory / "arrays.npz", **arrays)
         _run(self.directory, f"TF-MOT failed to {task} {self._copy.name!r}")
         answer = json.loads((self.directory / "answer.json").read_text())
@@ -120,36 +107,36 @@ class TfmotJob:
             return answer, dict(archive)
 
     def model_with(self, arrays: dict[str, np.ndarray]) -> keras.Model:
-        """The copy of the model that was sent, with the weights that came back."""
+        """Returns the copy of the model that was sent, with the weights that came back."""
         for layer in self._network.layers:
-            layer.set_weights([arrays[_key(layer, place)] for place in range(len(layer.weights))])
+            layer.set_weights([arrays[_weight_key(layer, position)] for position in range(len(layer.weights))])
         return self._copy
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {
-            _key(layer, place): _single(weights)
+            _weight_key(layer, position): _to_float32(weights)
             for layer in self._network.layers
-            for place, weights in enumerate(layer.get_weights())
+            for position, weights in enumerate(layer.get_weights())
         }
 
     def _outputs(self) -> np.ndarray:
-        """What the model gives for the first samples."""
-        given = [self._arrays[f"x {place}"][:_SAMPLES_COMPARED] for place in range(len(self._specs))]
-        (outputs,) = tree.flatten(self._network(given, training=False))
-        return _single(keras.ops.convert_to_numpy(outputs))
+        """Returns the outputs of the model for the first samples."""
+        inputs = [self._arrays[f"x {position}"][:_SAMPLES_COMPARED] for position in range(len(self._specs))]
+        (outputs,) = tree.flatten(self._network(inputs, training=False))
+        return _to_float32(keras.ops.convert_to_numpy(outputs))
 
 
-def _key(layer: keras.Layer, place: int) -> str:
-    return f"weight {layer.name} {place}"
+def _weight_key(layer: keras.Layer, position: int) -> str:
+    return f"weight {layer.name} {position}"
 
 
-def _single(array: Any) -> np.ndarray:
-    """In float32, as everything is in tf_keras; integers stay."""
+def _to_float32(array: np.ndarray) -> np.ndarray:
+    """Converts an array to float32, the only floating-point type in tf_keras; integers stay."""
     return array if array.dtype.kind in "iub" else np.asarray(array, "float32")
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no form for: numbers of numpy as numbers, and what is unknown by its text."""
+def _to_json(value: object) -> Json:
+    """Returns numbers of NumPy as numbers, and anything else that JSON cannot represent as its text."""
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
@@ -162,28 +149,28 @@ def _check_installed() -> None:
         )
 
 
-def _network(model: keras.Model) -> keras.Model:
-    """The model as a functional one that shares its layers.
+def _as_functional(model: keras.Model) -> keras.Model:
+    """Returns the model as a functional one that shares its layers.
 
     Raises:
-        ValueError: If it is not one of layers that are wired to each other, from known inputs to one output.
+        ValueError: If it is not made of connected layers only, from known inputs to one output.
     """
-    if not isinstance(getattr(model, "_functional", None) or model, keras.Function):
+    if functional_of(model) is None:
         raise ValueError(
             f"`model` must be functional, or sequential and built: TF-MOT takes no others. Received: {model.name!r} "
             f"({type(model).__name__}). {_ELSEWHERE}"
         )
     network = keras.Model(model.inputs, model.outputs)
-    for one in network.operations:
-        if isinstance(one, keras.Model) or not isinstance(one, keras.Layer):
+    for operation in network.operations:
+        if isinstance(operation, keras.Model) or not isinstance(operation, keras.Layer):
             raise ValueError(
                 f"`model` must be made of layers only, without models and operations of `keras.ops` in it, for TF-MOT. "
-                f"Received: {one.name!r} ({type(one).__name__}). {_ELSEWHERE}"
+                f"Received: {operation.name!r} ({type(operation).__name__}). {_ELSEWHERE}"
             )
-    for one in network.inputs:
-        if None in one.shape[1:]:
+    for tensor in network.inputs:
+        if None in tensor.shape[1:]:
             raise ValueError(
-                f"`model` must have inputs of known shapes, but for the batch. Received: {one.shape}. Give "
+                f"`model` must have inputs of known shapes, except for the batch. Received: {tensor.shape}. Give "
                 f"`keras.Input` the shape that the device will get."
             )
     if len(network.outputs) != 1:
@@ -191,7 +178,7 @@ def _network(model: keras.Model) -> keras.Model:
     return network
 
 
-def _labels(y: Any, count: int) -> np.ndarray:
+def _check_labels(y: ArrayLike, count: int) -> np.ndarray:
     array = np.asarray(y)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"`y` must hold numbers. Received: dtype {array.dtype}.")

@@ -1,39 +1,39 @@
-"""When TF-MOT prunes, checked: it says nothing where a schedule never comes to its end."""
+"""Checks of TF-MOT's pruning schedules: TF-MOT itself does not report a schedule that never ends."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from keras_notes._shared.checks import check_at_least, received
-from keras_notes.compression._sparsity_schedules import checked_sparsity
+from keras_notes._shared.types import Config
+from keras_notes.compression._sparsity_schedules import check_sparsity
 
 __all__ = ["pruning_schedule"]
 
 
 def pruning_schedule(
     steps: int,
-    m_by_n: Any,
+    m_by_n: tuple[int, int] | None,
     sparsity: float,
     initial_sparsity: float,
     *,
     begin_step: int,
     end_step: int | None,
     frequency: int,
-) -> dict[str, Any]:
-    """The arguments of TF-MOT's pruning, as its process takes them.
+) -> Config:
+    """Returns the settings of TF-MOT's pruning, as its process reads them from `job.json`.
 
     Raises:
-        ValueError: If one is out of its range, or TF-MOT would not come to the sparsity within the steps.
-        TypeError: If a step is no integer.
+        TypeError: If a step is not an integer, or a sparsity is not a number.
+        ValueError: If an argument is out of its range, or TF-MOT would not reach the sparsity within the steps.
     """
-    checked_sparsity("sparsity", sparsity)
-    checked_sparsity("initial_sparsity", initial_sparsity)
+    check_sparsity("sparsity", sparsity)
+    check_sparsity("initial_sparsity", initial_sparsity)
     check_at_least("begin_step", begin_step, 0)
     check_at_least("frequency", frequency, 1)
     if end_step is not None:
         check_at_least("end_step", end_step, begin_step + 1)
-        _check_rising(steps, begin_step, end_step, frequency)
+        _check_end(steps, begin_step, end_step, frequency)
     elif initial_sparsity:
         raise ValueError(
             f"`end_step` must be given with an `initial_sparsity`. {received(end_step=None)} Give the step at which "
@@ -46,16 +46,16 @@ def pruning_schedule(
         )
     if m_by_n is not None:
         _check_groups(m_by_n, sparsity, begin_step, end_step)
-    arguments: dict[str, Any] = {"begin_step": begin_step, "frequency": frequency}
+    arguments: Config = {"begin_step": begin_step, "frequency": frequency}
     if end_step is None:
         arguments.update(target_sparsity=sparsity)
     else:
         arguments.update(initial_sparsity=initial_sparsity, final_sparsity=sparsity, end_step=end_step)
-    kind = "ConstantSparsity" if end_step is None else "PolynomialDecay"
-    return {"schedule": kind, "schedule_arguments": arguments, "m_by_n": m_by_n}
+    name = "ConstantSparsity" if end_step is None else "PolynomialDecay"
+    return {"schedule": name, "schedule_arguments": arguments, "m_by_n": m_by_n}
 
 
-def _check_rising(steps: int, begin_step: int, end_step: int, frequency: int) -> None:
+def _check_end(steps: int, begin_step: int, end_step: int, frequency: int) -> None:
     if end_step > steps:
         raise ValueError(f"`end_step` must be <= `steps`, {steps}. {received(end_step=end_step)}")
     if (end_step - begin_step) % frequency:
@@ -65,9 +65,9 @@ def _check_rising(steps: int, begin_step: int, end_step: int, frequency: int) ->
         )
 
 
-def _check_groups(m_by_n: Any, sparsity: float, begin_step: int, end_step: int | None) -> None:
+def _check_groups(m_by_n: tuple[int, int], sparsity: float, begin_step: int, end_step: int | None) -> None:
     pair = tuple(m_by_n) if isinstance(m_by_n, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(one, int) for one in pair) or not 0 < pair[0] < pair[1]:
+    if len(pair) != 2 or not all(isinstance(count, int) for count in pair) or not 0 < pair[0] < pair[1]:
         raise ValueError(f"`m_by_n` must be (m, n) with 0 < m < n. {received(m_by_n=m_by_n)}")
     if not math.isclose(sparsity, pair[0] / pair[1]):
         raise ValueError(f"`sparsity` must be {pair[0] / pair[1]:g} for m_by_n={pair}. {received(sparsity=sparsity)}")

@@ -1,11 +1,11 @@
-"""TF-MOT at work: a program of its own, because importing TF-MOT makes its process one of tf_keras.
+"""The program that runs TF-MOT, in a separate process because TF-MOT switches its process to tf_keras.
 
     python _worker.py JOB
 
-JOB is a directory with `job.json` (the task, the configuration of a functional Keras 3 model, and how to train it) and
-`arrays.npz` (its weights, the samples, and what it gives for the first of them). The results are JOB/answer.json,
-JOB/results.npz and, for a quantized model, JOB/STEP.tflite. A model that tf_keras or TF-MOT does not take is an answer,
-{"refusal": reason}; everything else that fails ends the program with its traceback. It imports nothing of keras_notes.
+JOB is a directory with `job.json` (the task, the configuration of a functional Keras 3 model, and the training options)
+and `arrays.npz` (the weights of the model, the samples, and its outputs for the first of them). The results are
+JOB/answer.json, JOB/results.npz and, for a quantized model, JOB/STEP.tflite. If tf_keras or TF-MOT does not take the
+model, the answer is {"refusal": reason}; any other failure ends the program. It imports nothing of keras_notes.
 """
 
 from __future__ import annotations
@@ -17,142 +17,144 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-if __name__ == "__main__":  # and not in a process that only looks at this module, whose Keras TF-MOT would set
+if __name__ == "__main__":  # a process that only imports this module keeps its own Keras
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-Arrays = dict[str, Any]
-# What every layer takes, besides the arguments in the signatures of its classes.
-_OF_ALL_LAYERS = {"activity_regularizer", "dtype", "name", "trainable"}
-# What changes nothing in the weights that are copied, or is a number of Keras 3's own random generators.
-_LEFT_OUT = ("_initializer", "seed")
-# What tf_keras writes beside the arguments of a layer, and expects there.
-_BESIDE = {"MultiHeadAttention": dict.fromkeys(("query_shape", "key_shape", "value_shape"))}
-_RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
+Config: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = dict[str, Any]
+# Arguments that every layer takes, besides those in the signatures of its classes.
+_COMMON_ARGUMENTS = {"activity_regularizer", "dtype", "name", "trainable"}
+# Arguments without an effect: the weights are copied, and the seeds are those of Keras 3's random generators.
+_IGNORED_SUFFIXES = ("_initializer", "seed")
+# Entries that tf_keras expects in the configuration of a layer, besides its arguments.
+_ADDITIONAL_ENTRIES = {"MultiHeadAttention": dict.fromkeys(("query_shape", "key_shape", "value_shape"))}
+_RENAMED_ARGUMENTS = {("LeakyReLU", "negative_slope"): "alpha"}
 
 
 class RefusedError(Exception):
-    """The model is one that tf_keras or TF-MOT does not take."""
+    """tf_keras or TF-MOT does not take the model."""
 
 
 @contextlib.contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Makes a refusal of whatever is raised."""
+def _refuse_on_error(message: str) -> Iterator[None]:
+    """Turns any exception into a refusal."""
     try:
         yield
     except RefusedError:
         raise
     except Exception as error:
-        raise RefusedError(f"{what}: {type(error).__name__}: {error}") from error
+        raise RefusedError(f"{message}: {type(error).__name__}: {error}") from error
 
 
-def translated(settings: dict[str, Any], arrays: Arrays) -> tf_keras.Model:
-    """The model in tf_keras, with its weights.
+def translate_model(settings: Config, arrays: Arrays) -> tf_keras.Model:
+    """Returns the model in tf_keras, with its weights.
 
     Raises:
         RefusedError: If a layer is not in tf_keras, or the model does not compute there what it computes in Keras 3.
     """
     config = settings["model"]
-    tensors: dict[tuple, Any] = {}
-    layers: dict[str, Any] = {}
+    tensors: dict[tuple, tf.Tensor] = {}
+    layers: dict[str, tf_keras.layers.Layer] = {}
     for entry in config["layers"]:
         if entry["class_name"] == "InputLayer":
             shape, dtype = entry["config"]["batch_shape"][1:], entry["config"]["dtype"]
             tensors[entry["name"], 0, 0] = tf_keras.Input(shape, dtype=dtype, name=entry["name"])
         else:
-            layers[entry["name"]] = _layer(entry)
+            layers[entry["name"]] = _make_layer(entry)
     _connect(config["layers"], layers, tensors)
-    inputs, outputs = ([tensors[tuple(one)] for one in config[ends]] for ends in ("input_layers", "output_layers"))
+    inputs, outputs = ([tensors[tuple(key)] for key in config[ends]] for ends in ("input_layers", "output_layers"))
     model = tf_keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs[0], name="model")
     _set_weights(layers, settings["weights"], arrays)
     _check_outputs(model, settings, arrays)
     return model
 
 
-def _layer(entry: dict[str, Any]) -> Any:
-    kind = getattr(tf_keras.layers, entry["class_name"], None)
-    # The built-in layers of Keras 3 have no registered name; a class of the user's may have the name of one.
-    if kind is None or entry.get("registered_name"):
-        raise RefusedError(f"Every layer must be one that tf_keras has. Received: {_called(entry)}.")
-    with _refusing(f"Every layer must be one that tf_keras can make. Received: {_called(entry)}"):
-        return kind.from_config(_config(kind, entry))
+def _make_layer(entry: Config) -> tf_keras.layers.Layer:
+    layer_class = getattr(tf_keras.layers, entry["class_name"], None)
+    # The built-in layers of Keras 3 have no registered name; a custom class can have the name of a built-in class.
+    if layer_class is None or entry.get("registered_name"):
+        raise RefusedError(f"Every layer must be one that tf_keras has. Received: {_describe(entry)}.")
+    with _refuse_on_error(f"Every layer must be one that tf_keras can make. Received: {_describe(entry)}"):
+        return layer_class.from_config(_translate_config(layer_class, entry))
 
 
-def _config(kind: Any, entry: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a layer as tf_keras takes it, in float32."""
-    known = _OF_ALL_LAYERS.union(*(inspect.signature(one.__init__).parameters for one in kind.__mro__))
-    given = {_RENAMED.get((entry["class_name"], key), key): value for key, value in entry["config"].items()}
-    config = {key: _plain(value) for key, value in given.items() if key in known and not key.endswith(_LEFT_OUT)}
-    for key, value in given.items():
-        # Settings that came with Keras 3 are off unless they are set.
-        if key not in known and not key.endswith(_LEFT_OUT) and value and value != "auto":
-            raise RefusedError(
-                f"Every setting of a layer must be one that tf_keras has. Received: {key}={value!r}, {_called(entry)}."
-            )
+def _translate_config(layer_class: Any, entry: Config) -> Config:
+    """Returns the configuration of a layer for tf_keras, in float32."""
+    known = _COMMON_ARGUMENTS.union(*(inspect.signature(base.__init__).parameters for base in layer_class.__mro__))
+    renamed = {_RENAMED_ARGUMENTS.get((entry["class_name"], key), key): value for key, value in entry["config"].items()}
+    arguments = {key: value for key, value in renamed.items() if not key.endswith(_IGNORED_SUFFIXES)}
+    config = {key: _without_modules(value) for key, value in arguments.items() if key in known}
+    for key, value in arguments.items():
+        # Settings that exist only in Keras 3 are off unless they are set.
+        if key not in known and value and value != "auto":
+            setting = f"{key}={value!r}, {_describe(entry)}"
+            raise RefusedError(f"Every setting of a layer must be one that tf_keras has. Received: {setting}.")
     if "dtype" in config:
         config["dtype"] = "float32"
-    return {**config, **_BESIDE.get(entry["class_name"], {})}
+    return {**config, **_ADDITIONAL_ENTRIES.get(entry["class_name"], {})}
 
 
-def _plain(value: Any) -> Any:
-    """A value without the module names of Keras 3; a layer within a layer is translated too."""
+def _without_modules(value: Any) -> Any:
+    """Returns a value without the module names of Keras 3; a layer within a layer is translated too."""
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_without_modules(item) for item in value]
     if not isinstance(value, dict) or "class_name" not in value:
         return value
-    kind = getattr(tf_keras.layers, value["class_name"], None)
+    layer_class = getattr(tf_keras.layers, value["class_name"], None)
     config = value.get("config")
-    config = _config(kind, value) if kind is not None and isinstance(config, dict) else _plain(config)
+    is_layer = layer_class and isinstance(config, dict)
+    config = _translate_config(layer_class, value) if is_layer else _without_modules(config)
     return {"class_name": value["class_name"], "config": config}
 
 
-def _connect(entries: list[dict[str, Any]], layers: dict[str, Any], tensors: dict[tuple, Any]) -> None:
-    """Calls each layer as the configuration says, as soon as there is what it takes."""
+def _connect(entries: list[Config], layers: dict[str, Callable], tensors: dict[tuple, tf.Tensor]) -> None:
+    """Calls each layer as the configuration says, as soon as the tensors that it takes exist."""
     waiting = [(entry, number) for entry in entries for number in range(len(entry["inbound_nodes"]))]
     while waiting:
         later = []
         for entry, number in waiting:
             try:
                 node = _with_tensors(entry["inbound_nodes"][number], tensors)
-            except KeyError:  # of a layer that was not called yet
+            except KeyError:  # the output of a layer that was not called yet
                 later.append((entry, number))
                 continue
-            # Whether a model trains is said when it runs; Keras 3 writes down how it was when it was made.
-            kwargs = {key: one for key, one in node["kwargs"].items() if one is not None and key != "training"}
-            with _refusing(f"Every layer must be one that tf_keras can call. Received: {_called(entry)}"):
+            # The caller of the model passes `training`; Keras 3 writes down its value when the model was made.
+            kwargs = {key: value for key, value in node["kwargs"].items() if value is not None and key != "training"}
+            with _refuse_on_error(f"Every layer must be one that tf_keras can call. Received: {_describe(entry)}"):
                 outputs = tf.nest.flatten(layers[entry["name"]](*node["args"], **kwargs))
-            tensors.update({(entry["name"], number, place): tensor for place, tensor in enumerate(outputs)})
+            tensors.update({(entry["name"], number, position): tensor for position, tensor in enumerate(outputs)})
         if len(later) == len(waiting):
-            raise RefusedError(f"Every layer must be wired to others of the model. Received: {_called(later[0][0])}.")
+            raise RefusedError(f"Every layer must be connected to others. Received: {_describe(later[0][0])}.")
         waiting = later
 
 
-def _with_tensors(value: Any, tensors: dict[tuple, Any]) -> Any:
+def _with_tensors(value: Any, tensors: dict[tuple, tf.Tensor]) -> Any:
     if isinstance(value, list):
-        return [_with_tensors(one, tensors) for one in value]
+        return [_with_tensors(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("class_name") == "__keras_tensor__":
         return tensors[tuple(value["config"]["keras_history"])]
-    return {key: _with_tensors(one, tensors) for key, one in value.items()}
+    return {key: _with_tensors(item, tensors) for key, item in value.items()}
 
 
-def _set_weights(layers: dict[str, Any], counts: dict[str, int], arrays: Arrays) -> None:
+def _set_weights(layers: dict[str, tf_keras.layers.Layer], counts: dict[str, int], arrays: Arrays) -> None:
     for name, count in counts.items():
-        with _refusing(f"Every layer must have the same weights in tf_keras. Received: {name!r}"):
-            layers[name].set_weights([arrays[f"weight {name} {place}"] for place in range(count)])
+        with _refuse_on_error(f"Every layer must have the same weights in tf_keras. Received: {name!r}"):
+            layers[name].set_weights([arrays[f"weight {name} {position}"] for position in range(count)])
 
 
-def _check_outputs(model: tf_keras.Model, settings: dict[str, Any], arrays: Arrays) -> None:
+def _check_outputs(model: tf_keras.Model, settings: Config, arrays: Arrays) -> None:
     expected = arrays["expected"]
-    found = np.asarray(model(_inputs(model, arrays, slice(len(expected))), training=False))
-    same = found.shape == expected.shape
-    error = np.abs(found - expected).max() / max(1.0, np.abs(expected).max()) if same else np.inf
+    actual = np.asarray(model(_inputs(model, arrays, slice(len(expected))), training=False))
+    difference = np.abs(actual - expected).max() if actual.shape == expected.shape else np.inf
+    error = difference / max(1.0, np.abs(expected).max())
     if not error <= settings["tolerance"]:
         raise RefusedError(
             f"Every layer must compute the same in tf_keras. Received: a model with an error of {error:.2g}, relative "
@@ -160,19 +162,19 @@ def _check_outputs(model: tf_keras.Model, settings: dict[str, Any], arrays: Arra
         )
 
 
-def _called(entry: dict[str, Any]) -> str:
+def _describe(entry: Config) -> str:
     return f"{entry['config'].get('name')!r} ({entry['class_name']})"
 
 
-def _inputs(model: tf_keras.Model, arrays: Arrays, rows: Any, prefix: str = "x") -> Any:
-    given = [arrays[f"{prefix} {place}"][rows] for place in range(len(model.inputs))]
-    return given if len(given) > 1 else given[0]
+def _inputs(model: tf_keras.Model, arrays: Arrays, rows: Any, prefix: str = "x") -> np.ndarray | list[np.ndarray]:
+    inputs = [arrays[f"{prefix} {position}"][rows] for position in range(len(model.inputs))]
+    return inputs if len(inputs) > 1 else inputs[0]
 
 
 class Trainer:
     """Trains a model on batches in the order of the samples, over and over."""
 
-    def __init__(self, model: tf_keras.Model, settings: dict[str, Any], arrays: Arrays) -> None:
+    def __init__(self, model: tf_keras.Model, settings: Config, arrays: Arrays) -> None:
         name = settings["loss"]
         loss = getattr(tf_keras.losses, name.title().replace("_", ""))
         logits = {"from_logits": settings["from_logits"]} if name.endswith("crossentropy") else {}
@@ -182,7 +184,7 @@ class Trainer:
         self._size, self._arrays = settings["batch_size"], arrays
 
     def train(self, steps: int) -> None:
-        """Takes further steps, and the time of each."""
+        """Runs further training steps, and measures the time of each."""
         for step in range(len(self.seconds), len(self.seconds) + steps):
             rows = np.arange(step * self._size, (step + 1) * self._size) % len(self._arrays["y"])
             x, y = _inputs(self.model, self._arrays, rows), self._arrays["y"][rows]
@@ -191,19 +193,19 @@ class Trainer:
             self.seconds.append(time.perf_counter() - start)
 
 
-def _by_tfmot(settings: dict[str, Any], make: Callable[..., tf_keras.Model], *args: Any, **kwargs: Any) -> Any:
-    with _refusing(f"TF-MOT refused {settings['name']!r}"):
-        return make(*args, **kwargs)
+def _by_tfmot(settings: Config, wrap: Callable, model: tf_keras.Model, *args: Any, **kwargs: Any) -> tf_keras.Model:
+    with _refuse_on_error(f"TF-MOT refused {settings['name']!r}"):
+        return wrap(model, *args, **kwargs)
 
 
-def quantize(job: Path, settings: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
-    """Quantization-aware training, with a file at each of the steps that are asked for."""
-    model = _by_tfmot(settings, tfmot.quantization.keras.quantize_model, translated(settings, arrays))
+def quantize(job: Path, settings: Config, arrays: Arrays) -> tuple[Config, Arrays]:
+    """Trains with quantization, and writes a file after each of the steps in `stops`."""
+    model = _by_tfmot(settings, tfmot.quantization.keras.quantize_model, translate_model(settings, arrays))
     trainer = Trainer(model, settings, arrays)
     seconds, outputs = {}, {}
     for step in settings["stops"]:
         trainer.train(step - len(trainer.seconds))
-        (job / f"{step}.tflite").write_bytes(converted(model, settings["edges"]))
+        (job / f"{step}.tflite").write_bytes(convert_model(model, settings["edges"]))
         # The first step traces.
         seconds[step] = float(np.median(trainer.seconds[1:])) if step > 1 else float("nan")
         if "golden 0" in arrays:
@@ -211,10 +213,10 @@ def quantize(job: Path, settings: dict[str, Any], arrays: Arrays) -> tuple[dict[
     return {"seconds": seconds}, outputs
 
 
-def converted(model: tf_keras.Model, edges: str) -> bytes:
-    """The .tflite file of a quantized model, for one sample at once."""
-    names = zip(model.inputs, model.input_names, strict=True)
-    specs = [tf.TensorSpec((1, *one.shape[1:]), one.dtype, name) for one, name in names]
+def convert_model(model: tf_keras.Model, edges: str) -> bytes:
+    """Returns the .tflite file of a quantized model, whose inputs hold one sample."""
+    inputs = zip(model.inputs, model.input_names, strict=True)
+    specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name) for tensor, name in inputs]
 
     @tf.function
     def run(*inputs):
@@ -226,11 +228,11 @@ def converted(model: tf_keras.Model, edges: str) -> bytes:
     return converter.convert()
 
 
-def prune(job: Path, settings: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
-    """Pruning; the weights, with zeros."""
+def prune(job: Path, settings: Config, arrays: Arrays) -> tuple[Config, Arrays]:
+    """Trains with pruning; returns the weights, with zeros."""
     keras = tfmot.sparsity.keras
     groups = settings["m_by_n"] and tuple(settings["m_by_n"])
-    model = translated(settings, arrays)
+    model = translate_model(settings, arrays)
     schedule = getattr(keras, settings["schedule"])(**settings["schedule_arguments"])
     pruned = _by_tfmot(settings, keras.prune_low_magnitude, model, schedule, sparsity_m_by_n=groups)
     trainer = Trainer(pruned, settings, arrays)
@@ -242,48 +244,47 @@ def prune(job: Path, settings: dict[str, Any], arrays: Arrays) -> tuple[dict[str
     return {}, _weights(pruned, keras.strip_pruning(pruned), settings, arrays)
 
 
-def cluster(job: Path, settings: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
-    """Clustering; the weights, of few values."""
+def cluster(job: Path, settings: Config, arrays: Arrays) -> tuple[Config, Arrays]:
+    """Trains with clustering; returns the weights, which take few values."""
     keras = tfmot.clustering.keras
     scheme = settings["clusters"], keras.CentroidInitialization.KMEANS_PLUS_PLUS
-    clustered = _by_tfmot(settings, keras.cluster_weights, translated(settings, arrays), *scheme)
+    clustered = _by_tfmot(settings, keras.cluster_weights, translate_model(settings, arrays), *scheme)
     Trainer(clustered, settings, arrays).train(settings["steps"])
     return {}, _weights(clustered, keras.strip_clustering(clustered), settings, arrays)
 
 
-def _weights(wrapped: tf_keras.Model, stripped: tf_keras.Model, settings: dict[str, Any], arrays: Arrays) -> Arrays:
-    """The weights behind TF-MOT's wrappers, with which the model computes the same."""
+def _weights(wrapped: tf_keras.Model, stripped: tf_keras.Model, settings: Config, arrays: Arrays) -> Arrays:
+    """Returns the weights without TF-MOT's wrappers, with which the model must compute the same."""
     weights = {
-        f"weight {name} {place}": weight
+        f"weight {name} {position}": weight
         for name in settings["weights"]
-        for place, weight in enumerate(stripped.get_layer(name).get_weights())
+        for position, weight in enumerate(stripped.get_layer(name).get_weights())
     }
-    given = _inputs(wrapped, arrays, slice(len(arrays["expected"])))
+    inputs = _inputs(wrapped, arrays, slice(len(arrays["expected"])))
     try:
-        translated(settings, {**arrays, **weights, "expected": np.asarray(wrapped(given, training=False))})
+        translate_model(settings, {**arrays, **weights, "expected": np.asarray(wrapped(inputs, training=False))})
     except RefusedError as refusal:
         raise RefusedError(f"TF-MOT did not give back the weights with which it trained. {refusal}") from refusal
     return weights
 
 
-def time_steps(job: Path, settings: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
-    """The seconds of a step of the model as it is, and quantized, in rounds that take turns."""
-    model = translated(settings, arrays)
+def time_steps(job: Path, settings: Config, arrays: Arrays) -> tuple[Config, Arrays]:
+    """Returns the seconds of a step of the model in floating point and quantized, in rounds that alternate."""
+    model = translate_model(settings, arrays)
     quantized = _by_tfmot(settings, tfmot.quantization.keras.quantize_model, model)
     trainers = {"float": Trainer(model, settings, arrays), "quantized": Trainer(quantized, settings, arrays)}
     rounds = settings["rounds"] + 1  # the first of which traces
-    for _ in range(rounds):
-        for trainer in trainers.values():
-            trainer.train(settings["steps"])
-    means = {name: np.reshape(one.seconds, (rounds, -1)).mean(axis=1)[1:] for name, one in trainers.items()}
-    return {"seconds": {name: one.tolist() for name, one in means.items()}}, {}
+    for trainer in [*trainers.values()] * rounds:
+        trainer.train(settings["steps"])
+    seconds = {name: np.reshape(trainer.seconds, (rounds, -1)) for name, trainer in trainers.items()}
+    return {"seconds": {name: times.mean(axis=1)[1:].tolist() for name, times in seconds.items()}}, {}
 
 
 TASKS = {"cluster": cluster, "prune": prune, "quantize": quantize, "time": time_steps}
 
 
 def main(job: Path) -> None:
-    """Does what JOB/job.json says."""
+    """Runs the task of JOB/job.json."""
     settings = json.loads((job / "job.json").read_text())
     arrays = dict(np.load(job / "arrays.npz"))
     tf_keras.utils.set_random_seed(settings["seed"])

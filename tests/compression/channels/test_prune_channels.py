@@ -575,7 +575,7 @@ def subclassed():
         (lambda: keras.Sequential([keras.Input((4,)), L.ReLU()]), "no layer makes channels"),
     ],
 )
-def test_models_without_channels_that_can_go_are_refused(build, match):
+def test_models_without_channels_to_remove_are_refused(build, match):
     with pytest.raises(ValueError, match=match):
         prune_channels(build(), 0.5)
 
@@ -604,5 +604,5 @@ def test_wrong_arguments_are_refused(arguments, error, match):
 def test_layers_that_cannot_be_built_for_other_numbers_of_channels_are_named():
     fixed = keras.initializers.Constant(np.ones((6, 8), "float32"))
     model = keras.Sequential([keras.Input((6,)), L.Dense(8, kernel_initializer=fixed), L.Dense(3)], name="net")
-    with pytest.raises(ValueError, match=r"for other numbers of channels\. Received: 'net': "):
+    with pytest.raises(ValueError, match=r"allows other numbers of channels\. Received: 'net': "):
         prune_channels(model, 0.5)
