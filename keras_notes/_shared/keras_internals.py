@@ -26,6 +26,7 @@ __all__ = [
     "layers_of",
     "nodes_in_order",
     "operation_of",
+    "output_index_of",
     "output_structure_of",
     "owns_loss",
     "set_mask",
@@ -74,6 +75,11 @@ def operation_of(tensor: keras.KerasTensor) -> tuple[Operation, list[keras.Keras
     if operation is None:
         return None, []
     return operation, list(operation._inbound_nodes[node_index].input_tensors)
+
+
+def output_index_of(tensor: keras.KerasTensor) -> int:
+    """Returns the index of a symbolic tensor among the outputs of the operation that made it."""
+    return tensor._keras_history.tensor_index
 
 
 def is_keras_class(cls: type) -> bool:

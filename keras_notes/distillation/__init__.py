@@ -1,4 +1,4 @@
-"""Distillation: train a compact student on what a teacher says.
+"""Distillation: train a compact student on a teacher's outputs.
 
 teacher ----> TeacherCache (optional: its outputs on disk) --+
    |                                                         |

@@ -1,17 +1,17 @@
-"""Long runs: all that training needs, written so that a killed run goes on as if it had not been."""
+"""Checkpoints of long runs: the whole state of training, from which a killed run continues exactly."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_notes._shared.atomic_files import write_atomically
 from keras_notes._shared.checks import check_at_least, received
+from keras_notes._shared.types import Tensor
 from keras_notes.distillation._fingerprints import model_fingerprint
 
 __all__ = ["Checkpoint"]
@@ -20,19 +20,19 @@ _META, _TORCH = "meta", "torch_random_state"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the state of training after every epoch, and brings it back.
+    """Saves the state of training after every epoch, and restores it.
 
     A run that was killed, by `kill -9` too, and started again ends with the weights of an unbroken run, on the same
     backend and machine: weights, optimizer (with accumulated gradients and loss scale), states of random layers,
     BatchNormalization and the Distiller's step are restored to the last bit. The data must be a function of the epoch,
-    as `SeededBatches` are. A teacher's weights are not saved again; that it is the same teacher is checked.
+    as `SeededBatches` are. A teacher's weights are not saved; its fingerprint is, and is compared on return.
 
     A file appears when it is complete. Keras's `BackupAndRestore` leaves out the states of random layers, and can be
     cut between its two files.
 
     Args:
-        directory: Where to write `epoch-00012.npz`; created where it is not there.
-        keep: How many files to keep, the newest ones.
+        directory: Folder of the files (`epoch-00012.npz`); created if it does not exist.
+        keep: Number of files to keep, the newest ones.
 
     Raises:
         ValueError: If a file does not fit the model, the teacher is another, or the file is damaged.
@@ -59,20 +59,28 @@ class Checkpoint(keras.callbacks.Callback):
         self._random_state: np.ndarray | None = None
         self._fingerprinted: tuple[keras.Model | None, list[str]] = None, []
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         # Not in `restore`: reading the first batch draws from PyTorch's random state, too.
         if self._random_state is not None:
             _set_torch_random_state(self._random_state)
         self._random_state = None
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.save(self.model, epoch + 1)
 
     def save(self, model: keras.Model, epochs: int) -> Path:
-        """Writes the state of a compiled model after so many epochs."""
+        """Writes the state of a compiled model.
+
+        Args:
+            model: The model.
+            epochs: Number of epochs that it was trained for.
+
+        Returns:
+            The file.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch-{epochs:05d}.npz"
-        values: dict[str, Any] = {f"{i:05d}": _stored(variable) for i, variable in enumerate(_state_of(model))}
+        values: dict[str, Tensor] = {f"{i:05d}": _to_array(variable) for i, variable in enumerate(_state_of(model))}
         meta = {"epochs": epochs, "teachers": self._teachers_of(model), "keras_backend": keras.backend.backend()}
         values[_META] = np.array(json.dumps(meta))
         if keras.backend.backend() == "torch":
@@ -84,13 +92,16 @@ class Checkpoint(keras.callbacks.Callback):
         return path
 
     def restore(self, model: keras.Model) -> int:
-        """Brings back the newest state; returns the epochs that it has behind it, for `initial_epoch`.
+        """Restores the newest state; returns the number of epochs before it, for `initial_epoch`.
 
         Args:
-            model: A compiled, built model of the same kind.
+            model: A compiled, built model with the same layers and optimizer.
 
         Returns:
-            0 where there is no file yet, and the model is left alone.
+            0 if no file exists yet; the model is then left as it is.
+
+        Raises:
+            ValueError: If the model is not compiled and built, a file does not fit it, or the file is damaged.
         """
         if not model.built or not getattr(model, "compiled", False):
             raise ValueError(
@@ -124,19 +135,19 @@ class Checkpoint(keras.callbacks.Callback):
             )
         variables = _state_of(model)
         shapes = [list(value.shape) for value in arrays.values()]
-        wanted = [list(variable.shape) for variable in variables]
-        if shapes != wanted:
+        expected = [list(variable.shape) for variable in variables]
+        if shapes != expected:
             raise ValueError(
                 f"{path} must hold the state of this model and optimizer. Received: {len(shapes)} arrays of other "
-                f"shapes than the model's {len(wanted)}."
+                f"shapes than the model's {len(expected)}."
             )
         for variable, value in zip(variables, arrays.values(), strict=True):
-            variable.assign(_restored(value, variable.dtype))
+            variable.assign(_from_array(value, variable.dtype))
         self._random_state = random_state if keras.backend.backend() == "torch" else None
         return meta["epochs"]
 
     def _teachers_of(self, model: keras.Model) -> list[str]:
-        """Fingerprints of the teachers. They are frozen, so one look at their weights serves all epochs."""
+        """Returns fingerprints of the teachers, computed once: they are frozen."""
         if self._fingerprinted[0] is not model:
             self._fingerprinted = model, [model_fingerprint(teacher) for teacher in _teacher_models(model)]
         return self._fingerprinted[1]
@@ -145,8 +156,8 @@ class Checkpoint(keras.callbacks.Callback):
         return sorted(self.directory.glob("epoch-*.npz"))
 
 
-def _state_of(model: keras.Model) -> list:
-    """The variables that training changes, in an order that only the model decides."""
+def _state_of(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables that training changes, in an order that depends on the model alone."""
     teachers = {id(variable) for teacher in _teacher_models(model) for variable in teacher.variables}
     left_out = teachers | {id(variable) for variable in model.metrics_variables}
     variables = [*model.variables, *model.optimizer.variables]
@@ -172,17 +183,17 @@ def _set_torch_random_state(random_state: np.ndarray) -> None:
         torch.cuda.set_rng_state_all([torch.from_numpy(part.copy()) for part in parts])
 
 
-def _teacher_models(model) -> list:
+def _teacher_models(model: keras.Model) -> list[keras.Model]:
     return getattr(model, "teacher_models", [])
 
 
-def _stored(variable) -> np.ndarray:
+def _to_array(variable: keras.Variable) -> np.ndarray:
     value = np.asarray(keras.ops.convert_to_numpy(variable))
     # NumPy's format knows no bfloat16 (a type of ml_dtypes); its bits keep.
     return value.view("uint16") if value.dtype.name == "bfloat16" else value
 
 
-def _restored(value: np.ndarray, dtype: str):
+def _from_array(value: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":
         import ml_dtypes  # comes with Keras
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_between, check_positive
+from keras_notes._shared.types import Config, Tensor, Tree
 from keras_notes.distillation._arguments import (
+    DistillationItem,
+    Teacher,
     as_features,
     as_losses,
     as_teachers,
@@ -18,22 +20,22 @@ from keras_notes.distillation._arguments import (
     terms_of,
 )
 from keras_notes.distillation._distillation_model import TwoTermModel
-from keras_notes.distillation._fingerprints import weight_sums
-from keras_notes.distillation._seeded_batches import inputs_and_record
-from keras_notes.distillation._start_checks import TeacherProbe
+from keras_notes.distillation._teacher_record import TeacherRecord, inputs_and_record
+from keras_notes.distillation._teacher_sources import CachedTeacher, LiveTeachers, TeacherSource
 from keras_notes.distillation.cache._teacher_cache import TeacherCache
 from keras_notes.distillation.objective._feature_match import FeatureMatch
 from keras_notes.distillation.objective._objective import Objective
 from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations, outputs_of
 from keras_notes.distillation.objective._schedules import (
+    Number,
     constant_or_schedule,
     is_schedule,
     restored,
     serialized,
     value_at,
 )
+from keras_notes.distillation.objective._teacher_selection import teacher_shares
 from keras_notes.distillation.recording._student_features import StudentFeatures
-from keras_notes.distillation.recording._teachers import Teachers, teacher_shares
 
 __all__ = ["Distiller"]
 
@@ -53,19 +55,19 @@ class Distiller(TwoTermModel):
     weights, class weights and Keras masks reach every term. The student runs once a step, whatever is matched; the
     teacher runs with `training=False` and is never updated.
 
-    Samples without a label take part through the teacher alone: give them the label -1 and use a student loss with
+    For samples without a label only the teacher counts: give them the label -1 and use a student loss with
     `ignore_class=-1`. Batches of `TeacherCache.join` bring the teacher's outputs with them, and the teacher does not
     run.
 
     Args:
-        teacher: A built `keras.Model` with the outputs that `distillation_losses` expect (logits for ours), a list of
-            such models, or a `TeacherCache` if every batch comes from its `join`. Models are frozen: their `trainable`
-            becomes False.
+        teacher: A built `keras.Model` with the outputs that `distillation_losses` expect (logits for those of this
+            package), a list of such models, or a `TeacherCache` if every batch comes from its `join`. Models are
+            frozen: their `trainable` becomes False.
         student: The `keras.Model` to train. After training it is `distiller.student`, unwrapped.
         distillation_losses: A Keras loss or a list of them, called as `loss(teacher_output, student_output,
             sample_weight)`. For several outputs one loss serves each of them, or each loss of the list is a dict, list
             or tuple with one loss (or None) an output. Objects of `keras.distillation` are taken too, on logits or
-            probabilities as the models give them; one of a class of your own has no place for sample weights, so
+            probabilities as the models give them; one of a class of your own cannot take sample weights, so
             fitting with weights is then an error. Defaults to `DistillationLoss()`; `[]` matches features alone.
         distillation_loss_weights: One weight >= 0 for each of them, or a Keras schedule, or a function of the step
             (batches seen so far). Defaults to 1.
@@ -81,9 +83,9 @@ class Distiller(TwoTermModel):
 
     Raises:
         TypeError: If teacher or student is not a `keras.Model`, or a distillation loss is not a loss object.
-        ValueError: If a weight is out of its range, if teacher and student differ in inputs or outputs, if a loss was
-            told logits and the model ends in a softmax, if a layer does not exist, or if features cannot be matched.
-            At the first batch: if the teacher gives NaN, or probabilities where logits were told.
+        ValueError: If a weight is out of its range, if teacher and student differ in inputs or outputs, if a loss
+            expects logits and the model ends in a softmax, if a layer does not exist, or if features cannot be matched.
+            At the first batch: if the teacher returns NaN, or probabilities where a loss expects logits.
 
     Example:
         >>> import keras, numpy as np
@@ -103,18 +105,18 @@ class Distiller(TwoTermModel):
 
     def __init__(
         self,
-        teacher: Any,
+        teacher: Teacher,
         student: keras.Model,
-        distillation_losses: Any = None,
-        distillation_loss_weights: Sequence | float | Callable | None = None,
-        student_loss_weight: Any = 0.5,
+        distillation_losses: DistillationItem | None = None,
+        distillation_loss_weights: Sequence[Number] | Number | None = None,
+        student_loss_weight: Number = 0.5,
         name: str = "distiller",
         *,
         features: Sequence[FeatureMatch] | FeatureMatch = (),
-        temperature: Any = None,
-        preprocess: Callable | None = None,
+        temperature: Number | None = None,
+        preprocess: Callable[[Tree], Tree] | None = None,
         teacher_weights: Sequence[float] | str | None = None,
-        **kwargs: Any,
+        **kwargs: Tree,
     ) -> None:
         super().__init__(name=name, **kwargs)
         self.teacher, self.student, self.preprocess = teacher, student, preprocess
@@ -132,23 +134,24 @@ class Distiller(TwoTermModel):
         terms = terms_of(losses, weights, self.features, models, student)
         self.distillation_losses, self.distillation_loss_weights = losses, weights
         check_models(models, student, terms, preprocess)
-        self.teacher_weights = teacher_weights
-        shares = teacher_shares(teacher_weights, len(models) or teacher.teachers)
-        self._objective = Objective(terms, shares, self.temperature)
         matches = [term for term, _ in terms if isinstance(term, FeatureMatch)]
-        wanted = [(match.teacher, match.teacher_layer) for match in matches]
-        self._teachers = Teachers(models, preprocess, wanted) if models else teacher
-        self._probe = TeacherProbe(self._teachers) if models else None
-        # Labels alone train no connector.
-        self._student_features = StudentFeatures(student, [] if self._is_weight(1.0) else matches)
+        self._teachers = self._teacher_source(models, matches)
+        self.teacher_weights = teacher_weights
+        self._objective = Objective(terms, teacher_shares(teacher_weights, self._teachers.count), self.temperature)
+        # Training on labels alone needs no connectors.
+        self._student_features = StudentFeatures(student, matches if self._uses_teacher else [])
         frozen = [*models, *([preprocess] if isinstance(preprocess, keras.Layer) else [])]
         for model in frozen:
             model.trainable = False
-        self._checked_teacher: tuple | None = None
         self._step = self._make_step()
         if getattr(student, "inputs", None) and student.built and all(model.built for model in models):
-            self.connectors = self._student_features.make_connectors(None, self._teachers)
+            self.connectors = self._student_features.make_connectors(None, self._teachers.record_spec)
             self.built = True
+
+    def _teacher_source(self, models: list[keras.Model], matches: list[FeatureMatch]) -> TeacherSource:
+        if isinstance(self.teacher, TeacherCache):
+            return CachedTeacher(self.teacher)
+        return LiveTeachers(models, self.preprocess, [(match.teacher, match.teacher_layer) for match in matches])
 
     @property
     def output_names(self) -> list[str]:
@@ -157,111 +160,98 @@ class Distiller(TwoTermModel):
 
     @property
     def teacher_models(self) -> list[keras.Model]:
-        """The teachers that are models; none where a cache stands for them."""
-        return [] if self._probe is None else list(self._teachers.models)
+        """The teachers that are models; none where a cache takes their place."""
+        return list(self._teachers.models)
 
-    def _make_step(self):
-        """Counts batches, in a variable of the model, so that compiled and resumed runs go by it."""
+    def _make_step(self) -> keras.Variable | None:
+        """Returns a variable of the model that counts batches, for compiled and resumed runs; None if not needed."""
         if not self._objective.schedules and not is_schedule(self.student_loss_weight):
             return None
         arguments = {"initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
         return self.add_weight(name="step", shape=(), dtype="int32", **arguments)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Tree) -> None:
         inputs = inputs_and_record(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))[0]
         # A symbolic call builds subclassed models too, which `model.build` does not.
         if not self.student.built:
             self.student(inputs)
-        if isinstance(self._teachers, Teachers):
-            self._teachers.build(inputs)
-        self.connectors = self._student_features.make_connectors(inputs, self._teachers)
+        self._teachers.build(inputs)
+        self.connectors = self._student_features.make_connectors(inputs, self._teachers.record_spec)
         self.built = True
 
-    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs: Any) -> None:
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs: Tree) -> None:
         """Configures training; `loss` is the student's, on the labels. See `keras.Model.compile`."""
         self._check_loss(loss)
         check_label_losses(loss, final_activations(self.student))
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def _check_data(self, x, validation_data) -> None:
-        """Looks at joined batches, and at the teacher's answer to the first samples of arrays and `SeededBatches`."""
-        self._checked_teacher = None
+    def _check_data(self, x: Tree, validation_data: Tree) -> None:
+        """Checks joined batches, and the teacher's outputs for the first samples of arrays and `SeededBatches`."""
+        self._teachers.start_training()
         self._check_cache(x)
         self._check_cache(validation_data)
-        if self._probe is not None and not self._is_weight(1.0):
+        if self._uses_teacher:
             outputs = outputs_of(self.student)
-            self._probe.check(x, lambda count: self._objective.losses_by_output(outputs, count))
+            self._teachers.check_outputs(x, lambda count: self._objective.losses_by_output(outputs, count))
 
     def evaluate(self, x=None, *args, **kwargs):
         """Measures the student, and its distillation loss. See `keras.Model.evaluate`."""
         self._check_cache(x)
         return super().evaluate(x, *args, **kwargs)
 
-    def _check_cache(self, data) -> None:
-        """Batches that a cache joined must be of this teacher, and in the form that the losses take."""
+    def _check_cache(self, data: Tree) -> None:
+        """Raises ValueError unless batches of a cache are of this teacher, and in the form that the losses take."""
         cache = getattr(data, "cache", None)
         if isinstance(cache, TeacherCache):
             cache.check_losses(self._objective.output_losses)
-            if self._probe is not None:
-                self._check_teacher(cache)
+            self._teachers.check_cache(cache, is_fitting=self._is_fitting)
 
-    def _check_teacher(self, cache: TeacherCache) -> None:
-        """Compares fingerprints; within one `fit` once, unless a callback changed the frozen teacher's weights.
-
-        Keras evaluates after each epoch, and a fingerprint copies all weights to the host.
-        """
-        checked = None
-        if self._is_fitting:
-            frozen = [model for model in (*self._teachers.models, self.preprocess) if isinstance(model, keras.Layer)]
-            names = (*cache.settings["teachers"], str(cache.settings["preprocess"]))
-            checked = (names, tuple(weight_sums(model) for model in frozen))
-            if checked == self._checked_teacher:
-                return
-        cache.check_teacher(self._teachers.models, preprocess=self.preprocess)
-        self._checked_teacher = checked
-
-    def call(self, inputs, training=None, **kwargs):
+    def call(self, inputs: Tree, training: bool | None = None, **kwargs: Tree) -> Tree:
         inputs, _ = inputs_and_record(inputs)
         return self._student_features.run(inputs, training=training, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         inputs, record = inputs_and_record(x)
-        y_pred, features = self._student_features.taken(y_pred, inputs, training)
-        # Before the teacher runs: what its layers add to `losses` is no part of the objective.
+        y_pred, features = self._student_features.take(y_pred, inputs, training)
+        # Before the teacher runs: losses that its layers add do not belong to the objective.
         added = self._added_losses()
         # A copy: some backends change a variable in place.
         step = None if self._step is None else ops.copy(self._step)
         student_loss = self._student_loss(y, y_pred, sample_weight)
         distillation_loss = self._distillation_loss(inputs, record, y, y_pred, features, sample_weight, step)
         weight = value_at(self.student_loss_weight, step)
-        if step is not None and training:
+        if self._step is not None and training:
             self._step.assign_add(1)
         samples = ops.shape(keras.tree.flatten(y_pred)[0])[0]
         return self._total_loss(weight, student_loss, distillation_loss, added, samples)
 
-    def _student_loss(self, y, y_pred, sample_weight):
-        if self._is_weight(0.0):
+    def _student_loss(self, y: Tree, y_pred: Tree, sample_weight: Tree) -> Tensor:
+        if not self._uses_labels:
             return ops.zeros((), dtype=keras.backend.floatx())
         self._check_labels(y)
         return self._loss_on_labels(y, y_pred, sample_weight)
 
-    def _distillation_loss(self, inputs, record, y, y_pred, features, sample_weight, step):
-        if self._is_weight(1.0):
+    def _distillation_loss(
+        self,
+        inputs: Tree,
+        record: TeacherRecord | None,
+        y: Tree,
+        y_pred: Tree,
+        features: list[Tensor],
+        sample_weight: Tree,
+        step: Tensor | None,
+    ) -> Tensor:
+        if not self._uses_teacher:
             return ops.zeros((), dtype=keras.backend.floatx())
-        if record is None and self._probe is None:
-            raise ValueError(
-                "Each batch must bring the teacher's outputs where `teacher` is a TeacherCache. Received: a batch "
-                "without them. Fit and evaluate on `cache.join(dataset)`."
-            )
         record = self._teachers.record(inputs) if record is None else record
         return self._objective.value(record, y, y_pred, features, sample_weight, step)
 
-    def get_config(self):
-        one = not isinstance(self.teacher, (list, tuple))
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
+        teacher = self.teacher
         return {
             **super().get_config(),
-            "teacher": serialize(self.teacher) if one else [serialize(model) for model in self.teacher],
+            "teacher": list(map(serialize, teacher)) if isinstance(teacher, (list, tuple)) else serialize(teacher),
             "student": serialize(self.student),
             "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
             "distillation_loss_weights": [serialized(weight) for weight in self.distillation_loss_weights],
@@ -273,7 +263,7 @@ class Distiller(TwoTermModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: dict[str, type] | None = None) -> Distiller:
         def restore(value):
             if isinstance(value, list):
                 return [restore(item) for item in value]

@@ -1,18 +1,18 @@
-"""Mutual learning: students that train together, each on the labels and on what the others say."""
+"""Mutual learning: students that train together, each on the labels and on the outputs of the others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_between, check_same_shape, received
+from keras_notes._shared.types import Config, Tensor, Tree
 from keras_notes.distillation._distillation_model import TwoTermModel
 from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations
-from keras_notes.distillation.objective._output_term import weighted_loss
 from keras_notes.distillation.objective._schedules import restored
+from keras_notes.distillation.objective._weighted_losses import as_teacher_loss, weighted_loss
 from keras_notes.losses import DistillationLoss
 
 __all__ = ["MutualDistiller"]
@@ -20,7 +20,7 @@ __all__ = ["MutualDistiller"]
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class MutualDistiller(TwoTermModel):
-    """Trains two or more students together; there is no teacher.
+    """Trains two or more students together, without a teacher.
 
         loss = sum over students k of
                    w * student_loss(y, s_k) + (1 - w) * mean over j != k of distillation_loss(s_j, s_k)   + r
@@ -28,20 +28,20 @@ class MutualDistiller(TwoTermModel):
     with s_k the outputs of student k, w the `student_loss_weight` and r the regularizers of all. Each student takes
     the others as they are at the step: no gradient passes from one student's loss into another student.
 
-    `compile` takes loss and metrics as for one student; in the logs they stand under each student's name
-    ("<student>_loss", "<student>_accuracy"). `predict` gives a dictionary of the students' outputs. After training
+    `compile` takes loss and metrics as for one student; in the logs they have each student's name as a prefix
+    ("<student>_loss", "<student>_accuracy"). `predict` returns a dictionary of the students' outputs. After training
     each of `distiller.students` is a model of its own.
 
     Args:
-        students: Two or more built `keras.Model`s with one output (logits for ours), distinct names and the same
-            inputs.
+        students: Two or more built `keras.Model`s with one output (logits for the losses of this package), distinct
+            names and the same inputs.
         distillation_loss: A Keras loss called as `loss(other_output, output, sample_weight)`. Defaults to
             `DistillationLoss(temperature=1.0)`, that of the paper.
         student_loss_weight: w in [0, 1]. 0.5 weighs labels and peers alike, as the paper does.
         name: Name of the model.
 
     Raises:
-        TypeError: If a student is not a `keras.Model`, or the loss is no loss object.
+        TypeError: If a student is not a `keras.Model`, or the loss is not a loss object.
         ValueError: If there are fewer than two students, if two have one name, or if their outputs differ in shape.
 
     Example:
@@ -65,11 +65,11 @@ class MutualDistiller(TwoTermModel):
     def __init__(
         self,
         students: Sequence[keras.Model],
-        distillation_loss: Any = None,
+        distillation_loss: keras.losses.Loss | None = None,
         student_loss_weight: float = 0.5,
         *,
         name: str = "mutual_distiller",
-        **kwargs: Any,
+        **kwargs: Tree,
     ) -> None:
         super().__init__(name=name, **kwargs)
         _check_students(students)
@@ -93,7 +93,7 @@ class MutualDistiller(TwoTermModel):
                 student(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
         self.built = True
 
-    def compile(self, optimizer="adam", loss=None, metrics=None, weighted_metrics=None, **kwargs: Any) -> None:
+    def compile(self, optimizer="adam", loss=None, metrics=None, weighted_metrics=None, **kwargs: Tree) -> None:
         """Configures training; `loss` and metrics are those of one student, and each student has its own."""
         self._check_loss(loss)
         for student in self.students:
@@ -106,11 +106,13 @@ class MutualDistiller(TwoTermModel):
             **kwargs,
         )
 
-    def _for_each(self, given):
-        """One copy for each student; what a reloaded model was compiled with is that already."""
-        if given is None or (isinstance(given, dict) and set(given) == set(self._names)):
-            return given
-        return {name: keras.tree.map_structure(_copied, given) for name in self._names}
+    def _for_each(self, losses_or_metrics: Tree) -> Tree:
+        """Returns one copy for each student; a reloaded model was compiled with such a dictionary already."""
+        if losses_or_metrics is None:
+            return None
+        if isinstance(losses_or_metrics, dict) and set(losses_or_metrics) == set(self._names):
+            return losses_or_metrics
+        return {name: keras.tree.map_structure(_copy_metric, losses_or_metrics) for name in self._names}
 
     def call(self, inputs, training=None):
         return {student.name: student(inputs, training=training) for student in self.students}
@@ -123,15 +125,15 @@ class MutualDistiller(TwoTermModel):
         samples = ops.shape(keras.tree.flatten(y_pred)[0])[0]
         return self._total_loss(self.student_loss_weight, student_loss, distillation_loss, added, samples)
 
-    def _student_loss(self, y, y_pred, sample_weight):
-        if self._is_weight(0.0):
+    def _student_loss(self, y: Tree, y_pred: Tree, sample_weight: Tree) -> Tensor:
+        if not self._uses_labels:
             return ops.zeros((), dtype=keras.backend.floatx())
         self._check_labels(y)
-        return self._loss_on_labels(self._repeated(y), y_pred, self._repeated(sample_weight))
+        return self._loss_on_labels(self._repeat(y), y_pred, self._repeat(sample_weight))
 
-    def _distillation_loss(self, y_pred, sample_weight):
+    def _distillation_loss(self, y_pred: dict[str, Tensor], sample_weight: Tree) -> Tensor:
         total = ops.zeros((), dtype=keras.backend.floatx())
-        if self._is_weight(1.0):
+        if not self._uses_teacher:
             return total
         for learner in self._names:
             for other in self._names:
@@ -139,17 +141,17 @@ class MutualDistiller(TwoTermModel):
                     continue
                 teacher, student = ops.stop_gradient(y_pred[other]), y_pred[learner]
                 check_same_shape(teacher, student, what_true=f"The output of {other!r}", what_pred=f"of {learner!r}")
-                value = weighted_loss(self.distillation_loss, teacher, student, sample_weight)
+                value = weighted_loss(as_teacher_loss(self.distillation_loss), teacher, student, sample_weight)
                 total = total + ops.cast(value, total.dtype) / (len(self.students) - 1)
         return total
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, self._repeated(y), y_pred, self._repeated(sample_weight))
+        return super().compute_metrics(x, self._repeat(y), y_pred, self._repeat(sample_weight))
 
-    def _repeated(self, value):
+    def _repeat(self, value: Tree) -> dict[str, Tree] | None:
         return None if value is None else dict.fromkeys(self._names, value)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -159,12 +161,12 @@ class MutualDistiller(TwoTermModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: dict[str, type] | None = None) -> MutualDistiller:
         config = {**config, "students": [restored(student, custom_objects) for student in config["students"]]}
         return cls(**{**config, "distillation_loss": restored(config["distillation_loss"], custom_objects)})
 
 
-def _check_students(students) -> None:
+def _check_students(students: Sequence[keras.Model]) -> None:
     if not isinstance(students, (list, tuple)) or len(students) < 2:
         raise ValueError(f"`students` must be two models or more. {received(students=students)}")
     for student in students:
@@ -174,17 +176,17 @@ def _check_students(students) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"`students` must have names of their own, for the logs. {received(names=names)}")
     outputs = [getattr(student, "outputs", None) or [] for student in students]
-    if any(len(found) > 1 for found in outputs):
+    if any(len(tensors) > 1 for tensors in outputs):
         raise ValueError(
-            f"`students` must have one output each. Received: {[len(found) for found in outputs]} outputs."
+            f"`students` must have one output each. Received: {[len(tensors) for tensors in outputs]} outputs."
         )
-    shapes = [found[0] for found in outputs if found]
+    shapes = [tensors[0] for tensors in outputs if tensors]
     for other in shapes[1:]:
         check_same_shape(shapes[0], other, what_true="The outputs of the first student", what_pred="of the others")
 
 
-def _copied(item):
-    """A loss or metric like another, with a state of its own."""
+def _copy_metric(item: Tree) -> Tree:
+    """Returns a metric with a state of its own; anything else as it is."""
     if isinstance(item, keras.metrics.Metric):
         return type(item).from_config(item.get_config())
     return item

@@ -1,65 +1,51 @@
-"""Batches whose order and augmentation only a seed decides, and how a batch carries what a teacher said of it."""
+"""Batches whose order and augmentation depend only on a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_notes._shared.checks import check_at_least, check_integer, received
+from keras_notes._shared.types import Tree
 
-__all__ = ["SeededBatches", "check_process", "inputs_and_record", "with_record"]
-
-# A batch that was joined with a cache is a dictionary of these two; no model's inputs have such names.
-_INPUTS, _RECORD = "keras_notes.inputs", "keras_notes.teacher"
-
-
-def with_record(inputs, record: dict) -> dict:
-    """A batch's inputs together with what the teacher says of them."""
-    return {_INPUTS: inputs, _RECORD: record}
-
-
-def inputs_and_record(x) -> tuple[Any, dict | None]:
-    """The model's inputs, and what a teacher said of them, or None where the batch does not carry it."""
-    if isinstance(x, dict) and set(x) == {_INPUTS, _RECORD}:
-        return x[_INPUTS], x[_RECORD]
-    return x, None
+__all__ = ["SeededBatches", "check_process"]
 
 
 class SeededBatches(keras.utils.PyDataset):
     """Batches of arrays, shuffled and augmented by seed, epoch and sample alone.
 
-    What batch i of epoch e holds depends on `seed`, e and i and on nothing that happened before. So a run that was cut
-    off goes on with the batches that it would have seen, a cached teacher sees the views that the student sees, and
-    several processes agree on the order without talking. `Distiller.fit` keeps `epoch` right, `initial_epoch`
+    The content of batch i of epoch e depends on `seed`, e and i alone. So a run that was interrupted continues with the
+    same batches, a cached teacher sees the views that the student sees, and several processes agree on the order
+    without communicating. `Distiller.fit` keeps `epoch` right, `initial_epoch`
     included. `keras.Model.fit` needs `shuffle=False`, or it draws an order of the batches from the global random
-    state, and `callbacks=[batches.epoch_callback()]`: without it `epoch` counts what Keras begins, which may
-    be one more, for a look at the data.
+    state, and `callbacks=[batches.epoch_callback()]`: without it `epoch` counts the epochs that
+    Keras begins, which may be one more, to read the shapes of the data.
 
-    Needs memory for the order of one epoch (8 bytes a sample); the arrays may be memory-mapped.
+    It needs memory for the order of one epoch (8 bytes a sample); the arrays may be memory-mapped.
 
     Args:
         x: An array of shape (samples, ...), or any structure of such arrays.
         y: Labels with the same first axis, or None.
         sample_weight: Weights with the same first axis, or None.
-        batch_size: Samples a batch, of all processes together.
+        batch_size: Samples in a batch, of all processes together.
         shuffle: Whether each epoch has an order of its own.
-        seed: Any non-negative integer.
+        seed: Seed of order and augmentation, an integer >= 0.
         augment: A function `augment(sample, rng) -> sample` of one sample of x (without the batch axis) and a
-            `numpy.random.Generator`, which is its only source of randomness.
-        views: How many augmented views of each sample there are: epoch e shows view `e % views`. None makes every
-            epoch a view of its own; a cached teacher needs a number.
+            `numpy.random.Generator`, its only source of randomness.
+        views: Number of augmented views of each sample: epoch e shows view `e % views`. None makes every epoch a view
+            of its own; a cached teacher needs a number.
         drop_remainder: Whether the last, smaller batch of a pass over the samples is left out.
-        batches_per_epoch: Batches that Keras calls an epoch, where passes over the samples are long: checkpoints and
-            logs then come as often. Order and view still go by the pass. None makes each pass an epoch.
+        batches_per_epoch: Batches in an epoch of Keras, where passes over the samples are long: checkpoints and
+            logs then come as often. Order and view still depend on the pass. None makes each pass an epoch.
         process: (index, count): this process's equal share of each batch, for training on several processes.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. Several workers need
-            `Distiller.fit`: with `keras.Model.fit` on JAX and PyTorch Keras begins with what they had prepared when it
-            looked at the data.
+            `Distiller.fit`: with `keras.Model.fit` on JAX and PyTorch Keras begins with the batches that they
+            prepared when it read the shapes of the data.
 
     Raises:
+        TypeError: If `x`, `y` or `sample_weight` hold something other than arrays.
         ValueError: If arrays differ in length, or an argument is out of its range.
 
     Example:
@@ -74,9 +60,9 @@ class SeededBatches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: Tree,
+        y: Tree = None,
+        sample_weight: Tree = None,
         *,
         batch_size: int = 32,
         shuffle: bool = True,
@@ -86,10 +72,12 @@ class SeededBatches(keras.utils.PyDataset):
         drop_remainder: bool = False,
         batches_per_epoch: int | None = None,
         process: tuple[int, int] = (0, 1),
-        **kwargs: Any,
+        **kwargs: bool | int,
     ) -> None:
         super().__init__(**kwargs)
-        self.x, self.y, self.sample_weight = (None if part is None else _arrays(part) for part in (x, y, sample_weight))
+        self.x, self.y, self.sample_weight = (
+            None if part is None else _as_arrays(part) for part in (x, y, sample_weight)
+        )
         self.samples = _common_length(self.x, self.y, self.sample_weight)
         self.batch_size = check_at_least("batch_size", batch_size, 1)
         self.seed = check_at_least("seed", seed, 0)
@@ -108,7 +96,7 @@ class SeededBatches(keras.utils.PyDataset):
 
     @property
     def keeps_order(self) -> bool:
-        """That the order of the batches is theirs, and not Keras's to shuffle."""
+        """Whether the batches have an order of their own, which Keras must not shuffle."""
         return True
 
     @property
@@ -127,12 +115,12 @@ class SeededBatches(keras.utils.PyDataset):
         part, parts = self.process
         rows = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
         view = number if self.views is None else number % self.views
-        batch = self.inputs(rows, view), _taken(self.y, rows), _taken(self.sample_weight, rows)
+        batch = self.inputs(rows, view), _take(self.y, rows), _take(self.sample_weight, rows)
         return batch if batch[2] is not None else batch[:2] if batch[1] is not None else batch[:1]
 
-    def inputs(self, rows: np.ndarray, view: int):
-        """The samples of x in these rows, as one view shows them."""
-        samples = _taken(self.x, rows)
+    def inputs(self, rows: np.ndarray, view: int) -> Tree:
+        """Returns the samples of x in these rows, as one view shows them."""
+        samples = _take(self.x, rows)
         if self.augment is None:
             return samples
         views = [
@@ -145,7 +133,7 @@ class SeededBatches(keras.utils.PyDataset):
         return keras.tree.map_structure(lambda *leaves: np.stack(leaves), *views)
 
     def epoch_callback(self) -> keras.callbacks.Callback:
-        """A callback for `keras.Model.fit` that tells the batches in which epoch they are."""
+        """Returns a callback for `keras.Model.fit` that sets the epoch of the batches."""
         return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(self, "epoch", epoch))
 
     def on_epoch_begin(self) -> None:
@@ -170,7 +158,7 @@ class SeededBatches(keras.utils.PyDataset):
 
 
 def samples_to_batches(samples: int, batch_size: int, drop_remainder: bool) -> int:
-    """Batches of so many samples. Raises ValueError if there are none."""
+    """Returns the number of batches of so many samples. Raises ValueError if it is 0."""
     batches = samples // batch_size if drop_remainder else -(-samples // batch_size)
     if batches == 0:
         raise ValueError(
@@ -179,8 +167,8 @@ def samples_to_batches(samples: int, batch_size: int, drop_remainder: bool) -> i
     return batches
 
 
-def _arrays(structure):
-    """A structure of arrays: memory maps as they are, tensors and lists of numbers as arrays."""
+def _as_arrays(structure: Tree) -> Tree:
+    """Returns a structure of arrays: memory maps as they are, tensors and lists of numbers as arrays."""
     leaves = keras.tree.flatten(structure)
     if isinstance(structure, (list, tuple)) and not any(hasattr(leaf, "shape") for leaf in leaves):
         return np.asarray(structure)
@@ -189,11 +177,11 @@ def _arrays(structure):
     )
 
 
-def _taken(structure, rows):
+def _take(structure: Tree, rows: np.ndarray) -> Tree:
     return None if structure is None else keras.tree.map_structure(lambda leaf: np.asarray(leaf[rows]), structure)
 
 
-def _common_length(*structures) -> int:
+def _common_length(*structures: Tree) -> int:
     leaves = [leaf for part in structures if part is not None for leaf in keras.tree.flatten(part)]
     for leaf in leaves:
         if not getattr(leaf, "shape", ()):
@@ -207,7 +195,7 @@ def _common_length(*structures) -> int:
     return lengths[0]
 
 
-def check_process(process) -> tuple[int, int]:
+def check_process(process: tuple[int, int]) -> tuple[int, int]:
     """Returns (index, count), two integers with 0 <= index < count."""
     if not isinstance(process, (list, tuple)) or len(process) != 2:
         raise TypeError(f"`process` must be a pair (index, count). {received(process=process)}")
@@ -217,7 +205,7 @@ def check_process(process) -> tuple[int, int]:
     return index, count
 
 
-def _check_shares(process, batch_size: int, samples: int, drop_remainder: bool) -> tuple[int, int]:
+def _check_shares(process: tuple[int, int], batch_size: int, samples: int, drop_remainder: bool) -> tuple[int, int]:
     index, count = check_process(process)
     if batch_size % count or (not drop_remainder and samples % batch_size % count):
         raise ValueError(

@@ -6,16 +6,17 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_at_least, check_positive, differ, received
+from keras_notes._shared.keras_internals import get_mask
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import TeacherLoss
-from keras_notes.losses._divergences import RULED_OUT, kl_divergence
-from keras_notes.losses._labels import mask_of
+from keras_notes.losses._maths.divergences import RULED_OUT, kl_divergence
 
 __all__ = ["AttentionRelationLoss"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class AttentionRelationLoss(TeacherLoss):
-    """MiniLM's self-attention relations: which positions of a sequence look alike to which.
+    """MiniLM's self-attention relations: which positions of a sequence resemble each other.
 
         R_h = softmax over positions of  A_h A_h^T / (sqrt(width of a head) * temperature)
         L = mean over heads h of  KL(R_h,teacher || R_h,student),   for each position
@@ -26,12 +27,13 @@ class AttentionRelationLoss(TeacherLoss):
 
     The authors' recipe is three of them, on the queries, keys and values of one layer each.
 
-    Padding, by the Keras mask of `y_pred`: masked positions neither count nor are looked at.
+    Padding, by the Keras mask of `y_pred`: masked positions neither count nor are compared with.
 
     Args:
-        relation_heads: >= 1; must divide both widths. The authors use more of them than attention heads (48).
+        relation_heads: Number of relation heads >= 1, which must divide both widths. The authors use more of them (48)
+            than attention heads.
         temperature: T, > 0, of both relations. The authors use 1. L is multiplied by T^2.
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -54,6 +56,9 @@ class AttentionRelationLoss(TeacherLoss):
         Transformers, section 3.1, equations 5 to 8 (https://arxiv.org/abs/2012.15828).
     """
 
+    temperature: float
+    compares_entries = False
+
     def __init__(
         self,
         relation_heads: int = 1,
@@ -67,21 +72,26 @@ class AttentionRelationLoss(TeacherLoss):
         self.relation_heads = check_at_least("relation_heads", relation_heads, 1)
         self.temperature = check_positive("temperature", temperature)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        # Keras applies the mask to the values of the positions; here it must also reach the positions looked at.
-        mask = mask_of(y_pred)
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        # Keras applies the mask to the values of the positions; here it must also reach the positions compared with.
+        mask = get_mask(y_pred)
         if mask is not None:
             y_true = (y_true, mask)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         teacher, mask = y_true if isinstance(y_true, tuple) else (y_true, None)
         self._check_shapes(tuple(teacher.shape), tuple(y_pred.shape))
         relations = self._relations(ops.stop_gradient(teacher), mask)
         values_bhl = kl_divergence(relations, self._relations(y_pred, mask), self.temperature)
         return self.temperature**2 * ops.mean(values_bhl, axis=1)
 
-    def _relations(self, features, mask):
+    def _divided_by_temperature(self, teacher: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        # Relations are products of two features, so each of them is divided by the root of T.
+        root = ops.sqrt(temperature)
+        return teacher / root, student / root
+
+    def _relations(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Logits of the relations, of shape (batch, heads, positions, positions)."""
         batch, positions = ops.shape(features)[:2]
         width = features.shape[-1] // self.relation_heads
@@ -92,7 +102,7 @@ class AttentionRelationLoss(TeacherLoss):
             return logits_bhlm
         return ops.where(ops.cast(mask, "bool")[:, None, None, :], logits_bhlm, RULED_OUT)
 
-    def _check_shapes(self, teacher_shape, student_shape) -> None:
+    def _check_shapes(self, teacher_shape: tuple[int, ...], student_shape: tuple[int, ...]) -> None:
         is_fitting = len(teacher_shape) == len(student_shape) == 3 and not differ(teacher_shape[:2], student_shape[:2])
         if not is_fitting:
             raise ValueError(

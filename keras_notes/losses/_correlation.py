@@ -6,16 +6,17 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_non_negative, check_positive
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import TeacherLoss
 from keras_notes.losses._labels import check_logits
 
 __all__ = ["CorrelationDistillationLoss", "one_minus_correlation"]
 
 # Relative to the largest probability: less spread than this is rounding, and no relation to match.
-_LEAST_SPREAD = 1e-8
+_MINIMUM_SPREAD = 1e-8
 
 
-def one_minus_correlation(x, y, axis: int):
+def one_minus_correlation(x: Tensor, y: Tensor, axis: int) -> Tensor:
     """1 minus Pearson's correlation along an axis, as half the squared distance of the two unit vectors.
 
     Near 1 the correlation itself would cancel. A vector without spread has length 0 here: two of them agree (0), one
@@ -24,11 +25,11 @@ def one_minus_correlation(x, y, axis: int):
     return 0.5 * ops.sum(ops.square(_standard_vector(x, axis) - _standard_vector(y, axis)), axis=axis)
 
 
-def _standard_vector(x, axis: int):
+def _standard_vector(x: Tensor, axis: int) -> Tensor:
     centred = x - ops.mean(x, axis=axis, keepdims=True)
     length = x.shape[axis] or ops.cast(ops.shape(x)[axis], x.dtype)
-    least = length * _LEAST_SPREAD**2
-    return centred / ops.sqrt(ops.sum(ops.square(centred), axis=axis, keepdims=True) + least)
+    minimum = length * _MINIMUM_SPREAD**2
+    return centred / ops.sqrt(ops.sum(ops.square(centred), axis=axis, keepdims=True) + minimum)
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -41,7 +42,8 @@ class CorrelationDistillationLoss(TeacherLoss):
 
     with p = softmax(t / T) the teacher and q = softmax(s / T) the student. It is 0 if and only if the student's
     probabilities are a positive affine function of the teacher's, in each row and in each column; equal rankings alone
-    are not enough. A weaker student may so be less sure than its teacher without a loss, where KL would force it.
+    are not enough. So a weaker student may be less certain than its teacher without a loss, where KL would not allow
+    it.
 
     Columns are correlated at any size of their probabilities. A row or column without spread in both models (one
     sample in the batch, equal logits) counts 0.
@@ -50,8 +52,10 @@ class CorrelationDistillationLoss(TeacherLoss):
         beta: Weight >= 0 of the relation between the classes.
         gamma: Weight >= 0 of the relation between the samples. It needs batches of three or more samples: two values
             always correlate by +1 or -1.
-        temperature: T, > 0. The authors use 4 on CIFAR-100, 1 on ImageNet, and a weight of 2 beside the labels' loss.
-        reduction: As in `keras.losses.Loss`. The value of a sample holds its own `inter`, and the batch's `intra`.
+        temperature: T, > 0. The authors use 4 on CIFAR-100, 1 on ImageNet, and a weight of 2 relative to the labels'
+            loss.
+        reduction: Reduction of the values, see `keras.losses.Loss`. The value of a sample holds its own `inter`,
+            and the batch's `intra`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -74,6 +78,8 @@ class CorrelationDistillationLoss(TeacherLoss):
         (https://arxiv.org/abs/2205.10536).
     """
 
+    temperature: float
+
     def __init__(
         self,
         beta: float = 1.0,
@@ -89,7 +95,7 @@ class CorrelationDistillationLoss(TeacherLoss):
         self.gamma = check_non_negative("gamma", gamma)
         self.temperature = check_positive("temperature", temperature)
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         check_logits(teacher, student, -1)
         if len(student.shape) != 2:
             raise ValueError(
@@ -102,7 +108,7 @@ class CorrelationDistillationLoss(TeacherLoss):
         return self.temperature**2 * (self.beta * inter + self.gamma * intra)
 
 
-def _relative(logits):
+def _relative(logits: Tensor) -> tuple[Tensor, Tensor]:
     """P / max p - 1 along the rows, and along the columns: neither scale nor offset changes a correlation.
 
     So a class that is improbable in all samples does not underflow where its values are squared, and at a high
@@ -118,5 +124,5 @@ def _relative(logits):
     return ops.expm1(rows), ops.expm1(columns - _maximum(columns, axis=0))
 
 
-def _maximum(x, axis: int):
+def _maximum(x: Tensor, axis: int) -> Tensor:
     return ops.stop_gradient(ops.max(x, axis=axis, keepdims=True))

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: how sure the teacher is of the true class, and how it ranks the others."""
+"""Decoupled knowledge distillation: one term for the true class, one for the ranking of the other classes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 from keras import ops
 
 from keras_notes._shared.checks import check_non_negative, check_positive, differ
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import TeacherLoss
-from keras_notes.losses._divergences import (
+from keras_notes.losses._labels import check_logits, raise_if_labels_out_of_range
+from keras_notes.losses._maths.divergences import (
     RULED_OUT,
     bernoulli_kl_divergence,
     kl_divergence,
     log_sum_exp_difference,
     standardized,
 )
-from keras_notes.losses._labels import check_logits, raise_if_labels_out_of_range
 
 __all__ = ["DecoupledDistillationLoss"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
 class DecoupledDistillationLoss(TeacherLoss):
-    """Decoupled knowledge distillation (DKD): two terms that plain distillation ties together.
+    """Decoupled knowledge distillation (DKD): two terms that plain distillation couples.
 
         L = T^2 * (alpha * TCKD + beta * NCKD)
         TCKD = KL((p_y, 1 - p_y) || (q_y, 1 - q_y))                    how sure of the true class y
@@ -38,20 +39,20 @@ class DecoupledDistillationLoss(TeacherLoss):
         beta: Weight >= 0 of the term of the others. The authors use 2 to 8 on CIFAR-100 and 0.5 on ImageNet, and raise
             the whole loss linearly in the first epochs.
         temperature: T, > 0.
-        standardize: As in `DistillationLoss`.
-        reduction: As in `keras.losses.Loss`.
+        standardize: Whether to standardize the logits first, see `DistillationLoss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
     Call arguments:
         y_true: The teacher's logits, of shape (..., classes); the true class is then the teacher's most probable one.
             Or (..., classes + 1), from `keras_notes.losses.with_labels`: logits, and the id of the true class. A sample
-            whose id is no class has the loss NaN.
+            whose id is not a class has the loss NaN.
         y_pred: The student's logits, of shape (..., classes).
 
     Raises:
         ValueError: If an argument is out of its range, if the shapes do not fit together, or if the ids of a NumPy
-            array are no classes.
+            array are not classes.
 
     Example:
         >>> import numpy as np
@@ -65,6 +66,8 @@ class DecoupledDistillationLoss(TeacherLoss):
         Zhao et al. 2022, Decoupled Knowledge Distillation, sections 3.1 and 3.3, equations 5 and 7
         (https://arxiv.org/abs/2203.08679).
     """
+
+    temperature: float
 
     def __init__(
         self,
@@ -83,13 +86,13 @@ class DecoupledDistillationLoss(TeacherLoss):
         self.temperature = check_positive("temperature", temperature)
         self.standardize = bool(standardize)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         # Only here can be seen whether a column more holds class ids; a teacher of another task may have one, too.
         if isinstance(y_true, np.ndarray) and _has_labels(y_true, y_pred):
             raise_if_labels_out_of_range(y_true[..., -1], y_pred, axis=-1, exclusive=True)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         teacher, ids = _split_labels(teacher, student)
         check_logits(teacher, student, -1, standardize=self.standardize)
         if self.standardize:
@@ -102,7 +105,16 @@ class DecoupledDistillationLoss(TeacherLoss):
         values = self.temperature**2 * (self.alpha * true_class + self.beta * other_classes)
         return ops.where(ops.any(is_true, axis=-1), values, math.nan)
 
-    def _true_class_term(self, teacher, student, is_true, teacher_others, student_others):
+    def _divided_by_temperature(self, teacher: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        if not _has_labels(teacher, student):
+            return super()._divided_by_temperature(teacher, student, temperature)
+        labels = teacher[..., -1:]
+        teacher, student = super()._divided_by_temperature(teacher[..., :-1], student, temperature)
+        return ops.concatenate([teacher, labels], axis=-1), student
+
+    def _true_class_term(
+        self, teacher: Tensor, student: Tensor, is_true: Tensor, teacher_others: Tensor, student_others: Tensor
+    ) -> Tensor:
         """TCKD from the log-odds u of the true class, u = z_y / T - logsumexp_{j != y} (z_j / T), and their difference.
 
         The difference is summed from the differences of the logits, so a high temperature does not cancel it.
@@ -121,7 +133,7 @@ class DecoupledDistillationLoss(TeacherLoss):
         )
 
 
-def _has_labels(teacher, student) -> bool:
+def _has_labels(teacher: Tensor, student: Tensor) -> bool:
     """Whether the teacher's logits have the column more that `with_labels` adds."""
     shape, student_shape = tuple(teacher.shape), tuple(student.shape)
     if differ(shape[:-1], student_shape[:-1]):
@@ -129,7 +141,7 @@ def _has_labels(teacher, student) -> bool:
     return shape[-1] == student_shape[-1] + 1
 
 
-def _split_labels(teacher, student):
+def _split_labels(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
     """The teacher's logits and the id of each sample's true class."""
     if _has_labels(teacher, student):
         return teacher[..., :-1], teacher[..., -1]

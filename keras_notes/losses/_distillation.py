@@ -1,4 +1,4 @@
-"""Distillation from logits: tau^2 times a divergence between the softened outputs of teacher and student."""
+"""Distillation from logits: T^2 times the Kullback-Leibler divergence of the softened outputs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import (
-    check_between,
     check_choice,
     check_integer,
     check_positive,
     differ,
     received,
 )
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import TeacherLoss
-from keras_notes.losses._divergences import (
+from keras_notes.losses._labels import check_logits, to_logits
+from keras_notes.losses._maths.divergences import (
     RULED_OUT,
     bernoulli_kl_divergence,
-    jensen_shannon_divergence,
     kl_divergence,
-    reverse_kl_divergence,
     standardized,
 )
-from keras_notes.losses._labels import check_logits, to_logits
 from keras_notes.losses._teacher_targets import TEACHER_FORMS, dense_log_probs, teacher_logits_from
 
-__all__ = ["DistillationLoss", "JensenShannonDistillationLoss"]
+__all__ = ["DistillationLoss"]
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -50,16 +48,16 @@ class DistillationLoss(TeacherLoss):
         exclusive: True for one class a sample (softmax), False for independent labels (sigmoid).
         standardize: Whether to distil z = (logits - mean) / standard deviation over the classes instead of the
             logits, so that the student need not match their size. Needs `exclusive=True` and three classes.
-        teacher: What `y_true` is: "logits", "probs", "log_probs", or "top_k", the targets of
+        teacher: Form of `y_true`: "logits", "probs", "log_probs", or "top_k", the targets of
             `keras_notes.losses.top_k_targets`. With top-k targets, all classes that are not among the k count as one,
-            whose probability is what the teacher left: L is then the least that the dense loss can be with these k
+            with the remaining probability: L is then the minimum of the dense loss over all teachers with these k
             probabilities, and equal to it for k = classes.
-        from_logits: Whether the student gives logits; False for the probabilities of its softmax or sigmoid, of which
-            the logits are taken again (to 1e-36; logits keep more).
+        from_logits: Whether the student gives logits; False for the probabilities of its softmax or sigmoid, from
+            which the logits are computed (down to 1e-36; logits keep more).
         teacher_temperature: The temperature at which the teacher's probabilities were taken. Probabilities at 1 serve
             every T; where it is T, log-probabilities need no further computation. Top-k targets must be taken at T.
         axis: The class axis.
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -86,6 +84,8 @@ class DistillationLoss(TeacherLoss):
         Distillation, section 4 (https://arxiv.org/abs/2403.01643). `exclusive=False`: Yang et al. 2023, Multi-Label
         Knowledge Distillation, section 3.2 (https://arxiv.org/abs/2308.06453).
     """
+
+    temperature: float
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class DistillationLoss(TeacherLoss):
                 f"{received(exclusive=self.exclusive, standardize=self.standardize, axis=self.axis)}"
             )
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         scale = self.temperature**2
         student = to_logits(student, from_logits=self.from_logits, exclusive=self.exclusive)
         if self.teacher == "top_k":
@@ -150,12 +150,12 @@ class DistillationLoss(TeacherLoss):
         per_label = bernoulli_kl_divergence(*scaled)
         return scale * ops.sum(per_label, axis=self.axis)
 
-    def _top_k(self, targets, student):
+    def _top_k(self, targets: Tensor, student: Tensor) -> Tensor:
         _check_top_k_shape(tuple(targets.shape), tuple(student.shape))
         log_probs = dense_log_probs(targets, ops.stop_gradient(student), self.temperature)
         return self._kl_divergence(log_probs, student, is_log_probs=True)
 
-    def _kl_divergence(self, teacher_logits, student_logits, *, is_log_probs: bool):
+    def _kl_divergence(self, teacher_logits: Tensor, student_logits: Tensor, *, is_log_probs: bool) -> Tensor:
         return kl_divergence(
             teacher_logits,
             student_logits,
@@ -174,7 +174,7 @@ def _check_standardize(standardize: bool, exclusive: bool) -> None:
         )
 
 
-def _check_top_k_shape(targets_shape, student_shape) -> None:
+def _check_top_k_shape(targets_shape: tuple[int, ...], student_shape: tuple[int, ...]) -> None:
     """(..., k + 1, 2) for logits of shape (..., classes), k <= classes."""
     is_fitting = len(targets_shape) == len(student_shape) + 1 and targets_shape[-1] == 2
     is_fitting = is_fitting and not differ(targets_shape[:-2], student_shape[:-1])
@@ -183,73 +183,3 @@ def _check_top_k_shape(targets_shape, student_shape) -> None:
             f"y_true must hold the targets of `keras_notes.losses.top_k_targets`, of shape (..., k + 1, 2) with "
             f"1 <= k <= classes. Received: shape {targets_shape} for logits of shape {student_shape}."
         )
-
-
-@keras.saving.register_keras_serializable(package="keras_notes")
-class JensenShannonDistillationLoss(TeacherLoss):
-    """Distillation by the generalized Jensen-Shannon divergence: forward KL, reverse KL and everything between.
-
-        0 < beta < 1:  L = T^2 * (beta * KL(p || m) + (1 - beta) * KL(q || m)),  m = beta * p + (1 - beta) * q
-        beta = 0:      L = T^2 * KL(p || q), forward: the student covers all that the teacher finds possible
-        beta = 1:      L = T^2 * KL(q || p), reverse: the student keeps to what the teacher finds most likely
-
-    with p = softmax(t / T) the teacher (`y_true` holds t), q = softmax(s / T) the student (`y_pred` holds s). Inside
-    (0, 1) it is bounded by T^2 times the entropy of beta, T^2 log 2 at 1/2, and vanishes towards both ends: L / beta
-    tends to the forward divergence, L / (1 - beta) to the reverse one, and 0 and 1 stand for these limits.
-
-    Args:
-        beta: In [0, 1], the weight of the teacher in the mixture.
-        temperature: T, > 0.
-        standardize: As in `DistillationLoss`.
-        axis: The class axis.
-        reduction: As in `keras.losses.Loss`.
-        name: Name of the loss.
-        dtype: float32 (the default) or float64, the precision of the computation.
-
-    Call arguments:
-        y_true: The teacher's logits, of shape (..., classes).
-        y_pred: The student's logits, of the same shape.
-
-    Raises:
-        ValueError: If an argument is out of its range, or teacher and student differ in shape.
-
-    Example:
-        >>> import numpy as np
-        >>> far_apart = np.array([[50.0, 0.0]], "float32"), np.array([[0.0, 50.0]], "float32")
-        >>> [round(float(JensenShannonDistillationLoss(beta)(*far_apart)), 4) for beta in (0.0, 0.5, 1.0)]
-        [50.0, 0.6931, 50.0]
-
-    References:
-        Agarwal et al. 2024, On-Policy Distillation of Language Models, section 2 and equation 1
-        (https://arxiv.org/abs/2306.13649).
-    """
-
-    def __init__(
-        self,
-        beta: float = 0.5,
-        temperature: float = 1.0,
-        *,
-        standardize: bool = False,
-        axis: int = -1,
-        reduction: str | None = "sum_over_batch_size",
-        name: str = "jensen_shannon_distillation_loss",
-        dtype: str | None = None,
-    ) -> None:
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.beta = check_between("beta", beta, 0.0, 1.0)
-        self.temperature = check_positive("temperature", temperature)
-        self.standardize = bool(standardize)
-        self.axis = check_integer("axis", axis)
-
-    def compare(self, teacher, student):
-        check_logits(teacher, student, self.axis, standardize=self.standardize)
-        if self.standardize:
-            teacher, student = standardized(teacher, self.axis), standardized(student, self.axis)
-        arguments = teacher, student, self.temperature, self.axis
-        if self.beta == 0.0:
-            divergence = kl_divergence(*arguments)
-        elif self.beta == 1.0:
-            divergence = reverse_kl_divergence(*arguments)
-        else:
-            divergence = jensen_shannon_divergence(teacher, student, self.beta, self.temperature, self.axis)
-        return self.temperature**2 * divergence

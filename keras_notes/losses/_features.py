@@ -1,4 +1,4 @@
-"""Distillation of one layer: the student's features, or where in space they are strong."""
+"""Distillation of the features of one layer, or of their spatial attention."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_integer, check_positive, differ, received
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import TeacherLoss, WholeSampleLoss
-from keras_notes.losses._geometry import check_same_batch, unit_vectors
 from keras_notes.losses._labels import check_feature_axis
+from keras_notes.losses._maths.geometry import check_same_batch, unit_vectors
 
 __all__ = ["AttentionTransferLoss", "HintLoss"]
 
@@ -26,7 +27,7 @@ class HintLoss(TeacherLoss):
         normalize: Whether features are first divided by their length along `axis`, so that only their direction counts
             (2 - 2 cos, over the number of features).
         axis: The feature axis.
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -63,7 +64,7 @@ class HintLoss(TeacherLoss):
         self.normalize = bool(normalize)
         self.axis = check_integer("axis", axis)
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         check_feature_axis(student, self.axis)
         shapes = tuple(teacher.shape), tuple(student.shape)
         if differ(*shapes):
@@ -88,9 +89,9 @@ class AttentionTransferLoss(WholeSampleLoss):
     The value is that of the authors' program, whose weight is about 1000; the paper's formula sums |Q_t - Q_s|.
 
     Args:
-        power: >= 1. 2 is the authors' choice; larger powers look at the strongest channels.
+        power: Exponent >= 1. 2 is the authors' choice; larger exponents weight the strongest channels.
         axis: The channel axis of both features: the last one, or 1.
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -129,7 +130,7 @@ class AttentionTransferLoss(WholeSampleLoss):
             raise ValueError(f"`power` must be >= 1. {received(power=power)}")
         self.axis = check_integer("axis", axis)
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         if len(teacher.shape) != len(student.shape) or len(student.shape) < 3:
             raise ValueError(
                 f"The features of teacher and student must have shape (batch, positions..., channels). "
@@ -138,10 +139,10 @@ class AttentionTransferLoss(WholeSampleLoss):
         check_same_batch(teacher, student)
         check_feature_axis(student, self.axis)
         teacher, student = (ops.moveaxis(x, self.axis, -1) for x in (teacher, student))
-        teacher, student = _averaged(teacher, student), _averaged(student, teacher)
+        teacher, student = _average_to_grid(teacher, student), _average_to_grid(student, teacher)
         return ops.mean(ops.square(self._attention(teacher) - self._attention(student)), axis=-1)
 
-    def _attention(self, features):
+    def _attention(self, features: Tensor) -> Tensor:
         axes = tuple(range(1, len(features.shape)))
         # No scale of a sample changes its attention, and no power of values up to 1 leaves the range.
         largest = ops.max(ops.abs(features), axis=axes, keepdims=True)
@@ -150,19 +151,19 @@ class AttentionTransferLoss(WholeSampleLoss):
         return unit_vectors(ops.reshape(energy, (ops.shape(energy)[0], -1)))
 
 
-def _averaged(features, other):
+def _average_to_grid(features: Tensor, other: Tensor) -> Tensor:
     """Features (batch, positions..., channels) averaged to the grid of the other, where that is smaller."""
     for axis in range(1, len(features.shape) - 1):
-        size, wanted = features.shape[axis], other.shape[axis]
-        if size is None or wanted is None or size == wanted:
+        size, other_size = features.shape[axis], other.shape[axis]
+        if size is None or other_size is None or size == other_size:
             continue
-        if max(size, wanted) % min(size, wanted):
+        if max(size, other_size) % min(size, other_size):
             raise ValueError(
                 f"The grids of teacher and student must be equal or differ by whole factors. "
                 f"Received: shapes {tuple(features.shape)} and {tuple(other.shape)}. Resize one of them."
             )
-        if size > wanted:
+        if size > other_size:
             shape = ops.shape(features)
-            split = ops.reshape(features, (*shape[:axis], wanted, size // wanted, *shape[axis + 1 :]))
+            split = ops.reshape(features, (*shape[:axis], other_size, size // other_size, *shape[axis + 1 :]))
             features = ops.mean(split, axis=axis + 1)
     return features

@@ -10,23 +10,24 @@ import numpy as np
 from keras import ops
 
 from keras_notes._shared.checks import check_between, check_integer, check_non_negative, received
+from keras_notes._shared.keras_internals import set_mask
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import Loss
-from keras_notes.losses._branch import branch
 from keras_notes.losses._labels import (
     aligned_labels,
-    attach_mask,
     classes_of,
     expand_class_axis,
     is_class_ids,
     raise_if_labels_out_of_range,
     to_logits,
 )
-from keras_notes.losses._log_odds import focal_of_ids, focal_of_independent, focal_of_labels, focal_of_one_hot
+from keras_notes.losses._maths.backends import branch
+from keras_notes.losses._maths.log_odds import focal_of_ids, focal_of_independent, focal_of_labels, focal_of_one_hot
 
 __all__ = ["FocalLoss"]
 
 
-def _along_axis(values, like, axis: int):
+def _along_axis(values: Tensor, like: Tensor, axis: int) -> Tensor:
     """Reshapes a vector of one value per class so that it broadcasts along the class axis of `like`."""
     shape = [1] * len(like.shape)
     shape[axis] = -1
@@ -40,7 +41,7 @@ class FocalLoss(Loss):
         FL = -alpha_t * (1 - p_t)^gamma * log(p_t)
 
     With p_t the probability of the true class (`exclusive=True`: softmax, one class a sample), or, for each label on
-    its own (`exclusive=False`: sigmoid, any number of labels a sample), the probability of what the label says; the
+    its own (`exclusive=False`: sigmoid, any number of labels a sample), the probability of the value of the label; the
     labels' losses are then summed. gamma = 0 is cross-entropy.
 
     Value and gradient are computed from log-odds and hold to float32 precision at any margin that the input can
@@ -53,11 +54,11 @@ class FocalLoss(Loss):
             number in [0, 1], or one a label: the weight of the label when it is set, 1 - alpha when it is not.
         exclusive: True for one class a sample, False for independent labels.
         from_logits: Whether predictions are logits. The default fits a model that ends in a softmax or sigmoid.
-        label_smoothing: In [0, 1). Moves this share of each label to the uniform distribution over the classes (over
+        label_smoothing: Share in [0, 1) of each label that is moved to the uniform distribution over the classes (over
             the two values of each label when `exclusive=False`).
         ignore_class: Class id that marks samples without a label. They neither count in the loss nor in its mean.
         axis: The class axis of the predictions.
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -73,7 +74,6 @@ class FocalLoss(Loss):
 
     Example:
         >>> import numpy as np
-        >>> loss = FocalLoss(gamma=2.0, from_logits=True)
         >>> easy_and_hard = np.array([[4.0, 0.0], [0.0, 4.0]], "float32")
         >>> values = FocalLoss(from_logits=True, reduction=None)(np.array([0, 0]), easy_and_hard)
         >>> [f"{value:.2g}" for value in np.asarray(values)]
@@ -101,7 +101,7 @@ class FocalLoss(Loss):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.gamma = check_non_negative("gamma", gamma)
         self.exclusive = bool(exclusive)
-        self.alpha = _checked_alpha(alpha, self.exclusive)
+        self.alpha = _check_alpha(alpha, self.exclusive)
         self.from_logits = bool(from_logits)
         self.label_smoothing = check_between("label_smoothing", label_smoothing, 0.0, 1.0)
         self.ignore_class = None if ignore_class is None else check_integer("ignore_class", ignore_class)
@@ -114,12 +114,12 @@ class FocalLoss(Loss):
                 f"{received(ignore_class=ignore_class)} Give such samples a `sample_weight` of 0."
             )
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        # Only here are the labels still what the caller gave; `call` may see tracers, which hold no values.
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        # Only here are the labels those of the caller; `call` may get tracers, which hold no values.
         raise_if_labels_out_of_range(y_true, y_pred, self.axis, self.exclusive, self.ignore_class)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         classes = classes_of(y_pred, self.axis)
         self._check_classes(classes)
         if not self.exclusive:
@@ -134,63 +134,68 @@ class FocalLoss(Loss):
             )
         return self._exclusive_labels(y_true, logits)
 
-    def _exclusive_ids(self, ids, logits):
+    def _exclusive_ids(self, ids: Tensor, logits: Tensor) -> Tensor:
         classes = logits.shape[self.axis]
         is_class = (ids >= 0) & (ids < classes) & ops.equal(ids, ops.floor(ids))
         if self.label_smoothing:
             one_hot = ops.cast(ops.equal(ids, _along_axis(ops.arange(classes), logits, self.axis)), logits.dtype)
-            values = self._soft(self._smoothed(one_hot, 1.0 / classes), logits)
+            values = self._soft_label_loss(self._smoothed(one_hot, 1.0 / classes), logits)
         else:
             values = focal_of_ids(logits, ids, self.gamma, self.axis)
             if self.alpha is not None:
-                values = values * self._alpha_of(ops.squeeze(ids, self.axis))
+                values = values * self._alpha_of_ids(ops.squeeze(ids, self.axis))
         values = ops.where(ops.squeeze(is_class, self.axis), values, math.nan)
         if self.ignore_class is None:
             return values
         is_labelled = ops.squeeze(ops.not_equal(ids, self.ignore_class), self.axis)
-        return attach_mask(ops.where(is_labelled, values, 0.0), is_labelled)
+        values = ops.where(is_labelled, values, 0.0)
+        # The reduction counts the entries of the mask; Keras's own sparse cross-entropy does this too.
+        set_mask(values, is_labelled)
+        return values
 
-    def _exclusive_labels(self, labels, logits):
+    def _exclusive_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
         if self.label_smoothing:
-            return self._soft(self._smoothed(labels, 1.0 / logits.shape[self.axis]), logits)
+            return self._soft_label_loss(self._smoothed(labels, 1.0 / logits.shape[self.axis]), logits)
         # One-hot labels are by far the most common here, and one class a sample costs a third of all of them.
         is_true = ops.equal(labels, 1.0)
         ones = ops.sum(ops.cast(is_true, "int32"), axis=self.axis)
         is_one_hot = ops.all(is_true | ops.equal(labels, 0.0)) & ops.all(ops.equal(ones, 1))
-        return branch(is_one_hot, lambda: self._hard(labels, logits), lambda: self._soft(labels, logits))
+        return branch(
+            is_one_hot, lambda: self._one_hot_loss(labels, logits), lambda: self._soft_label_loss(labels, logits)
+        )
 
-    def _hard(self, labels, logits):
+    def _one_hot_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         values = focal_of_one_hot(logits, labels, self.gamma, self.axis)
         if self.alpha is None:
             return values
-        return values * ops.sum(labels * self._alpha_along(logits), axis=self.axis)
+        return values * ops.sum(labels * self._alpha_per_class(logits), axis=self.axis)
 
-    def _soft(self, labels, logits):
-        weights = labels if self.alpha is None else labels * self._alpha_along(logits)
+    def _soft_label_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        weights = labels if self.alpha is None else labels * self._alpha_per_class(logits)
         return focal_of_labels(logits, weights, self.gamma, self.axis)
 
-    def _independent(self, y_true, y_pred):
+    def _independent(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=False)
         labels = self._smoothed(aligned_labels(y_true, y_pred, self.axis), 0.5)
         weights_set, weights_not = labels, 1.0 - labels
         if self.alpha is not None:
-            alpha = self._alpha_along(logits)
+            alpha = self._alpha_per_class(logits)
             weights_set, weights_not = alpha * weights_set, (1.0 - alpha) * weights_not
         values = focal_of_independent(logits, weights_set, weights_not, self.gamma, self.gamma)
         return ops.sum(values, axis=self.axis)
 
-    def _smoothed(self, labels, uniform: float):
+    def _smoothed(self, labels: Tensor, uniform: float) -> Tensor:
         if not self.label_smoothing:
             return labels
         return labels * (1.0 - self.label_smoothing) + self.label_smoothing * uniform
 
-    def _alpha_of(self, ids):
+    def _alpha_of_ids(self, ids: Tensor) -> Tensor:
         if not isinstance(self.alpha, list):
             return self.alpha
         indices = ops.cast(ops.clip(ids, 0, len(self.alpha) - 1), "int32")
         return ops.take(ops.convert_to_tensor(self.alpha, dtype=ids.dtype), indices)
 
-    def _alpha_along(self, logits):
+    def _alpha_per_class(self, logits: Tensor) -> Tensor:
         alpha = ops.convert_to_tensor(self.alpha, dtype=logits.dtype)
         return alpha if isinstance(self.alpha, float) else _along_axis(alpha, logits, self.axis)
 
@@ -209,7 +214,7 @@ class FocalLoss(Loss):
             )
 
 
-def _checked_alpha(alpha, exclusive: bool) -> float | list[float] | None:
+def _check_alpha(alpha: float | Sequence[float] | None, exclusive: bool) -> float | list[float] | None:
     if alpha is None:
         return None
     if np.ndim(alpha) == 0:
@@ -217,5 +222,5 @@ def _checked_alpha(alpha, exclusive: bool) -> float | list[float] | None:
     if np.ndim(alpha) != 1:
         raise ValueError(f"`alpha` must be a number or a flat sequence. {received(alpha=alpha)}")
     if exclusive:
-        return [check_non_negative("alpha", float(weight)) for weight in alpha]
-    return [check_between("alpha", float(weight), 0.0, 1.0) for weight in alpha]
+        return [check_non_negative("alpha", float(weight)) for weight in np.asarray(alpha).tolist()]
+    return [check_between("alpha", float(weight), 0.0, 1.0) for weight in np.asarray(alpha).tolist()]

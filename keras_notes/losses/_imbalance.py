@@ -1,4 +1,4 @@
-"""Rare classes and rare labels: the asymmetric loss, and class weights from effective numbers of samples."""
+"""Losses and weights for rare classes: the asymmetric loss, and class weights by effective numbers of samples."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_notes._shared.checks import check_integer, check_non_negative, received
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import Loss
 from keras_notes.losses._labels import aligned_labels, raise_if_labels_out_of_range, to_logits
-from keras_notes.losses._log_odds import focal_of_independent, power
+from keras_notes.losses._maths.backends import upstream_gradient
+from keras_notes.losses._maths.log_odds import focal_of_independent, power
 
 __all__ = ["AsymmetricLoss", "class_balanced_alpha"]
 
@@ -23,9 +25,9 @@ def class_balanced_alpha(counts: Sequence[int], beta: float = 0.9999) -> list[fl
     beta = 0 weights all classes alike; beta -> 1 weights them by 1 / n_c.
 
     Args:
-        counts: n_c, the number of training samples of each class, >= 1; of shape (classes,).
-        beta: In [0, 1). The authors' values are 0.9, 0.99, 0.999 and 0.9999: about (N - 1) / N for N distinguishable
-            samples a class.
+        counts: Number n_c >= 1 of training samples of each class, of shape (classes,).
+        beta: Parameter in [0, 1). The authors' values are 0.9, 0.99, 0.999 and 0.9999: about (N - 1) / N
+            for N distinguishable samples a class.
 
     Returns:
         One weight a class, for `FocalLoss(alpha=...)`.
@@ -68,16 +70,16 @@ class AsymmetricLoss(Loss):
     positives keep their weight. With equal gammas and margin 0 it is `FocalLoss(exclusive=False)`, with both gammas 0
     the sum of logistic losses.
 
-    It is differentiated as it stands. (The authors' program holds the focusing factors constant in training.)
+    The formula is differentiated in full. (The authors' program holds the focusing factors constant in training.)
 
     Args:
         gamma_positive: Focusing exponent of labels that are set, >= 0.
         gamma_negative: Focusing exponent of labels that are not, >= 0; not below `gamma_positive` where set labels are
             the rare ones.
-        margin: In [0, 1). Negatives with p <= margin have no loss and no gradient.
+        margin: Probability in [0, 1). Negatives with p <= margin have no loss and no gradient.
         from_logits: Whether predictions are logits. The default fits a model that ends in a sigmoid.
         axis: The label axis of the predictions.
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -122,11 +124,11 @@ class AsymmetricLoss(Loss):
         self.from_logits = bool(from_logits)
         self.axis = check_integer("axis", axis)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         raise_if_labels_out_of_range(y_true, y_pred, self.axis, exclusive=False)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = aligned_labels(y_true, y_pred, self.axis)
         logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=False)
         if self.margin:
@@ -136,7 +138,7 @@ class AsymmetricLoss(Loss):
         return ops.sum(values, axis=self.axis)
 
 
-def _asymmetric(logits, labels, gamma_positive: float, gamma_negative: float, margin: float):
+def _asymmetric(logits: Tensor, labels: Tensor, gamma_positive: float, gamma_negative: float, margin: float) -> Tensor:
     """The loss of each label, for a margin > 0, with its gradient."""
 
     @ops.custom_gradient
@@ -151,7 +153,7 @@ def _asymmetric(logits, labels, gamma_positive: float, gamma_negative: float, ma
         factor_not = (1.0 - labels) * power(shifted, gamma_negative)
 
         def gradient(*arguments, upstream=None):
-            upstream = arguments[0] if upstream is None else upstream
+            upstream = upstream_gradient(arguments, upstream)
             is_above = shifted > 0
             ratio = when_not / ops.where(is_above, shifted, 1.0)
             slope_not = factor_not * (gamma_negative * ratio + 1.0 / shifted_rest) * p * rest
@@ -163,7 +165,7 @@ def _asymmetric(logits, labels, gamma_positive: float, gamma_negative: float, ma
     return values(logits, labels)
 
 
-def _shifted_probability(logits, p, margin: float):
+def _shifted_probability(logits: Tensor, p: Tensor, margin: float) -> Tensor:
     """max(p - margin, 0) for p = sigmoid(z).
 
     Near the margin the difference cancels; with z0 = log(margin / (1 - margin)) it is -(1 - margin) p expm1(z0 - z).

@@ -1,4 +1,4 @@
-"""What a loss is given: float precision, and how labels and predictions fit together.
+"""Rules for the inputs of losses: float precision, and how labels and predictions fit together.
 
 A wrong pair of shapes must never broadcast into a wrong loss, so every pairing that is not listed here is an error.
 """
@@ -8,26 +8,25 @@ from __future__ import annotations
 import keras
 import numpy as np
 from keras import ops
-from keras.src import backend as keras_backend
 
 from keras_notes._shared.checks import check_same_shape, differ, received
+from keras_notes._shared.types import Tensor
 
 __all__ = [
     "aligned_labels",
-    "attach_mask",
     "check_feature_axis",
     "check_logits",
     "classes_of",
     "expand_class_axis",
     "is_class_ids",
     "loss_dtype",
-    "mask_of",
     "raise_if_labels_out_of_range",
     "to_logits",
 ]
 
-# The least probability told from 0: its reciprocal, times a loss weight, must stay below float32's largest number.
-_LEAST_PROBABILITY = 1e-36
+# The smallest probability that is told from 0: its reciprocal, times a loss weight, must stay below the largest
+# number of float32.
+_MINIMUM_PROBABILITY = 1e-36
 
 
 def loss_dtype(dtype: str | None) -> str:
@@ -47,15 +46,15 @@ def loss_dtype(dtype: str | None) -> str:
     return name
 
 
-def classes_of(y_pred, axis: int) -> int | None:
-    """The number of classes, or None where the shape does not say."""
+def classes_of(y_pred: Tensor, axis: int) -> int | None:
+    """Returns the number of classes, or None where the shape does not tell it."""
     rank = len(y_pred.shape)
     if not -rank <= axis < rank:
         raise ValueError(f"`axis` must be an axis of y_pred. {received(axis=axis, shape=tuple(y_pred.shape))}")
     return y_pred.shape[axis]
 
 
-def check_feature_axis(features, axis: int) -> None:
+def check_feature_axis(features: Tensor, axis: int) -> None:
     """Raises ValueError unless `axis` is an axis of the features behind that of the batch."""
     classes_of(features, axis)
     if axis % len(features.shape) == 0:
@@ -64,7 +63,7 @@ def check_feature_axis(features, axis: int) -> None:
         )
 
 
-def is_class_ids(y_true, y_pred, axis: int) -> bool:
+def is_class_ids(y_true: Tensor, y_pred: Tensor, axis: int) -> bool:
     """True for class ids of shape (...,) or (..., 1), False for one label per class, an error for anything else."""
     true_shape, pred_shape = tuple(y_true.shape), tuple(y_pred.shape)
     axis = axis % len(pred_shape)
@@ -84,12 +83,12 @@ def is_class_ids(y_true, y_pred, axis: int) -> bool:
     )
 
 
-def expand_class_axis(ids, y_pred, axis: int):
-    """Gives ids of shape (...,) the class axis of y_pred, with length 1."""
+def expand_class_axis(ids: Tensor, y_pred: Tensor, axis: int) -> Tensor:
+    """Returns ids of shape (...,) with the class axis of y_pred, of length 1."""
     return ids if len(ids.shape) == len(y_pred.shape) else ops.expand_dims(ids, axis)
 
 
-def aligned_labels(y_true, y_pred, axis: int):
+def aligned_labels(y_true: Tensor, y_pred: Tensor, axis: int) -> Tensor:
     """Independent labels of the shape of y_pred; a model with one label may leave the label axis out."""
     if len(y_true.shape) == len(y_pred.shape) - 1 and classes_of(y_pred, axis) == 1:
         y_true = ops.expand_dims(y_true, axis)
@@ -97,7 +96,9 @@ def aligned_labels(y_true, y_pred, axis: int):
     return y_true
 
 
-def check_logits(teacher, student, axis: int, *, exclusive: bool = True, standardize: bool = False) -> None:
+def check_logits(
+    teacher: Tensor, student: Tensor, axis: int, *, exclusive: bool = True, standardize: bool = False
+) -> None:
     """Raises ValueError unless teacher and student have the same classes, and enough of them."""
     classes = classes_of(student, axis)
     check_same_shape(teacher, student, what_true="The teacher's logits", what_pred="the student's logits")
@@ -113,18 +114,20 @@ def check_logits(teacher, student, axis: int, *, exclusive: bool = True, standar
         )
 
 
-def _log(p):
-    return ops.log(ops.maximum(p, _LEAST_PROBABILITY))
+def _log(p: Tensor) -> Tensor:
+    return ops.log(ops.maximum(p, _MINIMUM_PROBABILITY))
 
 
-def to_logits(y_pred, *, from_logits: bool, exclusive: bool):
+def to_logits(y_pred: Tensor, *, from_logits: bool, exclusive: bool) -> Tensor:
     """Logits from predictions: as they are, or of the probabilities of a softmax (`exclusive`) or of a sigmoid."""
     if from_logits:
         return y_pred
     return _log(y_pred) if exclusive else _log(y_pred) - _log(1.0 - y_pred)
 
 
-def raise_if_labels_out_of_range(y_true, y_pred, axis: int, exclusive: bool, ignore_class: int | None = None) -> None:
+def raise_if_labels_out_of_range(
+    y_true: Tensor, y_pred: Tensor, axis: int, exclusive: bool, ignore_class: int | None = None
+) -> None:
     """Raises ValueError for class ids outside [0, classes) and labels outside [0, 1], where they can be seen.
 
     That is in a NumPy array. Inside a compiled training step nothing can be raised; there the loss of a sample with
@@ -153,17 +156,3 @@ def raise_if_labels_out_of_range(y_true, y_pred, axis: int, exclusive: bool, ign
 
 def _wrong_values(values: np.ndarray, wrong: np.ndarray) -> str:
     return f"Received: {values[wrong].flat[0]} ({int(wrong.sum())} of {values.size} are wrong)."
-
-
-def mask_of(values):
-    """The Keras mask of what a model predicted, or None."""
-    return keras_backend.get_keras_mask(values)
-
-
-def attach_mask(values, mask):
-    """Marks the entries that count, for the reduction of `keras.losses.Loss`.
-
-    Keras has no public call for this; its own sparse cross-entropy does the same for `ignore_class`.
-    """
-    keras_backend.set_keras_mask(values, mask)
-    return values

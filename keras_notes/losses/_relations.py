@@ -1,7 +1,7 @@
 """Distillation of the relations between the samples of a batch.
 
 The features of teacher and student may differ in shape. The loss of a sample is that of its row of relations. A sample
-of weight 0 has no row of its own, and still stands in the rows of the others.
+of weight 0 has no row of its own, but is part of the rows of the others.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_integer, check_non_negative, received
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._base import WholeSampleLoss
-from keras_notes.losses._divergences import kl_terms
-from keras_notes.losses._geometry import check_same_batch, flattened, unit_vectors
+from keras_notes.losses._maths.divergences import kl_terms
+from keras_notes.losses._maths.geometry import check_same_batch, flattened, unit_vectors
 
 __all__ = ["ProbabilisticTransferLoss", "RelationalLoss", "SimilarityPreservingLoss"]
 
 # Affinity of two opposite vectors, in place of 0, whose logarithm is infinite; the authors' number.
-_LEAST_AFFINITY = 1e-7
+_MINIMUM_AFFINITY = 1e-7
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -31,7 +32,7 @@ class SimilarityPreservingLoss(WholeSampleLoss):
     the authors' weight is 3000.
 
     Args:
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -63,13 +64,13 @@ class SimilarityPreservingLoss(WholeSampleLoss):
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype)
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         check_same_batch(teacher, student)
         teacher, student = (_similarities(flattened(x)) for x in (teacher, student))
         return ops.mean(ops.square(teacher - student), axis=1)
 
 
-def _similarities(vectors):
+def _similarities(vectors: Tensor) -> Tensor:
     return unit_vectors(ops.matmul(vectors, ops.transpose(vectors)))
 
 
@@ -86,11 +87,11 @@ class RelationalLoss(WholeSampleLoss):
     Memory grows with batch^2 * (width + angle_partners): pool large features first.
 
     Args:
-        distance_weight: >= 0. The authors use 1.
-        angle_weight: >= 0. The authors use 2; 0 leaves the angles out.
-        angle_partners: Angles are formed with the first so many samples of the batch, at every sample: all of them in
-            batches up to that size.
-        reduction: As in `keras.losses.Loss`.
+        distance_weight: Weight >= 0 of the distances. The authors use 1.
+        angle_weight: Weight >= 0 of the angles. The authors use 2; 0 leaves the angles out.
+        angle_partners: Number of samples, the first of the batch, that angles at every sample are formed with: all of
+            them in batches up to that size.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -131,7 +132,7 @@ class RelationalLoss(WholeSampleLoss):
         if self.angle_partners < 2:
             raise ValueError(f"`angle_partners` must be >= 2. {received(angle_partners=angle_partners)}")
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         check_same_batch(teacher, student)
         # Shapes: n samples, m partners, d values. differences_nnd[i, j] = x_j - x_i.
         differences = [x[None] - x[:, None] for x in (flattened(teacher), flattened(student))]
@@ -145,13 +146,13 @@ class RelationalLoss(WholeSampleLoss):
         return loss
 
 
-def _huber(x, y):
+def _huber(x: Tensor, y: Tensor) -> Tensor:
     difference = ops.abs(x - y)
     quadratic = ops.minimum(difference, 1.0)
     return quadratic * (difference - 0.5 * quadratic)
 
 
-def _relative_distances(differences_nnd):
+def _relative_distances(differences_nnd: Tensor) -> Tensor:
     square = ops.sum(ops.square(differences_nnd), axis=-1)
     is_apart = square > 0
     # The square root has an infinite gradient at 0: pairs that are not apart never reach it.
@@ -161,7 +162,7 @@ def _relative_distances(differences_nnd):
     return distances / ops.where(mean > 0, mean, 1.0)
 
 
-def _cosines(differences_nmd):
+def _cosines(differences_nmd: Tensor) -> Tensor:
     directions_nmd = unit_vectors(differences_nmd)
     return ops.matmul(directions_nmd, ops.transpose(directions_nmd, (0, 2, 1)))
 
@@ -177,7 +178,7 @@ class ProbabilisticTransferLoss(WholeSampleLoss):
     weight is 30000.
 
     Args:
-        reduction: As in `keras.losses.Loss`.
+        reduction: Reduction of the values, see `keras.losses.Loss`.
         name: Name of the loss.
         dtype: float32 (the default) or float64, the precision of the computation.
 
@@ -209,7 +210,7 @@ class ProbabilisticTransferLoss(WholeSampleLoss):
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype)
 
-    def compare(self, teacher, student):
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         check_same_batch(teacher, student)
         p, q = (_neighbour_probs(flattened(x)) for x in (teacher, student))
         change = (q - p) / p
@@ -218,8 +219,8 @@ class ProbabilisticTransferLoss(WholeSampleLoss):
         return ops.mean(kl_terms(p, q, log_ratio), axis=1)
 
 
-def _neighbour_probs(vectors):
+def _neighbour_probs(vectors: Tensor) -> Tensor:
     directions = unit_vectors(vectors)
     affinities = 0.5 * (ops.matmul(directions, ops.transpose(directions)) + 1.0)
-    affinities = ops.maximum(affinities, _LEAST_AFFINITY)
+    affinities = ops.maximum(affinities, _MINIMUM_AFFINITY)
     return affinities / ops.sum(affinities, axis=1, keepdims=True)

@@ -1,34 +1,36 @@
-"""What a teacher may hand over: logits, probabilities, log-probabilities, or its k most probable classes."""
+"""Forms of a teacher's outputs: logits, probabilities, log-probabilities, or its k most probable classes."""
 
 from __future__ import annotations
 
 from keras import ops
 
 from keras_notes._shared.checks import check_integer, check_positive, received
-from keras_notes.losses._divergences import RULED_OUT
+from keras_notes._shared.types import Tensor
 from keras_notes.losses._labels import raise_if_labels_out_of_range
+from keras_notes.losses._maths.divergences import RULED_OUT
 
 __all__ = ["TEACHER_FORMS", "dense_log_probs", "teacher_logits_from", "top_k_targets", "with_labels"]
 
 TEACHER_FORMS = ("logits", "probs", "log_probs", "top_k")
-# The id under which the classes that are not listed stand together.
+# The class id of the pair that holds all classes that are not listed.
 REST = -1
 
 
-def top_k_targets(teacher_logits, k: int, temperature: float = 1.0):
+def top_k_targets(teacher_logits: Tensor, k: int, temperature: float = 1.0) -> Tensor:
     """The teacher's k most probable classes and the mass of all others, for `DistillationLoss(teacher="top_k")`.
 
     Args:
-        teacher_logits: Of shape (..., classes).
-        k: In [1, classes].
-        temperature: T, > 0, that of the loss: what is left out at one temperature says nothing of another.
+        teacher_logits: Logits of shape (..., classes).
+        k: Number of classes to keep, in [1, classes].
+        temperature: T, > 0, that of the loss: targets of one temperature do not serve another.
 
     Returns:
         float32 of shape (..., k + 1, 2): pairs (class id, log-probability at T), the last one with the id -1 for the
-        log of all probability that is left (-inf if k = classes). Class ids are exact to 2^24.
+        log of the remaining probability (-inf if k = classes). Class ids are exact to 2^24.
 
     Raises:
-        ValueError: If k is out of its range.
+        TypeError: If k is not an integer.
+        ValueError: If k or the temperature is out of its range.
 
     Example:
         >>> import numpy as np
@@ -52,17 +54,20 @@ def top_k_targets(teacher_logits, k: int, temperature: float = 1.0):
     return ops.stack([ids, log_probs], axis=-1)
 
 
-def with_labels(teacher_logits, labels):
+def with_labels(teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """The teacher's logits with the class id of each sample appended: (..., classes + 1).
 
-    For losses that need the true class besides what the teacher says, such as `DecoupledDistillationLoss`.
+    For losses that need the true class beside the teacher's logits, such as `DecoupledDistillationLoss`.
 
     Args:
-        teacher_logits: Of shape (..., classes).
+        teacher_logits: Logits of shape (..., classes).
         labels: Class ids in [0, classes), of shape (...,) or (..., 1).
 
+    Returns:
+        float32 of shape (..., classes + 1).
+
     Raises:
-        ValueError: If the shapes do not fit together, or labels given as a NumPy array are no class ids.
+        ValueError: If the shapes do not fit together, or labels in a NumPy array are not class ids.
 
     Example:
         >>> import numpy as np
@@ -82,7 +87,7 @@ def with_labels(teacher_logits, labels):
     return ops.concatenate([logits, ids], axis=-1)
 
 
-def teacher_logits_from(values, form: str, *, exclusive: bool):
+def teacher_logits_from(values: Tensor, form: str, *, exclusive: bool) -> Tensor:
     """Logits from the dense forms: log p for a softmax, log p - log(1 - p) for a sigmoid; as they are for "logits"."""
     if form == "logits":
         return values
@@ -93,7 +98,7 @@ def teacher_logits_from(values, form: str, *, exclusive: bool):
     return ops.maximum(log_probs, RULED_OUT) - ops.maximum(ops.log(rest), RULED_OUT)
 
 
-def dense_log_probs(targets, student_logits, temperature: float):
+def dense_log_probs(targets: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """The log p of every class from top-k targets, the rest shared out as the student does.
 
     Then the ratio of teacher to student is the same for all classes of the rest, and the divergence over the classes
@@ -107,7 +112,7 @@ def dense_log_probs(targets, student_logits, temperature: float):
     return _replaced(others + ops.maximum(log_rest, RULED_OUT), ids, log_probs)
 
 
-def _replaced(values, ids, replacements):
+def _replaced(values: Tensor, ids: Tensor, replacements: Tensor) -> Tensor:
     """`values` of shape (..., classes) with those at `ids` (..., k) replaced."""
     classes, k = values.shape[-1], ids.shape[-1]
     rows = ops.reshape(values, (-1, classes))

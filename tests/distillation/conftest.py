@@ -1,7 +1,10 @@
 """Fixtures of the tests of distillation."""
 
 import keras
+import numpy as np
 import pytest
+
+from tests.distillation.features import CLASSES, FEATURES, SAMPLES
 
 
 @pytest.fixture
@@ -16,3 +19,15 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(keras.Model, "predict_on_batch", predict_on_batch)
     return sizes
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(SAMPLES, FEATURES)).astype("float32"), rng.integers(0, CLASSES, SAMPLES)
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(SAMPLES, 4, 2, 3)).astype("float32"), rng.integers(0, CLASSES, SAMPLES)

@@ -1,5 +1,6 @@
 """Checkpoint: a killed run ends with the weights of an unbroken one, and what does not fit is refused."""
 
+import functools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import keras_notes as kn
+from tests.distillation import training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -106,9 +108,7 @@ def small(name="student", classes=3):
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(classes)], name=name)
 
 
-def compiled(model):
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
+compiled = functools.partial(training.compiled, optimizer="adam", run_eagerly=False, jit_compile="auto")
 
 
 @pytest.mark.any_backend

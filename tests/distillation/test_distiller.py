@@ -1,11 +1,14 @@
 """Distiller: the objective against a second implementation, what reaches it, what it leaves alone, errors."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 import keras_notes as kn
 from keras_notes.losses import DistillationLoss, FocalLoss
+from tests.distillation import training
 from tests.distillation.training import (
     crossentropy,
     same,
@@ -26,8 +29,7 @@ def data():
     return rng.normal(size=(SAMPLES, FEATURES)).astype("float32"), rng.integers(0, CLASSES, SAMPLES)
 
 
-def linear(name, **dense):
-    return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES, **dense)], name=name)
+linear = functools.partial(training.linear, features=FEATURES, classes=CLASSES)
 
 
 class Subclassed(keras.Model):
@@ -41,15 +43,10 @@ class Subclassed(keras.Model):
         return self.dense(inputs)
 
 
-def compiled(distiller, loss=None, **arguments):
-    distiller.compile(keras.optimizers.SGD(0.1), loss or crossentropy(), **arguments)
-    return distiller
+compiled = functools.partial(training.compiled, rate=0.1, run_eagerly=False, jit_compile="auto")
 
 
-def fitted(distiller, x, y, **arguments):
-    """Logs of one step on the whole batch."""
-    arguments = {"epochs": 1, "batch_size": SAMPLES, "shuffle": False, "verbose": 0, **arguments}
-    return {name: values[-1] for name, values in distiller.fit(x, y, **arguments).history.items()}
+fitted = training.fitted
 
 
 # The objective
@@ -393,7 +390,7 @@ def test_an_own_class_of_keras_distillation_must_give_a_scalar_and_has_no_weight
         kn.Distiller(linear("teacher"), linear("student"), Custom()), run_eagerly=True, jit_compile=False
     )
     fitted(distiller, x, y)
-    with pytest.raises(ValueError, match="must be None with Custom, which has no place for them"):
+    with pytest.raises(ValueError, match="must be None with Custom, which cannot take them"):
         fitted(distiller, x, y, sample_weight=np.ones(SAMPLES))
 
     class PerSample(keras.distillation.LogitsDistillation):

@@ -1,11 +1,14 @@
 """MutualDistiller: the objective against a second implementation, logs by student, errors."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 import keras_notes as kn
 from keras_notes.losses import DistillationLoss
+from tests.distillation import training
 from tests.distillation.training import (
     crossentropy,
 )
@@ -23,13 +26,10 @@ def data():
     return rng.normal(size=(SAMPLES, FEATURES)).astype("float32"), rng.integers(0, CLASSES, SAMPLES)
 
 
-def linear(name, classes=CLASSES, **dense):
-    return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(classes, **dense)], name=name)
+linear = functools.partial(training.linear, features=FEATURES, classes=CLASSES)
 
 
-def fitted(distiller, x, y, **arguments):
-    history = distiller.fit(x, y, batch_size=SAMPLES, shuffle=False, verbose=0, **arguments).history
-    return {name: values[-1] for name, values in history.items()}
+fitted = training.fitted
 
 
 def test_one_step_is_gradient_descent_on_the_stated_objective(data):

@@ -217,7 +217,7 @@ def student_and_seen():
     return keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(SAMPLES)]), layer.batches
 
 
-def fitted(data, *, plain=False, fits=({"epochs": 3},), validates=False, **batches):
+def seen_batches(data, *, plain=False, fits=({"epochs": 3},), validates=False, **batches):
     """The numbers of the samples in each training batch, and the SeededBatches."""
     student, seen = student_and_seen()
     teacher = keras.Sequential([keras.Input((3,)), keras.layers.Dense(SAMPLES)])
@@ -240,28 +240,28 @@ def wanted(data, epochs):
 
 
 def test_a_distiller_goes_through_the_epochs(data):
-    seen, _ = fitted(data)
+    seen, _ = seen_batches(data)
     assert seen == wanted(data, range(3))
     assert seen != wanted(data, range(1, 4))
 
 
 def test_a_distiller_that_goes_on_at_a_later_epoch_sees_its_batches(data):
-    assert fitted(data, fits=[{"epochs": 4, "initial_epoch": 2}])[0] == wanted(data, [2, 3])
-    assert fitted(data, fits=[{"epochs": 1}, {"epochs": 3, "initial_epoch": 1}])[0] == wanted(data, range(3))
+    assert seen_batches(data, fits=[{"epochs": 4, "initial_epoch": 2}])[0] == wanted(data, [2, 3])
+    assert seen_batches(data, fits=[{"epochs": 1}, {"epochs": 3, "initial_epoch": 1}])[0] == wanted(data, range(3))
 
 
 def test_plain_fit_goes_through_the_epochs_that_a_callback_tells(data):
-    seen, _ = fitted(data, plain=True, fits=[{"epochs": 2}, {"epochs": 4, "initial_epoch": 2}])
+    seen, _ = seen_batches(data, plain=True, fits=[{"epochs": 2}, {"epochs": 4, "initial_epoch": 2}])
     assert seen == wanted(data, range(4))
-    assert fitted(data, plain=True, validates=True)[0] == seen[:9]
+    assert seen_batches(data, plain=True, validates=True)[0] == seen[:9]
 
 
 def test_a_distiller_that_measures_on_its_own_batches_goes_through_the_same_epochs(data):
-    assert fitted(data, validates=True)[0] == wanted(data, range(3))
+    assert seen_batches(data, validates=True)[0] == wanted(data, range(3))
 
 
 def test_workers_change_nothing(data):
-    seen, _ = fitted(data, workers=2)
+    seen, _ = seen_batches(data, workers=2)
     assert sorted(flat(seen[:3])) == list(range(SAMPLES))
     assert seen == wanted(data, range(3))
 

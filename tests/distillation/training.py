@@ -35,11 +35,16 @@ def crossentropy(**arguments):
     return SparseCategoricalCrossentropy(from_logits=True, **arguments)
 
 
-def compiled(distiller, loss=None, **arguments):
-    """Eager, which starts fastest where all tests share their shapes."""
-    arguments = {"run_eagerly": True, "jit_compile": False, **arguments}
-    distiller.compile(keras.optimizers.SGD(RATE), loss or crossentropy(), **arguments)
-    return distiller
+def linear(name=None, *, features=SAMPLES, classes=CLASSES, **dense):
+    """A model of one dense layer, without an activation unless `dense` has one."""
+    return keras.Sequential([keras.Input((features,)), keras.layers.Dense(classes, **dense)], name=name)
+
+
+def compiled(model, loss=None, *, rate=RATE, **arguments):
+    """Compiled with SGD; eager, which starts fastest where all tests share their shapes."""
+    arguments = {"optimizer": keras.optimizers.SGD(rate), "run_eagerly": True, "jit_compile": False, **arguments}
+    model.compile(loss=loss or crossentropy(), **arguments)
+    return model
 
 
 def fitted(distiller, x=X, y=Y, **arguments):

@@ -80,6 +80,11 @@ def test_a_tensor_knows_its_operation_and_what_that_took(nested):
     assert keras_internals.operation_of(np.zeros(3)) == (None, [])
 
 
+def test_a_tensor_knows_its_index_among_the_outputs_of_its_operation():
+    halves = ops.split(keras.Input((4,)), 2, axis=1)
+    assert [keras_internals.output_index_of(half) for half in halves] == [0, 1]
+
+
 def test_custom_classes_are_those_outside_of_keras(nested):
     assert keras_internals.custom_classes_of(nested) == {"Doubled": Doubled}
     assert keras_internals.is_keras_class(layers.Dense)

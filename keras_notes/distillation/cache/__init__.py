@@ -1,1 +1,1 @@
-"""Teacher outputs on disk."""
+"""Teacher caches: outputs and features of teachers on disk."""

@@ -1,38 +1,43 @@
-"""The data sets that a cache is built from, cut into shards: by index where they have one, else as they come."""
+"""Data sets that a cache is built from, cut into shards: by index where they have one, else in their order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_notes._shared.checks import received
+from keras_notes._shared.types import Tree
 from keras_notes.distillation._fingerprints import as_arrays
 from keras_notes.distillation._seeded_batches import SeededBatches
 
 __all__ = ["Source", "check_batches", "inputs_of", "is_arrays"]
 
 
-def inputs_of(batch) -> Any:
-    """The inputs of a batch `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
+def inputs_of(batch: Tree) -> Tree:
+    """Returns the inputs of a batch `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
     return as_arrays(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
-def is_arrays(dataset) -> bool:
-    """Whether a data set is given as arrays: one, a dictionary of inputs, or `(x, y)` and the like."""
+def is_arrays(dataset: Tree) -> bool:
+    """Whether a data set consists of arrays: one, a dictionary of inputs, or `(x, y)` and the like."""
     return hasattr(dataset, "shape") or isinstance(dataset, (tuple, dict))
 
 
-def check_batches(dataset) -> None:
-    """Raises an error unless a data set gives its batches again and again, and comes to an end."""
+def check_batches(dataset: Tree) -> None:
+    """Checks that a data set can be iterated over more than once, and comes to an end.
+
+    Raises:
+        TypeError: If it is an iterator, or cannot be iterated over.
+        ValueError: If it is infinite.
+    """
     if not isinstance(dataset, (keras.utils.PyDataset, Iterable)) or isinstance(dataset, (Iterator, str)):
         raise TypeError(
             f"`dataset` must be arrays, SeededBatches, a PyDataset, or batches that can be iterated over again. "
             f"{received(dataset=type(dataset).__name__)}"
         )
-    # tf.data's way of saying that it was repeated without end.
+    # The cardinality of an infinite tf.data.Dataset.
     if hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1:
         raise ValueError("`dataset` must come to an end. Received: an infinite tf.data.Dataset. Leave `repeat()` out.")
 
@@ -41,13 +46,13 @@ class Source:
     """Batches of inputs, in shards.
 
     Args:
-        dataset: `SeededBatches`, a `keras.utils.PyDataset`, or anything that can be iterated over again and again and
-            gives batches, such as a `tf.data.Dataset` or a PyTorch `DataLoader`.
-        views: How many times to go through the data set (each time it may show another view).
-        batch_size: Batches of `SeededBatches` are cut to this size; other data sets have a size of their own.
+        dataset: `SeededBatches`, a `keras.utils.PyDataset`, or batches that can be iterated over more than once, such
+            as a `tf.data.Dataset` or a PyTorch `DataLoader`.
+        views: Number of passes over the data set (each may show another view).
+        batch_size: Size of the batches of `SeededBatches`; other data sets have a size of their own.
     """
 
-    def __init__(self, dataset: Any, views: int, batch_size: int) -> None:
+    def __init__(self, dataset: Tree, views: int, batch_size: int) -> None:
         if is_arrays(dataset):
             dataset = SeededBatches(dataset[0] if isinstance(dataset, tuple) else dataset, batch_size=batch_size)
         check_batches(dataset)
@@ -55,11 +60,15 @@ class Source:
 
     @property
     def samples(self) -> int | None:
-        """Samples of all views, where the data set knows."""
+        """Samples of all views; None if the data set does not know its length."""
         return self.dataset.samples * self.views if isinstance(self.dataset, SeededBatches) else None
 
-    def first(self):
-        """The inputs of one batch, to learn shapes from."""
+    def first(self) -> Tree:
+        """Returns the inputs of one batch, whose shapes are those of all.
+
+        Raises:
+            ValueError: If the data set is empty.
+        """
         if isinstance(self.dataset, SeededBatches):
             return self.dataset.inputs(np.arange(min(self.batch_size, self.dataset.samples)), view=0)
         if isinstance(self.dataset, keras.utils.PyDataset):
@@ -68,8 +77,8 @@ class Source:
             return inputs_of(batch)
         raise ValueError("`dataset` must hold at least one batch. Received: none.")
 
-    def shards(self, shard_size: int) -> Iterator[tuple[int, Iterator]]:
-        """Pairs (number of the shard, its batches of inputs). A shard may be left unread."""
+    def shards(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
+        """Yields pairs (number of the shard, its batches of inputs). A shard may be left unread."""
         if isinstance(self.dataset, SeededBatches):
             samples = self.dataset.samples * self.views
             for number, start in enumerate(range(0, samples, shard_size)):
@@ -79,7 +88,7 @@ class Source:
         else:
             yield from self._streamed(shard_size)
 
-    def _rows(self, start: int, stop: int) -> Iterator:
+    def _rows(self, start: int, stop: int) -> Iterator[Tree]:
         samples = self.dataset.samples
         while start < stop:
             view, row = divmod(start, samples)
@@ -87,7 +96,7 @@ class Source:
             yield self.dataset.inputs(np.arange(row, row + count), view)
             start += count
 
-    def _indexed(self, shard_size: int):
+    def _indexed(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
         if self.dataset.num_batches is None:
             raise ValueError("`dataset` must have a length. Received: a PyDataset whose num_batches is None.")
         size = len(keras.tree.flatten(inputs_of(self.dataset[0]))[0])
@@ -96,11 +105,11 @@ class Source:
             places = range(start, min(start + step, batches))
             yield number, (inputs_of(self.dataset[place % self.dataset.num_batches]) for place in places)
 
-    def _streamed(self, shard_size: int):
+    def _streamed(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
         stream = (inputs_of(batch) for _ in range(self.views) for batch in self.dataset)
         ahead = next(stream, None)
 
-        def shard():
+        def shard() -> Iterator[Tree]:
             nonlocal ahead
             count = 0
             while ahead is not None and count < shard_size:
@@ -112,6 +121,6 @@ class Source:
         while ahead is not None:
             batches = shard()
             yield number, batches
-            for _ in batches:  # what was left unread
+            for _ in batches:  # batches that were left unread
                 pass
             number += 1

@@ -1,28 +1,32 @@
-"""A data set together with what a teacher said of it."""
+"""Data sets joined with a cache: each batch carries the teacher's record of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import keras
 
 from keras_notes._shared.checks import received
+from keras_notes._shared.types import Tree
 from keras_notes.distillation._fingerprints import as_arrays
-from keras_notes.distillation._seeded_batches import with_record
-
-if TYPE_CHECKING:
-    from keras_notes.distillation.cache._teacher_cache import TeacherCache
+from keras_notes.distillation._teacher_record import TeacherRecord, with_record
 
 __all__ = ["JoinedBatches", "JoinedStream"]
 
 
+class RecordLookup(Protocol):
+    """A cache, as far as its batches need it."""
+
+    def lookup(self, inputs: Tree) -> TeacherRecord: ...
+
+
 class _Joined(keras.utils.PyDataset):
-    def __init__(self, dataset: Any, cache: TeacherCache, **kwargs: Any) -> None:
+    def __init__(self, dataset: Tree, cache: RecordLookup, **kwargs: bool | int) -> None:
         super().__init__(**kwargs)
         self.dataset, self.cache = dataset, cache
 
-    def _joined(self, batch) -> tuple:
+    def _join(self, batch: Tree) -> tuple[Tree, ...]:
         inputs, *rest = batch if isinstance(batch, (tuple, list)) else (batch,)
         inputs = as_arrays(inputs)
         return with_record(inputs, self.cache.lookup(inputs)), *rest
@@ -31,7 +35,7 @@ class _Joined(keras.utils.PyDataset):
 class JoinedBatches(_Joined):
     """Batches by index: those of a `PyDataset`, each with the cache's record."""
 
-    def __init__(self, dataset: keras.utils.PyDataset, cache: TeacherCache) -> None:
+    def __init__(self, dataset: keras.utils.PyDataset, cache: RecordLookup) -> None:
         super().__init__(
             dataset,
             cache,
@@ -45,11 +49,11 @@ class JoinedBatches(_Joined):
         return self.dataset.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        return self._joined(self.dataset[index])
+        return self._join(self.dataset[index])
 
     @property
     def keeps_order(self) -> bool:
-        """Whether the order of the batches is theirs (`SeededBatches`), and not Keras's to shuffle."""
+        """Whether the batches have an order of their own (`SeededBatches`), which Keras must not shuffle."""
         return getattr(self.dataset, "keeps_order", False)
 
     @property
@@ -70,9 +74,9 @@ class JoinedBatches(_Joined):
 
 
 class JoinedStream(_Joined):
-    """Batches in the order in which an iterable gives them, each with the cache's record."""
+    """Batches in the order of an iterable, each with the cache's record."""
 
-    def __init__(self, dataset: Any, cache: TeacherCache) -> None:
+    def __init__(self, dataset: Tree, cache: RecordLookup) -> None:
         super().__init__(dataset, cache)
         self._count: int | None = None
         self._iterator: Iterator | None = None
@@ -95,4 +99,4 @@ class JoinedStream(_Joined):
         if index != self._next:
             raise IndexError(f"`index` must go up by one: the batches come as a stream. {received(index=index)}")
         self._next += 1
-        return self._joined(next(self._iterator))
+        return self._join(next(self._iterator))

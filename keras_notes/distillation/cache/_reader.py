@@ -1,4 +1,4 @@
-"""The files of a complete teacher cache, read: found by fingerprint, gathered over shards, mapped and not loaded."""
+"""Reader of the files of a complete teacher cache: arrays by fingerprint, over all shards, memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_notes.distillation.cache._build import FORMAT_VERSION
-from keras_notes.distillation.cache._shards import KEYS, ROWS, Shard, check_file, read_json, shard_path
+from keras_notes._shared.types import Json
+from keras_notes.distillation.cache._shards import FORMAT_VERSION, KEYS, ROWS, Shard, check_file, read_json, shard_path
 
 __all__ = ["CacheFiles"]
 
 
 class CacheFiles:
     """The shards and the index of a cache.
+
+    Args:
+        directory: Folder of the cache.
+        check_bytes: Whether the bytes of all files are checked, and not their sizes alone.
 
     Raises:
         ValueError: If there is no cache, its build was not finished, or a file is not as it was written.
@@ -32,11 +36,11 @@ class CacheFiles:
         if manifest["settings"].get("format") != FORMAT_VERSION:
             raise ValueError(
                 f"{directory} must have the format {FORMAT_VERSION}. Received: "
-                f"format={manifest['settings'].get('format')!r}, of another version of keras_notes. Build it anew."
+                f"format={manifest['settings'].get('format')!r}, of another version of keras_notes. Build it again."
             )
         for name, account in manifest["index"].items():
             check_file(directory / name, account, remedy, check_bytes=check_bytes)
-        self.settings: dict = manifest["settings"]
+        self.settings: dict[str, Json] = manifest["settings"]
         self._shards = [Shard(shard_path(directory, i), check_bytes=check_bytes) for i in range(manifest["shards"])]
         self._starts = np.cumsum([0, *(shard.samples for shard in self._shards)])
         # Class ids may be narrower in one shard than in another.
@@ -52,11 +56,11 @@ class CacheFiles:
             )
 
     def find(self, fingerprints: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The stored arrays of samples, and which of the samples are missing (their arrays mean nothing)."""
+        """Returns the stored arrays of samples, and which of the samples are missing (their arrays mean nothing)."""
         places = np.minimum(np.searchsorted(self._keys, fingerprints), len(self._keys) - 1)
-        return self._gathered(np.asarray(self._rows[places])), self._keys[places] != fingerprints
+        return self._gather(np.asarray(self._rows[places])), self._keys[places] != fingerprints
 
-    def _gathered(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         arrays: dict[str, np.ndarray] = {}
         for owner in np.unique(owners):

@@ -1,8 +1,8 @@
 """The files of a teacher cache: shards of `.npy` arrays, each with an account of itself, written all or not at all.
 
-settings.json     what was asked for; written first
+settings.json     settings of the build; written first
 shard-00000/      one array a tensor, and shard.json: samples, and each file's size and fingerprint
-index-keys.npy    the fingerprints of all samples, sorted;  index-rows.npy  where each of them stands
+index-keys.npy    the fingerprints of all samples, sorted;  index-rows.npy  the row of each
 cache.json        written last: a folder without it is an unfinished build
 """
 
@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from keras_notes._shared.atomic_files import hidden_beside, write_atomically
+from keras_notes._shared.types import Json
 from keras_notes.distillation._fingerprints import file_fingerprint
 
 __all__ = [
+    "FORMAT_VERSION",
     "KEYS",
     "ROWS",
     "Shard",
@@ -31,25 +32,27 @@ __all__ = [
     "write_shard",
 ]
 
+# Version of the files described above; `CacheFiles` opens no other.
+FORMAT_VERSION = 1
 KEYS, ROWS = "index-keys.npy", "index-rows.npy"
 _ACCOUNT = "shard.json"
 
 
 def shard_path(directory: Path, index: int) -> Path:
-    """The folder of one shard."""
+    """Returns the folder of one shard."""
     return directory / f"shard-{index:05d}"
 
 
-def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict:
-    """The contents of a JSON file.
+def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Json]:
+    """Returns the contents of a JSON file.
 
     Raises:
         ValueError: If the file does not hold an object with these keys; the message ends with the remedy.
     """
     try:
         content = json.loads(path.read_text())
-        found = sorted(set(keys) - set(content)) if isinstance(content, dict) else type(content).__name__
-        problem = found and f"nothing of {found}"
+        missing = sorted(set(keys) - set(content)) if isinstance(content, dict) else type(content).__name__
+        problem = missing and f"nothing of {missing}"
     except (OSError, ValueError) as error:
         problem = str(error)
     if problem:
@@ -57,22 +60,22 @@ def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict:
     return content
 
 
-def account_of(file: Path) -> dict:
-    """What tells later whether a file is as it was written."""
+def account_of(file: Path) -> dict[str, Json]:
+    """Returns the size and fingerprint of a file, by which a change of it is noticed later."""
     return {"bytes": file.stat().st_size, "xxh3_64": file_fingerprint(file)}
 
 
-def check_file(file: Path, wanted: dict, remedy: str, *, check_bytes: bool) -> None:
-    """Raises ValueError unless a file is as its account says; the message ends with the remedy."""
+def check_file(file: Path, account: dict[str, Json], remedy: str, *, check_bytes: bool) -> None:
+    """Raises ValueError unless a file has the size and fingerprint of its account; the message ends with the remedy."""
     size = file.stat().st_size if file.is_file() else None
-    if size != wanted["bytes"]:
-        found = "no such file" if size is None else f"{size} bytes"
-        raise ValueError(f"{file} must have {wanted['bytes']} bytes. Received: {found}. {remedy}")
-    if check_bytes and file_fingerprint(file) != wanted["xxh3_64"]:
+    if size != account["bytes"]:
+        actual = "no such file" if size is None else f"{size} bytes"
+        raise ValueError(f"{file} must have {account['bytes']} bytes. Received: {actual}. {remedy}")
+    if check_bytes and file_fingerprint(file) != account["xxh3_64"]:
         raise ValueError(f"{file} must hold what was written. Received: other bytes. {remedy}")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Writes a file that other processes see whole or not at all."""
     with write_atomically(path) as file:
         file.write(json.dumps(content, indent=1, sort_keys=True).encode())
@@ -117,8 +120,8 @@ class Shard:
         remedy = f"Delete {path.name} and build again; the other shards are kept."
         account = read_json(path / _ACCOUNT, ("samples", "files"), remedy)
         self.samples: int = account["samples"]
-        for name, wanted in account["files"].items():
-            check_file(path / name, wanted, remedy, check_bytes=check_bytes)
+        for name, file_account in account["files"].items():
+            check_file(path / name, file_account, remedy, check_bytes=check_bytes)
         self.arrays = {
             name.removesuffix(".npy"): np.load(path / name, mmap_mode="r", allow_pickle=False)
             for name in account["files"]

@@ -1,1 +1,1 @@
-"""What a student is trained to minimize."""
+"""The distillation loss: terms on outputs and features, their weights, and schedules."""

@@ -1,14 +1,20 @@
-"""Logits or probabilities: what a model's last layer gives, and whether that is what a loss was told."""
+"""Logits or probabilities: the form of a model's outputs, and checks that the losses expect that form."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
 
 import keras
 import numpy as np
 
-from keras_notes.losses import DistillationLoss
-from keras_notes.losses._base import TeacherLoss
+from keras_notes._shared.keras_internals import operation_of, output_index_of
+from keras_notes._shared.types import Operation, Tree
+from keras_notes.distillation.objective._weighted_losses import AdaptedLoss, LossLike
+from keras_notes.losses import TeacherLoss
 
 __all__ = [
+    "OutputForm",
     "check_finite",
     "check_forms",
     "check_label_losses",
@@ -26,32 +32,49 @@ _CROSS_ENTROPIES = (
     "categorical_focal_crossentropy",
     "sparse_categorical_crossentropy",
 )
-# Layers and operations of Keras that give the values that they get.
+# Layers and operations of Keras that return the values of their input.
 _VALUE_KEEPING = ("Identity", "Reshape", "Flatten", "Permute", "Dropout", "Cast", "Squeeze", "ExpandDims", "Transpose")
 _PROBABILITIES = ("softmax", "sigmoid")
 # How far a row of float16 probabilities may be from 1.
 _ROUNDING = 1e-2
 
 
-def outputs_of(model):
-    """The outputs of a model with a graph in the structure in which it returns them; None without a graph."""
+class OutputForm(NamedTuple):
+    """Form of one output of teacher and student.
+
+    Attributes:
+        teacher: Form of the teacher's output: "logits" or "probs".
+        from_logits: Whether the student's output holds logits.
+        exclusive: True for the classes of a softmax, False for the labels of a sigmoid.
+    """
+
+    teacher: str = "logits"
+    from_logits: bool = True
+    exclusive: bool = True
+
+
+def outputs_of(model: keras.Model) -> Tree | None:
+    """Returns the outputs of a model with a graph in the structure in which it returns them; None without a graph."""
     if not getattr(model, "outputs", None):
         return None
     return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
 
 
-def final_activations(model) -> list[str | None]:
-    """The activation behind each output of a model with a known graph: "softmax", "linear", ..., or None if unknown."""
+def final_activations(model: keras.Model) -> list[str | None]:
+    """Returns the activation behind each output of a model with a known graph: "softmax", "linear", ...
+
+    None stands for an activation that the graph does not tell.
+    """
     return [_activation_of(output) for output in getattr(model, "outputs", None) or []]
 
 
-def _activation_of(tensor) -> str | None:
-    operation, node_index, tensor_index = getattr(tensor, "_keras_history", (None, None, None))
+def _activation_of(tensor: keras.KerasTensor) -> str | None:
+    operation, inputs = operation_of(tensor)
     operation = getattr(operation, "network", operation)  # a compressed model ends as the network in it does
     if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
-        return _activation_of(operation.outputs[tensor_index])
+        return _activation_of(operation.outputs[output_index_of(tensor)])
     if operation is not None and _keeps_values(operation):
-        return _activation_of(operation._inbound_nodes[node_index].input_tensors[0])
+        return _activation_of(inputs[0])
     if isinstance(operation, keras.layers.TimeDistributed):
         operation = operation.layer
     if isinstance(operation, keras.layers.Softmax):
@@ -62,57 +85,54 @@ def _activation_of(tensor) -> str | None:
     return "softmax" if type(operation).__name__ == "Softmax" else None
 
 
-def _keeps_values(operation) -> bool:
-    """Whether an operation gives the values that it gets, in another shape or dtype."""
+def _keeps_values(operation: Operation) -> bool:
+    """Whether an operation returns the values of its input, in another shape or dtype."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
     return type(operation).__name__ in _VALUE_KEEPING
 
 
-def forms_of(teacher, student) -> list[tuple[str, bool, bool]]:
-    """For each output: the teacher's form ("logits" or "probs"), whether the student gives logits, and softmax classes.
-
-    As far as the graphs of the models tell.
-    """
+def forms_of(teacher: keras.Model, student: keras.Model) -> list[OutputForm]:
+    """Returns the form of each output, as far as the graphs of the models tell."""
     activations = final_activations(teacher), final_activations(student)
     count = max(map(len, activations)) or 1
-    teachers, students = ([*found, *[None] * (count - len(found))] for found in activations)
+    teacher_activations, student_activations = ([*names, *[None] * (count - len(names))] for names in activations)
     return [
-        (
-            "probs" if first in _PROBABILITIES else "logits",
-            second not in _PROBABILITIES,
-            "sigmoid" not in (first, second),
+        OutputForm(
+            teacher="probs" if first in _PROBABILITIES else "logits",
+            from_logits=second not in _PROBABILITIES,
+            exclusive="sigmoid" not in (first, second),
         )
-        for first, second in zip(teachers, students, strict=True)
+        for first, second in zip(teacher_activations, student_activations, strict=True)
     ]
 
 
-def check_forms(losses: list, activations: list[str | None], *, of_teacher: bool) -> None:
-    """Raises ValueError if a loss was told logits and the model ends in a softmax or sigmoid.
+def check_forms(losses: Sequence[TeacherLoss | None], activations: Sequence[str | None], *, of_teacher: bool) -> None:
+    """Raises ValueError if a loss expects logits and the model ends in a softmax or sigmoid, or the reverse.
 
     Args:
         losses: A loss, or None, for each output.
-        activations: What `final_activations` found; may be empty.
+        activations: The result of `final_activations`; may be empty.
         of_teacher: Whether the activations are the teacher's.
     """
     for loss, activation in zip(losses, activations, strict=False):
         if not takes_logits(loss):
             continue
-        told = getattr(loss, "teacher", "logits") == "probs" if of_teacher else not getattr(loss, "from_logits", True)
-        if told and activation == "linear":
-            which, argument = ("teacher", "teacher='logits'") if of_teacher else ("student", "from_logits=True")
+        expects_probs = loss.teacher == "probs" if of_teacher else not loss.from_logits
+        if expects_probs and activation == "linear":
+            role, argument = ("teacher", "teacher='logits'") if of_teacher else ("student", "from_logits=True")
             raise ValueError(
-                f"The {which} must give probabilities to this {type(loss).__name__}. Received: an output without an "
+                f"The {role} must give probabilities to this {type(loss).__name__}. Received: an output without an "
                 f"activation. Use `{argument}`."
             )
         if activation not in _PROBABILITIES:
             continue
-        if of_teacher and getattr(loss, "teacher", "logits") == "logits":
+        if of_teacher and loss.teacher == "logits":
             raise ValueError(
                 f"The teacher must give logits to {type(loss).__name__}. Received: an output behind a {activation}. "
                 f'Use `DistillationLoss(teacher="probs")`, or take the activation off the teacher.'
             )
-        if not of_teacher and getattr(loss, "from_logits", True):
+        if not of_teacher and loss.from_logits:
             raise ValueError(
                 f"The student must give logits to {type(loss).__name__}. Received: an output behind a {activation}. "
                 f"Take the activation off the student and compile with a loss `from_logits=True`, or use "
@@ -120,44 +140,47 @@ def check_forms(losses: list, activations: list[str | None], *, of_teacher: bool
             )
 
 
-def check_label_losses(losses, activations: list[str | None]) -> None:
+def check_label_losses(losses: Tree, activations: Sequence[str | None]) -> None:
     """Raises ValueError if the student's loss on labels takes probabilities and the student ends in a linear layer.
 
-    Keras clips logits to probabilities there without a word, and training stands still.
+    Keras clips logits to probabilities there without a warning, and training makes no progress.
     """
-    losses = keras.tree.flatten(losses)
-    losses = losses * len(activations) if len(losses) == 1 else losses
-    for loss, activation in zip(losses, activations, strict=False):
-        if activation == "linear" and _takes_probabilities(loss):
+    identifiers = keras.tree.flatten(losses)
+    identifiers = identifiers * len(activations) if len(identifiers) == 1 else identifiers
+    for identifier, activation in zip(identifiers, activations, strict=False):
+        if activation == "linear" and _takes_probabilities(identifier):
             raise ValueError(
-                f"`loss` must take what the student gives. Received: {_name_of(loss)}, which takes probabilities, "
+                f"`loss` must take the student's outputs. Received: {_name_of(identifier)}, which takes probabilities, "
                 f"for an output without an activation. Use a loss object with `from_logits=True`."
             )
 
 
-def _takes_probabilities(loss) -> bool:
-    if isinstance(loss, str):
-        loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        return loss.get_config().get("from_logits") is False if _has_config(loss) else False
-    return getattr(loss, "__name__", "") in _CROSS_ENTROPIES
+def _takes_probabilities(identifier: LossLike | None) -> bool:
+    """Whether a loss object, a function or a name stands for a loss of probabilities."""
+    if isinstance(identifier, str):
+        identifier = keras.losses.get(identifier)
+    if isinstance(identifier, keras.losses.Loss):
+        return _has_config(identifier) and identifier.get_config().get("from_logits") is False
+    return getattr(identifier, "__name__", "") in _CROSS_ENTROPIES
 
 
-def _has_config(loss) -> bool:
+def _has_config(loss: keras.losses.Loss) -> bool:
     return type(loss).get_config is not keras.losses.Loss.get_config
 
 
-def _name_of(loss) -> str:
-    return loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss)))
+def _name_of(identifier: LossLike) -> str:
+    if isinstance(identifier, str):
+        return identifier
+    return getattr(identifier, "name", getattr(identifier, "__name__", str(identifier)))
 
 
-def takes_logits(loss) -> bool:
-    """Whether a loss is one of this package's on logits."""
-    return isinstance(loss, TeacherLoss) and hasattr(loss, "temperature")
+def takes_logits(loss: TeacherLoss | None) -> TypeGuard[TeacherLoss]:
+    """Whether a loss is a `TeacherLoss` on logits, and not a Keras loss behind an adapter."""
+    return loss is not None and loss.temperature is not None and not isinstance(loss, AdaptedLoss)
 
 
 def check_finite(values: np.ndarray, where: str) -> None:
-    """Raises ValueError if numbers that a teacher gave are NaN or inf; logits of -inf rule a class out."""
+    """Raises ValueError if outputs of a teacher are NaN or inf; logits of -inf rule a class out."""
     wrong = np.isnan(values) | (values == np.inf)
     if not wrong.any():
         return
@@ -169,20 +192,19 @@ def check_finite(values: np.ndarray, where: str) -> None:
     )
 
 
-def check_values(losses: list, outputs: list[np.ndarray]) -> None:
-    """Raises ValueError if what a teacher gives is not finite, or is probabilities where logits were told.
+def check_values(losses: Sequence[TeacherLoss | None], outputs: Sequence[np.ndarray]) -> None:
+    """Raises ValueError if a teacher's outputs are not finite, or are probabilities where a loss expects logits.
 
-    Logits of -inf rule a class out, and are no error.
+    Logits of -inf rule a class out; they are allowed.
     """
     for loss, values in zip(losses, outputs, strict=False):
         values = np.asarray(values, "float32")
         check_finite(values, "")
-        if not takes_logits(loss) or getattr(loss, "teacher", "logits") != "logits":
+        if not takes_logits(loss) or loss.teacher != "logits":
             continue
-        sums = values.sum(axis=getattr(loss, "axis", -1))
-        # Never all of a batch by chance: logits have no reason to be positive and to sum to one.
-        exclusive = not isinstance(loss, DistillationLoss) or loss.exclusive
-        if exclusive and values.min() >= 0 and np.abs(sums - 1).max() < _ROUNDING and values.shape[-1] > 1:
+        sums = values.sum(axis=loss.axis)
+        # Never true for a whole batch by chance: logits have no reason to be positive and to sum to one.
+        if loss.exclusive and values.min() >= 0 and np.abs(sums - 1).max() < _ROUNDING and values.shape[-1] > 1:
             raise ValueError(
                 f"The teacher must give logits to {type(loss).__name__}. Received: a first batch whose values are all "
                 f'>= 0 and sum to 1, as probabilities do. Use `DistillationLoss(teacher="probs")`.'

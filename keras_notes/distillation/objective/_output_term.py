@@ -1,105 +1,104 @@
-"""The terms of the objective: which loss compares which outputs of teacher and student, and with which weights.
+"""Terms of the objective on outputs: which loss compares which outputs of teacher and student.
 
-A user hands over loss objects, structures of them for models with several outputs, or objects of
-`keras.distillation`. Here all of them become one thing: a list of losses, one for each output, or None.
+A user passes loss objects, structures of them for models with several outputs, or objects of `keras.distillation`.
+`output_term` makes one of two terms of them: `LossTerm`, a loss or None for each output, or `KerasDistillationTerm`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
-from keras_notes._shared.checks import check_same_shape, differ, received
-from keras_notes.distillation.objective._temperature import at_temperature
-from keras_notes.losses import AttentionRelationLoss, DecoupledDistillationLoss, DistillationLoss, with_labels
-from keras_notes.losses._base import WholeSampleLoss
-from keras_notes.losses._labels import attach_mask, mask_of
+from keras_notes._shared.checks import check_same_shape, received
+from keras_notes._shared.types import Tensor, Tree
+from keras_notes.distillation.objective._output_forms import OutputForm
+from keras_notes.distillation.objective._weighted_losses import (
+    ScaledLoss,
+    as_loss,
+    as_teacher_loss,
+    weighted_loss,
+    weights_by_output,
+)
+from keras_notes.losses import DecoupledDistillationLoss, DistillationLoss, TeacherLoss, with_labels
 
-__all__ = [
-    "OutputTerm",
-    "ScaledLoss",
-    "as_loss",
-    "compares_entries",
-    "leaves_of_weights",
-    "own_weight",
-    "weighted_feature_loss",
-    "weighted_loss",
-]
+__all__ = ["KerasDistillationTerm", "LossTerm", "OutputTerm", "output_term"]
 
 _CROSS_ENTROPIES = ("kl_divergence", "categorical_crossentropy", "sparse_categorical_crossentropy")
-
-
-class ScaledLoss(keras.losses.Loss):
-    """A loss function, or a loss, on the outputs divided by a temperature: `keras.distillation` beyond its KL."""
-
-    def __init__(self, loss, temperature: Any = None) -> None:
-        super().__init__(name=getattr(loss, "name", getattr(loss, "__name__", "loss")))
-        self.loss, self.temperature = loss, temperature
-
-    def call(self, y_true, y_pred):
-        function = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        y_true = ops.stop_gradient(y_true)
-        if self.temperature is None:
-            return function(y_true, y_pred)
-        return function(y_true / self.temperature, y_pred / self.temperature)
-
-
-def as_loss(loss: Any, what: str):
-    """A loss object from an object, a function, or the name of one."""
-    if isinstance(loss, str):
-        loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    if callable(loss):
-        return ScaledLoss(loss)
-    raise TypeError(
-        f"`{what}` must hold loss objects, such as `keras_notes.losses.DistillationLoss()`. {received(**{what: loss})}"
-    )
 
 
 class OutputTerm:
     """Compares the outputs of teacher and student.
 
     Args:
-        names: The names of the student's outputs in order, or None where only its answers tell.
-        loss: A loss for every output; or a list, tuple or dict with one loss, or None, for each of them; or an object
-            of `keras.distillation`.
-        forms: For objects of `keras.distillation` on logits: what the teacher gives ("logits" or "probs") and whether
-            the student gives logits and exclusive classes, for each output.
+        names: Names of the student's outputs in order, or None where only its outputs tell them.
     """
 
-    def __init__(
-        self, loss: Any, forms: list[tuple[str, bool, bool]] | None = None, names: list[str] | None = None
-    ) -> None:
-        self.custom = None
+    def __init__(self, names: list[str] | None) -> None:
         self.names = names
-        if isinstance(loss, keras.distillation.DistillationLoss):
-            if type(loss) is keras.distillation.LogitsDistillation:
-                loss = _structure_of_logits_losses(loss, forms)
-            elif type(loss) is keras.distillation.FeatureDistillation:
-                loss = keras.tree.map_structure(lambda item: item and as_loss(item, "loss"), loss.loss)
-            else:
-                self.custom = loss
-        self.losses = loss
 
-    def check(self) -> None:
-        """Raises TypeError unless there are losses to use."""
-        if self.custom is not None:
-            return
-        losses = [loss for loss in keras.tree.flatten(self.losses) if loss is not None]
-        if not losses:
-            raise ValueError(f"`distillation_losses` must hold a loss. {received(distillation_losses=self.losses)}")
-        for loss in losses:
-            if not isinstance(loss, keras.losses.Loss):
-                raise TypeError(
-                    f"`distillation_losses` must hold loss objects, such as "
-                    f"`keras_notes.losses.DistillationLoss()`. {received(distillation_losses=loss)}"
-                )
+    def for_outputs(self, outputs: Tree) -> list[TeacherLoss | None]:
+        """Returns one loss, or None, for each output of a model that returns `outputs`."""
+        return [None] * len(keras.tree.flatten(outputs))
 
-    def for_outputs(self, outputs) -> list:
-        """One loss, or None, for each output of a model that returns `outputs`."""
+    def value(
+        self,
+        teacher_leaves: Sequence[Tensor],
+        student_outputs: Tree,
+        y: Tree,
+        sample_weight: Tree,
+        temperature: Tensor | float | None = None,
+    ) -> Tensor:
+        """Returns the sum over the outputs, a scalar.
+
+        Args:
+            teacher_leaves: Outputs of one teacher, in the order of the student's.
+            student_outputs: Outputs of the student in their structure.
+            y: Labels, or None.
+            sample_weight: Weights of the samples, for all outputs or for each; or None.
+            temperature: Temperature in place of the losses' own, or None.
+        """
+        raise NotImplementedError
+
+    def labels(self, y: Tree, outputs: Tree) -> list[Tensor | None]:
+        """Returns the labels of each output, or None for each where there are no labels."""
+        count = len(keras.tree.flatten(outputs))
+        names = sorted(outputs) if isinstance(outputs, dict) else self.names
+        if isinstance(y, dict) and names is not None and len(names) == count and set(y) <= set(names):
+            return [y.get(name) for name in names]
+        leaves = [] if y is None else keras.tree.flatten(y)
+        return leaves if len(leaves) == count else [None] * count
+
+
+class LossTerm(OutputTerm):
+    """Compares each output by a loss.
+
+    Args:
+        losses: A loss for every output; or a list, tuple or dict with one loss, or None, for each of them.
+        names: Names of the student's outputs in order, or None where only its outputs tell them.
+
+    Raises:
+        TypeError: If an entry is not a loss object.
+        ValueError: If there is no loss.
+    """
+
+    def __init__(self, losses: Tree, names: list[str] | None = None) -> None:
+        super().__init__(names)
+        _check_losses(losses)
+        self.losses: Tree = keras.tree.map_structure(lambda loss: loss and as_teacher_loss(loss), losses)
+
+    @property
+    def flat_losses(self) -> list[TeacherLoss]:
+        """All losses of the term."""
+        return [loss for loss in keras.tree.flatten(self.losses) if loss is not None]
+
+    def for_outputs(self, outputs: Tree) -> list[TeacherLoss | None]:
+        """Returns one loss, or None, for each output of a model that returns `outputs`.
+
+        Raises:
+            ValueError: If the losses do not have the structure of the outputs.
+        """
         count = len(keras.tree.flatten(outputs))
         if isinstance(self.losses, keras.losses.Loss):
             return [self.losses] * count
@@ -110,7 +109,7 @@ class OutputTerm:
                     f"`distillation_losses` must name outputs of the student. Received: {unknown}; the outputs are "
                     f"{sorted(outputs)}."
                 )
-            return [loss for name in sorted(outputs) for loss in _spread(self.losses.get(name), outputs[name])]
+            return [loss for name in sorted(outputs) for loss in _repeat(self.losses.get(name), outputs[name])]
         losses = keras.tree.flatten(self.losses)
         if len(losses) != count or isinstance(self.losses, dict):
             raise ValueError(
@@ -120,23 +119,17 @@ class OutputTerm:
             )
         return losses
 
-    def labels(self, y, outputs) -> list:
-        """The labels of each output, or None for each where there are none."""
-        count = len(keras.tree.flatten(outputs))
-        names = sorted(outputs) if isinstance(outputs, dict) else self.names
-        if isinstance(y, dict) and names is not None and len(names) == count and set(y) <= set(names):
-            return [y.get(name) for name in names]
-        leaves = [] if y is None else keras.tree.flatten(y)
-        return leaves if len(leaves) == count else [None] * count
-
-    def __call__(self, teacher_leaves, student_outputs, y, sample_weight, temperature=None):
-        """The sum over the outputs, a scalar."""
+    def value(
+        self,
+        teacher_leaves: Sequence[Tensor],
+        student_outputs: Tree,
+        y: Tree,
+        sample_weight: Tree,
+        temperature: Tensor | float | None = None,
+    ) -> Tensor:
         student_leaves = keras.tree.flatten(student_outputs)
-        if self.custom is not None:
-            teacher_outputs = keras.tree.pack_sequence_as(student_outputs, list(teacher_leaves))
-            return _custom_value(self.custom, teacher_outputs, student_outputs, sample_weight)
         labels = self.labels(y, student_outputs)
-        weights = leaves_of_weights(sample_weight, len(student_leaves))
+        weights = weights_by_output(sample_weight, len(student_leaves))
         total = ops.zeros((), dtype=keras.backend.floatx())
         losses = self.for_outputs(student_outputs)
         for loss, teacher, student, label, weight in zip(
@@ -144,108 +137,101 @@ class OutputTerm:
         ):
             if loss is None:
                 continue
-            if getattr(loss, "teacher", None) != "top_k":
+            if loss.teacher != "top_k":
                 check_same_shape(teacher, student, what_true="The teacher's output", what_pred="the student's")
             if isinstance(loss, DecoupledDistillationLoss):
-                teacher = _with_known_labels(teacher, label)
+                teacher = _append_labels(teacher, label)
             value = weighted_loss(loss, teacher, student, weight, temperature)
             total = total + ops.cast(value, total.dtype)
         return total
 
 
-def own_weight(sample_weight, y_pred):
-    """Weights that a loss may change, one for each entry of the mask of `y_pred`, if it has one.
+class KerasDistillationTerm(OutputTerm):
+    """Compares all outputs at once by an object of a user's subclass of `keras.distillation.DistillationLoss`.
 
-    Keras multiplies the mask into the weights in place where tensors can be changed, as on PyTorch: the next loss
-    would see other weights, and weights of one a sequence would not fit.
+    Args:
+        loss: The object.
+        names: Names of the student's outputs in order, or None where only its outputs tell them.
     """
-    mask = mask_of(y_pred)
-    if mask is None:
-        return ops.copy(ops.convert_to_tensor(sample_weight))
-    sample_weight = ops.convert_to_tensor(sample_weight)
-    missing = len(mask.shape) - len(sample_weight.shape)
-    if missing > 0:
-        sample_weight = ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
-    return sample_weight * ops.ones_like(mask, dtype=sample_weight.dtype)
 
+    def __init__(self, loss: keras.distillation.DistillationLoss, names: list[str] | None = None) -> None:
+        super().__init__(names)
+        self.loss = loss
 
-def _spread(losses, outputs) -> list:
-    """One loss, or None, for each leaf of what stands under one name."""
-    count = len(keras.tree.flatten(outputs))
-    found = keras.tree.flatten(losses)
-    return found if len(found) == count else found * count
+    def value(
+        self,
+        teacher_leaves: Sequence[Tensor],
+        student_outputs: Tree,
+        y: Tree,
+        sample_weight: Tree,
+        temperature: Tensor | float | None = None,
+    ) -> Tensor:
+        """Returns the value of the object, with the checks of Keras's own Distiller.
 
-
-def weighted_loss(loss, teacher, student, sample_weight, temperature=None):
-    """A loss with the weights of the samples, whatever the rank of its values.
-
-    Keras lines weights up with the last axis of a loss's values; the weight of a sample belongs to its first.
-    """
-    if sample_weight is not None:
-        sample_weight = ops.convert_to_tensor(sample_weight)
-        rank = 1 if isinstance(loss, WholeSampleLoss) else max(len(student.shape) - 1, 1)
-        while len(sample_weight.shape) > rank and sample_weight.shape[-1] == 1:
-            sample_weight = ops.squeeze(sample_weight, axis=-1)
-        extra = rank - len(sample_weight.shape)
-        # One weight for all positions of an axis is as good as one for each.
-        axes = [
-            b if i and a == 1 else a for i, (a, b) in enumerate(zip(sample_weight.shape, student.shape, strict=False))
-        ]
-        if extra < 0 or differ(axes, student.shape[: len(axes)]):
+        Raises:
+            ValueError: If there are sample weights, which it cannot take, or the value is not a scalar.
+        """
+        if sample_weight is not None:
             raise ValueError(
-                f"Sample weights must have the first axes of what they weigh. Received: weights of shape "
-                f"{tuple(sample_weight.shape)} with {type(loss).__name__} on {tuple(student.shape)}. Give one weight "
-                f"a sample."
+                f"Sample weights and class weights must be None with {type(self.loss).__name__}, which cannot take "
+                f"them. Use `keras_notes.losses.DistillationLoss` instead."
             )
-        sample_weight = own_weight(ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * extra)), student)
-    if isinstance(loss, ScaledLoss):
-        if temperature is not None and loss.temperature is not None:
-            loss = ScaledLoss(loss.loss, ops.cast(temperature, loss.dtype))
-        return loss(teacher, student, sample_weight=sample_weight)
-    if temperature is not None and hasattr(loss, "temperature"):
-        return at_temperature(loss, teacher, student, sample_weight, temperature)
-    return loss(teacher, student, sample_weight=sample_weight)
+        teacher_outputs = keras.tree.pack_sequence_as(student_outputs, list(teacher_leaves))
+        self.loss.validate_outputs(teacher_outputs, student_outputs)
+        value = self.loss.compute_loss(teacher_outputs, student_outputs)
+        if len(value.shape) > 0:
+            raise ValueError(f"{type(self.loss).__name__} must return a scalar. Received: shape {tuple(value.shape)}.")
+        return value
 
 
-def weighted_feature_loss(loss, teacher, student, sample_weight):
-    """A loss of features; where each output has weights of its own, features have their mean."""
-    leaves = [ops.convert_to_tensor(leaf) for leaf in keras.tree.flatten(sample_weight) if leaf is not None]
-    weight = sum(leaves[1:], leaves[0]) / len(leaves) if leaves else None
-    if isinstance(loss, AttentionRelationLoss):
-        teacher, student = _heads_joined(teacher), _heads_joined(student)
-    elif compares_entries(loss):
-        check_same_shape(teacher, student, what_true="The teacher's feature", what_pred="the student's")
-    return weighted_loss(loss, teacher, student, weight)
+def output_term(
+    loss: Tree | keras.distillation.DistillationLoss,
+    forms: list[OutputForm] | None = None,
+    names: list[str] | None = None,
+) -> OutputTerm:
+    """Returns the term of an entry of `distillation_losses`.
+
+    Args:
+        loss: A loss for every output; or a list, tuple or dict with one loss, or None, for each of them; or an object
+            of `keras.distillation`.
+        forms: Forms of the outputs, for objects of `keras.distillation` on logits.
+        names: Names of the student's outputs in order, or None where only its outputs tell them.
+
+    Raises:
+        TypeError: If an entry is not a loss object.
+        ValueError: If there is no loss.
+    """
+    if isinstance(loss, keras.distillation.DistillationLoss):
+        if type(loss) is keras.distillation.LogitsDistillation:
+            loss = _structure_of_logits_losses(loss, forms)
+        elif type(loss) is keras.distillation.FeatureDistillation:
+            loss = keras.tree.map_structure(lambda item: item and as_loss(item, "loss"), loss.loss)
+        else:
+            return KerasDistillationTerm(loss, names)
+    return LossTerm(loss, names)
 
 
-def compares_entries(loss) -> bool:
-    """Whether a loss takes the features entry by entry, so that both must have one shape."""
-    return not isinstance(loss, (WholeSampleLoss, AttentionRelationLoss))
+def _check_losses(losses: Tree) -> None:
+    leaves = [loss for loss in keras.tree.flatten(losses) if loss is not None]
+    if not leaves:
+        raise ValueError(f"`distillation_losses` must hold a loss. {received(distillation_losses=losses)}")
+    for loss in leaves:
+        if not isinstance(loss, keras.losses.Loss):
+            raise TypeError(
+                f"`distillation_losses` must hold loss objects, such as "
+                f"`keras_notes.losses.DistillationLoss()`. {received(distillation_losses=loss)}"
+            )
 
 
-def _heads_joined(feature):
-    """Queries, keys or values of Keras's attention, (batch, positions, heads, width), as (batch, positions, width)."""
-    if len(feature.shape) != 4:
-        return feature
-    joined = ops.reshape(feature, (*ops.shape(feature)[:2], feature.shape[2] * feature.shape[3]))
-    mask = mask_of(feature)
-    return joined if mask is None else attach_mask(joined, mask)
+def _repeat(losses: Tree, outputs: Tree) -> list[TeacherLoss | None]:
+    """Returns one loss, or None, for each leaf of the outputs under one name."""
+    count = len(keras.tree.flatten(outputs))
+    leaves = keras.tree.flatten(losses)
+    return leaves if len(leaves) == count else leaves * count
 
 
-def leaves_of_weights(sample_weight, count: int) -> list:
-    """The sample weights of each output: given for each of them, or the same for all."""
-    leaves = keras.tree.flatten(sample_weight)
-    if len(leaves) == 1:
-        return leaves * count
-    if len(leaves) != count:
-        raise ValueError(
-            f"Sample weights must be one array, or one for each output. Received: {len(leaves)} for {count} outputs."
-        )
-    return leaves
-
-
-def _with_known_labels(teacher_logits, labels):
-    """The teacher's logits with the true class appended; where no label is known the teacher's own class stands in."""
+def _append_labels(teacher_logits: Tensor, labels: Tensor | None) -> Tensor:
+    """Returns the teacher's logits with the true class appended; the teacher's own class where no label is known."""
     if labels is None:
         return teacher_logits
     labels = ops.convert_to_tensor(labels)
@@ -258,38 +244,30 @@ def _with_known_labels(teacher_logits, labels):
     return with_labels(teacher_logits, ops.where(known, ops.cast(ids, guess.dtype), guess))
 
 
-def _structure_of_logits_losses(theirs, forms):
-    """What `LogitsDistillation` means to compute, for each output.
+def _structure_of_logits_losses(
+    logits_distillation: keras.distillation.LogitsDistillation, forms: list[OutputForm] | None
+) -> Tree:
+    """Returns the losses that a `LogitsDistillation` computes, one for each output.
 
-    Its losses of probabilities (by name or as an object) become tau^2 KL of the softened outputs, which differs from
-    a cross-entropy by a constant. Other losses are computed as it does, on the outputs over tau.
+    Its losses of probabilities (by name or as an object) become T^2 KL of the softened outputs, which differs from a
+    cross-entropy by a constant. Other losses are computed as it does, on the outputs over T.
     """
-    if not keras.tree.is_nested(theirs.loss) and forms and len(forms) > 1:
-        return [_logits_loss(theirs.loss, theirs.temperature, *form) for form in forms]
-    leaves = keras.tree.flatten(theirs.loss)
-    forms = forms if forms and len(forms) == len(leaves) else (forms or [("logits", True, True)])[:1] * len(leaves)
-    ours = [_logits_loss(loss, theirs.temperature, *form) for loss, form in zip(leaves, forms, strict=True)]
-    return keras.tree.pack_sequence_as(theirs.loss, ours) if keras.tree.is_nested(theirs.loss) else ours[0]
+    losses, temperature = logits_distillation.loss, logits_distillation.temperature
+    if not keras.tree.is_nested(losses) and forms and len(forms) > 1:
+        return [_logits_loss(losses, temperature, form) for form in forms]
+    leaves = keras.tree.flatten(losses)
+    if not forms or len(forms) != len(leaves):
+        forms = (forms or [OutputForm()])[:1] * len(leaves)
+    terms = [_logits_loss(loss, temperature, form) for loss, form in zip(leaves, forms, strict=True)]
+    return keras.tree.pack_sequence_as(losses, terms) if keras.tree.is_nested(losses) else terms[0]
 
 
-def _logits_loss(loss, temperature, teacher, from_logits, exclusive):
-    if loss is None:
+def _logits_loss(
+    item: keras.losses.Loss | Callable | None, temperature: float, form: OutputForm
+) -> keras.losses.Loss | None:
+    if item is None:
         return None
-    name = getattr(loss, "name", getattr(loss, "__name__", ""))
+    name = getattr(item, "name", getattr(item, "__name__", ""))
     if name in _CROSS_ENTROPIES:
-        return DistillationLoss(temperature, teacher=teacher, from_logits=from_logits, exclusive=exclusive)
-    return ScaledLoss(loss, temperature)
-
-
-def _custom_value(loss, teacher_outputs, student_outputs, sample_weight):
-    """The value of a subclass of `keras.distillation.DistillationLoss`, with the checks of Keras's own Distiller."""
-    if sample_weight is not None:
-        raise ValueError(
-            f"Sample weights and class weights must be None with {type(loss).__name__}, which has no place for them. "
-            f"Use `keras_notes.losses.DistillationLoss` instead."
-        )
-    loss.validate_outputs(teacher_outputs, student_outputs)
-    value = loss.compute_loss(teacher_outputs, student_outputs)
-    if len(value.shape) > 0:
-        raise ValueError(f"{type(loss).__name__} must return a scalar. Received: shape {tuple(value.shape)}.")
-    return value
+        return DistillationLoss(temperature, **form._asdict())
+    return ScaledLoss(item, temperature)

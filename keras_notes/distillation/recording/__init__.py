@@ -1,1 +1,1 @@
-"""What teachers and students say of a batch."""
+"""Outputs and features of teachers and students, recorded in one forward pass."""

@@ -1,4 +1,4 @@
-"""Reads what inner layers return, in the one forward pass that the model makes anyway."""
+"""Outputs of inner layers, recorded in the forward pass that the model makes anyway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import keras
 from keras_notes._shared.checks import received
 from keras_notes._shared.layer_patching import patch_call
 
-__all__ = ["find_layer", "recording", "single_output"]
+__all__ = ["find_layer", "record_calls", "single_output"]
 
 
 def find_layer(model: keras.Model, where: str | Callable, *, role: str) -> keras.Layer:
@@ -85,16 +85,16 @@ def _paths(layer, prefix: str = "", above: tuple = ()) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def recording(layers: list[keras.Layer]) -> Iterator[list[list]]:
+def record_calls(layers: list[keras.Layer]) -> Iterator[list[list]]:
     """Records what layers return while the block runs: one list a layer, one entry a call."""
     calls: list[list] = [[] for _ in layers]
     with contextlib.ExitStack() as stack:
         for layer, record in zip(layers, calls, strict=True):
-            stack.enter_context(patch_call(layer, _recorded(layer, record)))
+            stack.enter_context(patch_call(layer, _recording_call(layer, record)))
         yield calls
 
 
-def _recorded(layer: keras.Layer, record: list) -> Callable:
+def _recording_call(layer: keras.Layer, record: list) -> Callable:
     original = layer.call
 
     @functools.wraps(original)

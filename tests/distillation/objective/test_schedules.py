@@ -1,5 +1,7 @@
 """Schedules of weights and temperature: closed forms, the step that they go by, files, every loss that has one."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from keras_notes.losses import (
     HintLoss,
     JensenShannonDistillationLoss,
 )
+from tests.distillation import training
 from tests.distillation.training import (
     CLASSES,
     FLOAT32_SUMS,
@@ -39,13 +42,10 @@ def rising(step):
     return 1.0 + 0.5 * keras.ops.cast(step, "float32")
 
 
-def compiled(distiller, optimizer=None, **arguments):
-    distiller.compile(optimizer or keras.optimizers.SGD(RATE), crossentropy(), **arguments)
-    return distiller
+compiled = functools.partial(training.compiled, run_eagerly=False, jit_compile="auto")
 
 
-def eager(distiller, optimizer=None):
-    return compiled(distiller, optimizer, run_eagerly=True, jit_compile=False)
+eager = training.compiled
 
 
 def history(distiller, x=X, y=Y, **arguments):
@@ -112,7 +112,7 @@ def test_with_gradient_accumulation_each_batch_has_the_weight_of_its_step():
     student, half = table(start), SAMPLES // 2
     distiller = kn.Distiller(table(teacher), student, DistillationLoss(2.0), student_loss_weight=Decay(0.9, 1, 0.3))
     optimizer = keras.optimizers.SGD(RATE, gradient_accumulation_steps=2)
-    history(compiled(distiller, optimizer), batch_size=half)
+    history(compiled(distiller, optimizer=optimizer), batch_size=half)
     w = np.where(np.arange(SAMPLES) < half, 0.9, 0.3)[:, None]
     gradient = w * hard(start)[1] + (1 - w) * distillation(teacher, start, 2.0)[1]
     # The mean over the samples of a batch, and over the two batches.
@@ -131,9 +131,9 @@ def test_the_step_counts_the_batches_of_training_and_nothing_else(way):
     distiller = kn.Distiller(table(teacher), table(start), DistillationLoss(2.0), lambda step: step)
     optimizer = keras.optimizers.SGD(0.0, gradient_accumulation_steps=2 if way == "accumulation" else None)
     if way == "steps_per_execution":
-        compiled(distiller, optimizer, steps_per_execution=2)
+        compiled(distiller, optimizer=optimizer, steps_per_execution=2)
     else:
-        eager(distiller, optimizer)
+        eager(distiller, optimizer=optimizer)
     unit = distillation(teacher, start, 2.0)[0].mean()
 
     def step():

@@ -201,7 +201,7 @@ def test_every_teacher_is_frozen_to_the_last_bit():
         (2, [float("nan"), 1], "`teacher_weights` must be finite"),
         (2, "worst", '`teacher_weights` must be a list of numbers or "best"'),
         (2, 3.0, '`teacher_weights` must be a list of numbers or "best"'),
-        (0, None, "`teacher` must be a model, a list of them"),
+        (0, None, "`teacher` must be a model, or a list with at least one"),
     ],
 )
 def test_weights_that_do_not_fit_the_teachers_are_errors_at_once(teachers, weights, message):

@@ -7,19 +7,23 @@ vanishes. None of the gradients reaches the labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from keras import ops
 
-from keras_notes.losses._divergences import RULED_OUT
+from keras_notes._shared.types import Tensor
+from keras_notes.losses._maths.backends import upstream_gradient
+from keras_notes.losses._maths.divergences import RULED_OUT
 
 __all__ = ["focal", "focal_of_ids", "focal_of_independent", "focal_of_labels", "focal_of_one_hot", "power"]
 
 # Takes the place of -inf for a class that is left out: finite, so that a row of nothing else has no 0 / 0.
 _LEFT_OUT = -3e38
-# exp(-u) overflows float32 below this; softplus(u) / sigmoid(u) is 1 there long since.
-_LEAST_LOG_ODDS = -80.0
+# exp(-u) overflows float32 below this; softplus(u) / sigmoid(u) has been 1 long before.
+_MINIMUM_LOG_ODDS = -80.0
 
 
-def focal(log_odds, gamma: float):
+def focal(log_odds: Tensor, gamma: float) -> Tensor:
     """(1 - p)^gamma * -log(p)."""
     cross_entropy = ops.softplus(log_odds)
     if gamma == 0.0:
@@ -27,7 +31,7 @@ def focal(log_odds, gamma: float):
     return ops.exp(gamma * ops.log_sigmoid(log_odds)) * cross_entropy
 
 
-def _focal_slope(log_odds, gamma: float):
+def _focal_slope(log_odds: Tensor, gamma: float) -> Tensor:
     """The derivative of `focal` with respect to u: (1 - p)^gamma * (1 - p - gamma * p * log(p))."""
     rest = ops.sigmoid(log_odds)
     if gamma == 0.0:
@@ -36,13 +40,13 @@ def _focal_slope(log_odds, gamma: float):
     return factor * rest * (1.0 + gamma * ops.sigmoid(-log_odds) * _minus_log_over_rest(log_odds))
 
 
-def _minus_log_over_rest(log_odds):
+def _minus_log_over_rest(log_odds: Tensor) -> Tensor:
     """-log(p) / (1 - p), which is 1 where p is 1."""
-    bounded = ops.maximum(log_odds, _LEAST_LOG_ODDS)
+    bounded = ops.maximum(log_odds, _MINIMUM_LOG_ODDS)
     return ops.softplus(bounded) / ops.sigmoid(bounded)
 
 
-def power(x, exponent: float):
+def power(x: Tensor, exponent: float) -> Tensor:
     """x^exponent for x >= 0; products where they do, since compilers make a slow call of the general power."""
     if exponent == 0.0:
         return ops.ones_like(x)
@@ -53,7 +57,9 @@ def power(x, exponent: float):
     return ops.exp(exponent * ops.log(x))
 
 
-def focal_of_independent(logits, weights_set, weights_not, gamma_set: float, gamma_not: float):
+def focal_of_independent(
+    logits: Tensor, weights_set: Tensor, weights_not: Tensor, gamma_set: float, gamma_not: float
+) -> Tensor:
     """Focal losses of each label being set and not being set, weighted and added; elementwise.
 
     With s = softplus(z) and n = softplus(-z), -log(p) = n and -log(1 - p) = s, so set costs exp(-gamma s) n and not set
@@ -69,7 +75,7 @@ def focal_of_independent(logits, weights_set, weights_not, gamma_set: float, gam
         factor_not = weights_not * ops.exp(-gamma_not * when_set) if gamma_not else weights_not
 
         def gradient(*arguments, upstream=None):
-            upstream = arguments[0] if upstream is None else upstream
+            upstream = upstream_gradient(arguments, upstream)
             larger, smaller = 1.0 / (1.0 + decay), decay / (1.0 + decay)
             p, rest = ops.where(logits > 0, larger, smaller), ops.where(logits > 0, smaller, larger)
             slope = factor_not * (gamma_not * rest * when_not + p) - factor_set * (gamma_set * p * when_set + rest)
@@ -80,7 +86,7 @@ def focal_of_independent(logits, weights_set, weights_not, gamma_set: float, gam
     return values(logits, weights_set, weights_not)
 
 
-def focal_of_ids(logits, ids, gamma: float, axis: int = -1):
+def focal_of_ids(logits: Tensor, ids: Tensor, gamma: float, axis: int = -1) -> Tensor:
     """Focal loss of the class `ids` (floats, the class axis of length 1), without the class axis.
 
     u = log sum_{j != t} exp(z_j) - z_t: the sum leaves the true class out, so nothing cancels when p_t is almost 1.
@@ -98,7 +104,7 @@ def focal_of_ids(logits, ids, gamma: float, axis: int = -1):
     return _focal_of_one_class(logits, ids, select, gamma, axis)
 
 
-def focal_of_one_hot(logits, labels, gamma: float, axis: int = -1):
+def focal_of_one_hot(logits: Tensor, labels: Tensor, gamma: float, axis: int = -1) -> Tensor:
     """The same, for labels that are 1 for one class a sample."""
 
     def select(logits, labels):
@@ -108,7 +114,7 @@ def focal_of_one_hot(logits, labels, gamma: float, axis: int = -1):
     return _focal_of_one_class(logits, labels, select, gamma, axis)
 
 
-def _focal_of_one_class(logits, target, select, gamma: float, axis: int):
+def _focal_of_one_class(logits: Tensor, target: Tensor, select: Callable, gamma: float, axis: int) -> Tensor:
     # The target is an argument, and a float with a gradient of zero, because JAX takes neither tracers of an outer
     # trace nor integers into a function with a gradient of its own.
     @ops.custom_gradient
@@ -118,7 +124,7 @@ def _focal_of_one_class(logits, target, select, gamma: float, axis: int):
         log_odds = log_sum - true_logit
 
         def gradient(*arguments, upstream=None):
-            upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis)
+            upstream = ops.expand_dims(upstream_gradient(arguments, upstream), axis)
             slope = upstream * _focal_slope(log_odds, gamma)
             return ops.where(is_true, -slope, slope * softmax), ops.zeros_like(target)
 
@@ -127,7 +133,7 @@ def _focal_of_one_class(logits, target, select, gamma: float, axis: int):
     return values(logits, target)
 
 
-def focal_of_labels(logits, labels, gamma: float, axis: int = -1):
+def focal_of_labels(logits: Tensor, labels: Tensor, gamma: float, axis: int = -1) -> Tensor:
     """sum_c labels_c * (1 - p_c)^gamma * -log(p_c) for soft labels or weights, without the class axis; O(classes).
 
     A class with p > 3/4, of which there is at most one a sample, gets 1 - p from the sum over the others; for the rest
@@ -148,7 +154,7 @@ def focal_of_labels(logits, labels, gamma: float, axis: int = -1):
         factor = labels * power(rest, gamma)
 
         def gradient(*arguments, upstream=None):
-            upstream = ops.expand_dims(arguments[0] if upstream is None else upstream, axis)
+            upstream = ops.expand_dims(upstream_gradient(arguments, upstream), axis)
             safe_rest = ops.where(is_dominant, 1.0, rest)
             ratio = ops.where(is_dominant, _minus_log_over_rest(log_odds), cross_entropy / safe_rest)
             weights = factor * (1.0 + gamma * p * ratio)
@@ -160,7 +166,7 @@ def focal_of_labels(logits, labels, gamma: float, axis: int = -1):
     return values(logits, labels)
 
 
-def _log_odds_of_dominant(logits, is_dominant, axis: int):
+def _log_odds_of_dominant(logits: Tensor, is_dominant: Tensor, axis: int) -> Tensor:
     """log((1 - p) / p) of the dominant class, the class axis kept; any finite number where there is none."""
     dominant_logit = ops.sum(ops.where(is_dominant, logits, 0.0), axis=axis, keepdims=True)
     others = ops.where(is_dominant, _LEFT_OUT, logits)
@@ -168,7 +174,7 @@ def _log_odds_of_dominant(logits, is_dominant, axis: int):
     return maximum + ops.log(ops.sum(ops.exp(others - maximum), axis=axis, keepdims=True)) - dominant_logit
 
 
-def _log_sum_exp_and_softmax(logits, axis: int):
+def _log_sum_exp_and_softmax(logits: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """The log-sum-exp (class axis kept) from the softmax itself: exp(max - logsumexp) is its largest value."""
     softmax = ops.softmax(logits, axis=axis)
     maximum = ops.max(logits, axis=axis, keepdims=True)
