@@ -36,6 +36,7 @@ class CompressedModel(keras.Model):
         scheme: Settings of the integer arithmetic; None for floating point.
         points: Names of the points at which the network rounds.
         input_specs: KerasTensors in the structure of the inputs. Defaults to the inputs of the network.
+        **kwargs: Further arguments of `keras.Model`: `name` and `dtype`, which default to those of the network.
 
     Attributes:
         network: The network.
@@ -111,7 +112,23 @@ class CompressedModel(keras.Model):
 
     @contextlib.contextmanager
     def transformed(self, *, training: bool = False) -> Iterator[None]:
-        """Lets the network have its pruned and clustered weights while the block runs."""
+        """Lets the network have its pruned and clustered weights while the block runs.
+
+        Args:
+            training: Whether the weights are those of a training step, through which gradients pass to the variables.
+
+        Example:
+            >>> import keras
+            >>> from keras_notes.compression import prune
+            >>> model = prune(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")]), 0.75)
+            >>> def zeros():
+            ...     return int(keras.ops.sum(keras.ops.equal(model.network.get_layer("head").kernel, 0)))
+            >>> with model.transformed():
+            ...     print(zeros())
+            24
+            >>> zeros()  # the variable keeps all weights
+            0
+        """
         # The variables of the network first, by whose indices values are known.
         network_variables = self.network.variables
         known = set(map(id, network_variables))
@@ -121,7 +138,15 @@ class CompressedModel(keras.Model):
             yield
 
     def weight_values(self) -> dict[int, np.ndarray]:
-        """Returns the weights that differ from their variables, as pruned and clustered, by the variable's index."""
+        """Returns the weights that differ from their variables, as pruned and clustered, by the variable's index.
+
+        Example:
+            >>> import keras, numpy as np
+            >>> from keras_notes.compression import cluster
+            >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+            >>> {index: len(np.unique(kernel)) for index, kernel in cluster(model, 4).weight_values().items()}
+            {0: 4}
+        """
         return {index: ops.convert_to_numpy(value) for index, value in self._values(training=False).items()}
 
     def deployed(self, mark: Callable[[Tensor, Grid], Tensor]) -> Callable[..., Tree]:
@@ -132,6 +157,19 @@ class CompressedModel(keras.Model):
 
         Raises:
             ValueError: If the model is not quantization-aware.
+
+        Example:
+            >>> import keras, numpy as np
+            >>> from keras_notes.compression import quantize_aware
+            >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, activation="relu")])
+            >>> x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+            >>> grids = []
+            >>> def mark(tensor, grid):
+            ...     grids.append(grid)
+            ...     return tensor
+            >>> outputs = quantize_aware(model, calibration=x).deployed(mark)(x)
+            >>> outputs.shape == (64, 4), [grid.format.bits for grid in grids]
+            (True, [8, 8])
         """
         program = self.quantization
         if program is None:
@@ -151,6 +189,16 @@ class CompressedModel(keras.Model):
         Returns:
             Weights on their grids, each with the scales of its channels; and the grids of all other tensors. Both are
             empty for a model in floating point.
+
+        Example:
+            >>> import keras, numpy as np
+            >>> from keras_notes.compression import quantize_aware
+            >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, activation="relu")])
+            >>> x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+            >>> ((weights, scales),), grids = quantize_aware(model, calibration=x).integers()
+            >>> integers = weights / scales
+            >>> bool(np.allclose(integers, np.round(integers), atol=1e-3)), round(float(np.abs(integers).max()))
+            (True, 127)
         """
         if self.quantization is None:
             return [], []
@@ -204,7 +252,20 @@ class CompressedModel(keras.Model):
         return self._untracked_specs[0]
 
     def values_before(self, last: WeightTransform) -> dict[int, Tensor]:
-        """Returns the weights that a transform receives, by the variable's index."""
+        """Returns the weights that a transform receives, by the variable's index.
+
+        Args:
+            last: Transform, one of `transforms`; those before it are applied.
+
+        Example:
+            >>> import keras
+            >>> from keras_notes.compression import cluster, prune
+            >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+            >>> clustered = cluster(prune(model, 0.75), 4)
+            >>> weights = clustered.values_before(clustered.transforms[1])
+            >>> {index: int(keras.ops.sum(keras.ops.equal(kernel, 0))) for index, kernel in weights.items()}
+            {0: 24}
+        """
         before = self._values(training=False, until=last)
         variables = self.network.variables
         return {index: before.get(index, ops.convert_to_tensor(variables[index])) for index in last.variable_indices}

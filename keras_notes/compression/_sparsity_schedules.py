@@ -43,15 +43,52 @@ class SparsitySchedule:
         self.frequency = check_at_least("frequency", frequency, 1)
 
     def sparsity_at(self, step: Tensor) -> Tensor:
-        """Returns the sparsity at a step, a float32 scalar."""
+        """Returns the sparsity at a step, a float32 scalar.
+
+        Args:
+            step: Training step, an integer or an integer scalar.
+
+        Raises:
+            NotImplementedError: If the class of the schedule does not implement it.
+
+        Example:
+            >>> schedule = PolynomialSparsity(0.0, 0.8, begin_step=0, end_step=1000)
+            >>> [round(float(schedule.sparsity_at(step)), 2) for step in (0, 250, 500, 1000, 2000)]
+            [0.0, 0.46, 0.7, 0.8, 0.8]
+        """
         raise NotImplementedError
 
     def zeros_at(self, step: Tensor, size: int) -> Tensor:
-        """Returns how many of `size` weights are 0 at a step: their sparsity, rounded (halves to even)."""
+        """Returns the number of weights that are 0 at a step: sparsity times size, rounded (halves to even).
+
+        Args:
+            step: Training step, an integer or an integer scalar.
+            size: Number of weights.
+
+        Returns:
+            An int32 scalar, exact at both ends of the schedule for any size.
+
+        Raises:
+            NotImplementedError: If the class of the schedule does not implement it.
+
+        Example:
+            >>> schedule = PolynomialSparsity(0.0, 0.8, begin_step=0, end_step=1000)
+            >>> [int(schedule.zeros_at(step, size=64)) for step in (0, 500, 1000)]
+            [0, 45, 51]
+        """
         raise NotImplementedError
 
     def prunes_at(self, step: Tensor) -> Tensor:
-        """Returns whether weights are pruned at a step, a boolean scalar."""
+        """Returns whether weights are pruned at a step, a boolean scalar.
+
+        Args:
+            step: Training step, an integer or an integer scalar.
+
+        Example:
+            >>> schedule = ConstantSparsity(0.5, begin_step=100, end_step=350, frequency=100)
+            >>> [step for step in range(0, 500, 50) if schedule.prunes_at(step)]
+            [100, 200, 300, 350]
+        """
         since = step - self.begin_step
         due = ops.logical_and(since >= 0, ops.equal(ops.mod(since, self.frequency), 0))
         if self.end_step is None:
@@ -99,11 +136,9 @@ class ConstantSparsity(SparsitySchedule):
         self.sparsity = check_sparsity("sparsity", sparsity)
 
     def sparsity_at(self, step: Tensor) -> Tensor:
-        """Returns the sparsity, which is the same at every step."""
         return ops.convert_to_tensor(self.sparsity, "float32")
 
     def zeros_at(self, step: Tensor, size: int) -> Tensor:
-        """Returns how many of `size` weights are 0."""
         return ops.convert_to_tensor(round(self.sparsity * size), "int32")
 
     def get_config(self) -> Config:
@@ -156,11 +191,9 @@ class PolynomialSparsity(SparsitySchedule):
         self._duration = end_step - self.begin_step
 
     def sparsity_at(self, step: Tensor) -> Tensor:
-        """Returns the sparsity at a step, a float32 scalar."""
         return self.final + (self.initial - self.final) * self._decay(step)
 
     def zeros_at(self, step: Tensor, size: int) -> Tensor:
-        """Returns how many of `size` weights are 0 at a step: exact at both ends, for any size."""
         first, last = round(self.initial * size), round(self.final * size)
         decay = self._decay(step)
         between = last + ops.cast(ops.round((first - last) * decay), "int32")

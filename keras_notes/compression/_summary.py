@@ -28,6 +28,14 @@ class KernelSummary:
         unique_values: Number of different weights.
         weight_bytes: Bytes of the weights in the file, without scales.
         macs: Multiply-accumulate operations for one sample; None where the shape of the layer's output is not known.
+
+    Example:
+        >>> import keras
+        >>> from keras_notes.compression import quantize_aware, summary
+        >>> model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Conv2D(8, 3, name="conv")])
+        >>> kernel = summary(quantize_aware(model)).kernels[0]
+        >>> kernel.name, kernel.bits, kernel.weight_bytes, kernel.macs
+        ('conv/kernel', 8, 72, 48672)
     """
 
     name: str
@@ -44,6 +52,18 @@ class Summary:
 
     Attributes:
         kernels: The figures of each kernel, in the order of the layers.
+
+    Example:
+        >>> import keras
+        >>> from keras_notes.compression import prune, summary
+        >>> initializer = keras.initializers.GlorotUniform(seed=0)
+        >>> layer = keras.layers.Dense(16, kernel_initializer=initializer, name="head")
+        >>> figures = summary(prune(keras.Sequential([keras.Input((8,)), layer]), 0.5))
+        >>> figures.weight_bytes
+        512
+        >>> print(figures)
+        kernel       bits  sparsity  values  bytes  MACs
+        head/kernel    32     0.500      65    512   128
     """
 
     kernels: tuple[KernelSummary, ...]

@@ -77,6 +77,15 @@ class Checkpoint(keras.callbacks.Callback):
 
         Returns:
             The file.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+            >>> model.compile("adam", "mse")
+            >>> _ = model.fit(np.random.rand(32, 4), np.random.rand(32, 2), epochs=2, verbose=0)
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     kn.distillation.Checkpoint(directory).save(model, epochs=2).name
+            'epoch-00002.npz'
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch-{epochs:05d}.npz"
@@ -102,6 +111,19 @@ class Checkpoint(keras.callbacks.Callback):
 
         Raises:
             ValueError: If the model is not compiled and built, a file does not fit it, or the file is damaged.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x, y = np.random.rand(32, 4), np.random.rand(32, 2)
+            >>> model, restored = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]) for _ in range(2))
+            >>> model.compile("adam", "mse")
+            >>> restored.compile("adam", "mse")
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     checkpoint = kn.distillation.Checkpoint(directory)
+            ...     _ = model.fit(x, y, epochs=2, callbacks=[checkpoint], verbose=0)
+            ...     epochs = checkpoint.restore(restored)
+            >>> epochs, bool((restored.predict(x, verbose=0) == model.predict(x, verbose=0)).all())
+            (2, True)
         """
         if not model.built or not getattr(model, "compiled", False):
             raise ValueError(

@@ -80,6 +80,7 @@ class Distiller(TwoTermModel):
             distilling the mean of their probabilities, up to a constant), or "best" for the outputs of the teacher
             with the least cross-entropy on each sample. Defaults to equal weights.
         name: Name of the model.
+        **kwargs: Further arguments of `keras.Model`, such as `dtype`.
 
     Raises:
         TypeError: If teacher or student is not a `keras.Model`, or a distillation loss is not a loss object.

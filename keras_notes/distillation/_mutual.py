@@ -39,6 +39,7 @@ class MutualDistiller(TwoTermModel):
             `DistillationLoss(temperature=1.0)`, that of the paper.
         student_loss_weight: w in [0, 1]. 0.5 weighs labels and peers alike, as the paper does.
         name: Name of the model.
+        **kwargs: Further arguments of `keras.Model`, such as `dtype`.
 
     Raises:
         TypeError: If a student is not a `keras.Model`, or the loss is not a loss object.

@@ -119,7 +119,24 @@ class SeededBatches(keras.utils.PyDataset):
         return batch if batch[2] is not None else batch[:2] if batch[1] is not None else batch[:1]
 
     def inputs(self, rows: np.ndarray, view: int) -> Tree:
-        """Returns the samples of x in these rows, as one view shows them."""
+        """Returns samples of x as a view shows them.
+
+        Args:
+            rows: Indices of the samples in x.
+            view: Index of the view, which is part of the seed of `augment`.
+
+        Returns:
+            The samples, of shape (rows, ...), in the structure of x.
+
+        Example:
+            >>> import numpy as np
+            >>> def add_noise(sample, rng):
+            ...     return sample + rng.normal(scale=0.1, size=sample.shape)
+            >>> batches = SeededBatches(np.zeros((6, 2)), batch_size=3, augment=add_noise, views=2)
+            >>> first, again, second = (batches.inputs(np.array([4, 1]), view) for view in (0, 0, 1))
+            >>> first.shape, bool((first == again).all()), bool((first == second).any())
+            ((2, 2), True, False)
+        """
         samples = _take(self.x, rows)
         if self.augment is None:
             return samples
@@ -133,7 +150,18 @@ class SeededBatches(keras.utils.PyDataset):
         return keras.tree.map_structure(lambda *leaves: np.stack(leaves), *views)
 
     def epoch_callback(self) -> keras.callbacks.Callback:
-        """Returns a callback for `keras.Model.fit` that sets the epoch of the batches."""
+        """Returns a callback for `keras.Model.fit` that sets the epoch of the batches.
+
+        Example:
+            >>> import keras, numpy as np
+            >>> batches = SeededBatches(np.random.rand(16, 4), np.zeros((16, 2)), batch_size=8)
+            >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+            >>> model.compile("sgd", "mse")
+            >>> callbacks = [batches.epoch_callback()]
+            >>> _ = model.fit(batches, initial_epoch=6, epochs=7, callbacks=callbacks, shuffle=False, verbose=0)
+            >>> batches.epoch  # the next one
+            7
+        """
         return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(self, "epoch", epoch))
 
     def on_epoch_begin(self) -> None:

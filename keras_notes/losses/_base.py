@@ -99,6 +99,12 @@ class TeacherLoss(Loss):
 
         Raises:
             NotImplementedError: If the class of the loss does not implement it.
+
+        Example:
+            >>> from keras_notes.losses import HintLoss
+            >>> teacher, student = ops.array([[3.0, 1.0], [2.0, 2.0]]), ops.array([[1.0, 1.0], [2.0, 2.0]])
+            >>> ops.convert_to_numpy(HintLoss().compare(teacher, student)).tolist()
+            [2.0, 0.0]
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `compare(teacher, student)`.")
 
@@ -107,6 +113,13 @@ class TeacherLoss(Loss):
 
         Args:
             y_true: Outputs of shape (..., classes).
+
+        Example:
+            >>> from keras_notes.losses import DistillationLoss
+            >>> probs = ops.array([[0.7, 0.2, 0.1]])
+            >>> logits = DistillationLoss(teacher="probs").teacher_logits(probs)
+            >>> bool(ops.all(ops.isclose(ops.softmax(logits), probs)))
+            True
         """
         return teacher_logits_from(y_true, self.teacher, exclusive=self.exclusive)
 
@@ -127,6 +140,13 @@ class TeacherLoss(Loss):
 
         Raises:
             ValueError: If `y_true` holds top-k targets, which serve only the temperature at which they were taken.
+
+        Example:
+            >>> from keras_notes.losses import DistillationLoss
+            >>> teacher, student = ops.array([[3.0, 1.0, 0.0]]), ops.array([[0.0, 0.0, 0.0]])
+            >>> loss, loss_at_2 = DistillationLoss(temperature=4.0), DistillationLoss(temperature=2.0)
+            >>> bool(ops.isclose(loss.at_temperature(teacher, student, 2.0), loss_at_2(teacher, student)))
+            True
         """
         if self.teacher == "top_k":
             raise ValueError(

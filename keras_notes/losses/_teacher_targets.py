@@ -39,6 +39,12 @@ def top_k_targets(teacher_logits: Tensor, k: int, temperature: float = 1.0) -> T
         [[[ 1.    -0.511]
           [ 3.    -1.386]
           [-1.    -1.897]]]
+
+    References:
+        Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network, section 2, equation 1, for
+        probabilities at a temperature (https://arxiv.org/abs/1503.02531). Anshumann et al. 2025, Sparse Logit Sampling:
+        Accelerating Knowledge Distillation in LLMs, on the bias of the k most probable classes alone
+        (https://arxiv.org/abs/2503.16870).
     """
     k, temperature = check_integer("k", k), check_positive("temperature", temperature)
     logits = ops.cast(ops.convert_to_tensor(teacher_logits), "float32") / temperature
@@ -73,6 +79,10 @@ def with_labels(teacher_logits: Tensor, labels: Tensor) -> Tensor:
         >>> import numpy as np
         >>> np.asarray(with_labels(np.array([[2.0, 0.5]]), np.array([1]))).tolist()
         [[2.0, 0.5, 1.0]]
+
+    References:
+        Zhao et al. 2022, Decoupled Knowledge Distillation, section 3.1, whose loss separates the true class from the
+        others (https://arxiv.org/abs/2203.08679).
     """
     logits = ops.cast(ops.convert_to_tensor(teacher_logits), "float32")
     ids = ops.cast(ops.convert_to_tensor(labels), "float32")

@@ -27,6 +27,11 @@ class Trained:
         outputs: Outputs of the trained tf_keras model for the golden inputs, of shape (samples, ...); None without
             golden inputs.
         seconds_per_step: Median time of a training step in seconds, without the first step; nan for fewer than two.
+
+    Example:
+        >>> from keras_notes.compression import tfmot
+        >>> tfmot.Trained(step=100, tflite=b"...", outputs=None, seconds_per_step=0.004)  # without the file's bytes
+        Trained(step=100, seconds_per_step=0.004)
     """
 
     step: int

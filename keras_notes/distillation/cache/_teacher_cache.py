@@ -95,6 +95,16 @@ class TeacherCache:
 
         Raises:
             ValueError: If there is no cache, its build was not finished, or a file is missing, truncated or altered.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x = np.random.rand(32, 4).astype("float32")
+            >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     _ = kn.TeacherCache.build(teacher, x, directory, verbose=0)
+            ...     cache = kn.TeacherCache.open(directory)  # in another run
+            >>> cache.samples, cache.settings["dtype"]
+            (32, 'float16')
         """
         return cls(directory, check_bytes=check_bytes)
 
@@ -187,6 +197,19 @@ class TeacherCache:
         Raises:
             TypeError: If `dataset` is not one of these, or has batches already and `batches` are passed.
             ValueError: If `dataset` is infinite, or shows other views than those that were cached.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x, y = np.random.rand(32, 4).astype("float32"), np.random.randint(0, 3, 32)
+            >>> teacher, student = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2))
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     cache = kn.TeacherCache.build(teacher, x, directory, verbose=0)
+            ...     batches = cache.join((x, y), batch_size=8, seed=0)
+            ...     distiller = kn.Distiller(cache, student)
+            ...     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            ...     history = distiller.fit(batches, verbose=0)
+            >>> batches.num_batches, sorted(history.history)
+            (4, ['distillation_loss', 'loss', 'student_loss', 'total_loss'])
         """
         if is_arrays(dataset):
             arrays = dataset if isinstance(dataset, tuple) else (dataset,)
@@ -212,6 +235,16 @@ class TeacherCache:
 
         Raises:
             ValueError: If the cache does not hold a sample.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x = np.random.rand(32, 4).astype("float32")
+            >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     cache = kn.TeacherCache.build(teacher, x, directory, verbose=0)
+            ...     ((logits,),) = cache.lookup(x[:5])["outputs"]
+            >>> logits.shape, bool(np.allclose(logits, teacher(x[:5]), atol=0.01))
+            ((5, 3), True)
         """
         arrays, missing = self._files.find(sample_fingerprints(inputs))
         if missing.any():
@@ -226,11 +259,27 @@ class TeacherCache:
     def check_teacher(
         self, teacher: keras.Model | Sequence[keras.Model], *, preprocess: Callable[[Tree], Tree] | None = None
     ) -> None:
-        """Raises ValueError unless these are the teachers whose outputs the cache holds, to the last weight.
+        """Checks that these are the teachers whose outputs the cache holds, to the last weight.
 
         Args:
             teacher: The model, or models.
             preprocess: A layer, which is compared by its settings, or a function, which is compared by its name.
+
+        Raises:
+            ValueError: If a model has other weights or layers than that of the build, or `preprocess` is another.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x = np.random.rand(32, 4).astype("float32")
+            >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     cache = kn.TeacherCache.build(teacher, x, directory, verbose=0)
+            >>> cache.check_teacher(teacher)
+            >>> teacher.set_weights([2.0 * weights for weights in teacher.get_weights()])
+            >>> cache.check_teacher(teacher)  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+                ...
+            ValueError: The teacher must be the one that ... was built with. ...
         """
         teachers = models_of(teacher)
         fingerprints = [model_fingerprint(model) for model in teachers]
@@ -249,7 +298,27 @@ class TeacherCache:
             )
 
     def check_losses(self, losses: Sequence[keras.losses.Loss]) -> None:
-        """Raises ValueError unless losses on outputs take the cached outputs: dense ones, or the top k at one T."""
+        """Checks that losses on outputs take what the cache holds: dense outputs, or the top k at one temperature.
+
+        Args:
+            losses: Losses on the teacher's outputs.
+
+        Raises:
+            ValueError: If a loss takes dense outputs and the cache holds the top k, or the reverse; or if its
+                temperature is not that of the top k.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x = np.random.rand(32, 4).astype("float32")
+            >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     cache = kn.TeacherCache.build(teacher, x, directory, top_k=2, temperature=4.0, verbose=0)
+            >>> cache.check_losses([kn.losses.DistillationLoss(4.0, teacher="top_k", teacher_temperature=4.0)])
+            >>> cache.check_losses([kn.losses.DistillationLoss(4.0)])  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+                ...
+            ValueError: The losses must take what the cache holds. ...
+        """
         top_k, temperature = self.settings["top_k"], self.settings["temperature"]
         for loss in map(as_teacher_loss, losses):
             if (loss.teacher == "top_k") == bool(top_k) and not (top_k and loss.temperature != temperature):
@@ -275,7 +344,18 @@ class TeacherCache:
             preprocess: The layer or function of the build, or None.
 
         Raises:
-            ValueError: If that is more than the rounding of the cache's dtype (and of another batch size) explains.
+            ValueError: If the error is more than the rounding of the cache's dtype (and of another batch size)
+                explains, if the number of teachers is another, or if the cache holds the top k or lacks a sample.
+
+        Example:
+            >>> import tempfile, keras, numpy as np, keras_notes as kn
+            >>> x = np.random.rand(32, 4).astype("float32")
+            >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     cache = kn.TeacherCache.build(teacher, x, directory, verbose=0)
+            ...     error = cache.verify(teacher, x[:8])
+            >>> error < 0.001  # the rounding of float16
+            True
         """
         teachers = models_of(teacher)
         recording = RecordingModel(Teachers(teachers, preprocess).record, teachers)
