@@ -52,7 +52,7 @@ WORDS = (
 
 def stretches(x, y, subject):
     """By subject, the (signal, activity) of each stretch: windows that overlap are one; four samples are one step."""
-    found: dict[int, list] = {}
+    by_subject: dict[int, list] = {}
     half = x.shape[1] // 2
     pieces = [x[0]]
     for i in range(1, len(x) + 1):
@@ -62,15 +62,15 @@ def stretches(x, y, subject):
             continue
         signal = np.concatenate(pieces)
         signal = signal.reshape(-1, STEPS_AT_ONCE, FEATURES).mean(1)
-        found.setdefault(int(subject[i - 1]), []).append((signal, int(y[i - 1])))
+        by_subject.setdefault(int(subject[i - 1]), []).append((signal, int(y[i - 1])))
         pieces = [x[i]] if i < len(x) else []
-    return found
+    return by_subject
 
 
 def streams(by_subject, count, seed):
     """Streams of two parts, the activity at each step, and 0 where it cannot be known yet."""
     rng = np.random.default_rng(seed)
-    long = {one: [s for s in found if len(s[0]) >= PART] for one, found in by_subject.items()}
+    long = {subject: [s for s in parts if len(s[0]) >= PART] for subject, parts in by_subject.items()}
     x, y = np.empty((count, 2 * PART, FEATURES), "float32"), np.empty((count, 2 * PART), "int32")
     weights = np.ones((count, 2 * PART), "float32")
     for row in range(count):
@@ -106,7 +106,7 @@ def fitted(model, data, epochs):
 
 def trained_student(train, epochs, seed):
     """A student as the teacher taught it, for windows of 32 steps; the teacher, for any length."""
-    signals = np.concatenate([signal for found in train.values() for signal, _ in found])
+    signals = np.concatenate([signal for parts in train.values() for signal, _ in parts])
     units = {"mean": signals.mean(0), "variance": signals.var(0)}
     data = streams(train, STREAMS, seed)
     keras.utils.set_random_seed(seed)
@@ -121,10 +121,10 @@ def trained_student(train, epochs, seed):
 
 def whole_streams(test):
     """The whole of each test subject: its signal, the activity at each step, and where it is measured."""
-    for found in test.values():
-        signal = np.concatenate([signal for signal, _ in found])
-        activity = np.concatenate([np.full(len(signal), number) for signal, number in found])
-        counts = np.concatenate([np.arange(len(signal)) >= SETTLING for signal, _ in found])
+    for parts in test.values():
+        signal = np.concatenate([signal for signal, _ in parts])
+        activity = np.concatenate([np.full(len(signal), number) for signal, number in parts])
+        counts = np.concatenate([np.arange(len(signal)) >= SETTLING for signal, _ in parts])
         yield signal, activity, counts
 
 
@@ -143,7 +143,7 @@ def in_keras(model):
         for row, signal in zip(batch, signals, strict=True):
             row[: len(signal)] = signal
         outputs = model.predict(batch, batch_size=len(batch), verbose=0)
-        return [one[: len(signal)] for one, signal in zip(outputs, signals, strict=True)]
+        return [row[: len(signal)] for row, signal in zip(outputs, signals, strict=True)]
 
     return outputs_of
 

@@ -73,7 +73,7 @@ def start(doc, name, seeds=None, *, counts=()):
         doc: The example's docstring.
         name: Of the directory in build/ that --output defaults to.
         seeds: Default of the option --seeds; None leaves it out.
-        counts: Further whole numbers to ask for: (name, default, least, help).
+        counts: Further whole numbers to ask for: (name, default, minimum, help).
     """
     if seeds is not None:
         counts = (("seeds", seeds, 1, "how often everything is repeated"), *counts)
@@ -82,9 +82,9 @@ def start(doc, name, seeds=None, *, counts=()):
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=text)
     parser.add_argument("--output", type=Path, default=Path("build") / name, metavar="DIR")
     options = parser.parse_args()
-    for option, _, least, _ in counts:
-        if getattr(options, option) < least:
-            parser.error(f"--{option} must be >= {least}. Received: {getattr(options, option)}.")
+    for option, _, minimum, _ in counts:
+        if getattr(options, option) < minimum:
+            parser.error(f"--{option} must be >= {minimum}. Received: {getattr(options, option)}.")
     if options.output.exists() and not options.output.is_dir():
         parser.error(f"--output must be a directory, or a name not taken yet. Received: {options.output}, a file.")
     print(doc.partition("Protocol")[2].partition("\n\n")[2].rpartition("\n\n")[0], flush=True)

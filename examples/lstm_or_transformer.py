@@ -70,10 +70,10 @@ def network(layer, length):
     """A model of one layer for sequences of one length; the weights are the same at every length."""
     keras.utils.set_random_seed(0)
     if layer == "LSTM":
-        made = kn.layers.LSTM(WIDTH, return_sequences=True)
+        block = kn.layers.LSTM(WIDTH, return_sequences=True)
     else:
-        made = kn.layers.TransformerEncoder(HEADS, equal_hidden_width(count_lstm_params(WIDTH, WIDTH)))
-    return keras.Sequential([keras.Input((length, WIDTH)), made], name=f"{layer.lower()}_{length}")
+        block = kn.layers.TransformerEncoder(HEADS, equal_hidden_width(count_lstm_params(WIDTH, WIDTH)))
+    return keras.Sequential([keras.Input((length, WIDTH)), block], name=f"{layer.lower()}_{length}")
 
 
 def multiplications(layer, length):
@@ -148,14 +148,14 @@ def summary(lengths, times_ms, peak_bytes):
     """Growth and crossover of one recipe, from times (rounds, lengths) and bytes (lengths,) by layer."""
     ratios = np.divide(*(times_ms[layer] for layer in LAYERS))
     of_rounds = [crossover(lengths, ratio) for ratio in ratios]
-    found = [length for length in of_rounds if length is not None]
+    crossovers = [length for length in of_rounds if length is not None]
     return {
         "time_growth": {layer: growth(lengths, np.median(times_ms[layer], axis=0)) for layer in LAYERS},
         "memory_growth": {layer: growth(lengths, peak_bytes[layer]) for layer in LAYERS},
         "time_ratio": np.percentile(ratios, (25, 50, 75), axis=0).tolist(),
         "time_crossover": crossover(lengths, np.median(ratios, axis=0)),
-        "time_crossover_quartiles": np.percentile(found, (25, 75)).tolist() if found else None,
-        "rounds_that_cross": len(found),
+        "time_crossover_quartiles": np.percentile(crossovers, (25, 75)).tolist() if crossovers else None,
+        "rounds_that_cross": len(crossovers),
         "memory_crossover": crossover(lengths, np.divide(*(peak_bytes[layer] for layer in LAYERS))),
     }
 

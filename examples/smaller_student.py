@@ -103,27 +103,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("build/smaller"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     x, x_test, y, y_test = digits()
     accuracies: dict[str, list[float]] = {}
     sizes, kernels = {}, None
-    for seed in range(given.seeds):
+    for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)
         teacher = fitted(cnn(64, 128, 128), x, y, TEACHER_EPOCHS, 2e-3)
         for name, student in students(teacher, x, y):
             with tempfile.TemporaryDirectory() as elsewhere:
-                bundle = converted(student, x, given.output if seed == 0 else Path(elsewhere) / "bundle")
+                bundle = converted(student, x, options.output if seed == 0 else Path(elsewhere) / "bundle")
                 accuracies.setdefault(name, []).append(kn.verify(bundle, x_test, y_test).accuracy)
                 path = bundle.directory / "model.tflite"
                 sizes.setdefault(name, (path.stat().st_size, zipped_bytes(path)))
             if seed == 0:
                 kernels = summary(student)
         print(
-            f"  seed {seed}: " + ", ".join(f"{name} {found[-1]:.4f}" for name, found in accuracies.items()), flush=True
+            f"  seed {seed}: " + ", ".join(f"{name} {values[-1]:.4f}" for name, values in accuracies.items()),
+            flush=True,
         )
     print(f"{'int8 on LiteRT':<24}{'accuracy':>26}{'bytes':>10}{'zipped':>10}")
-    for name, found in accuracies.items():
-        spread = f"{statistics.mean(found):.4f} ({min(found):.4f} to {max(found):.4f})"
+    for name, values in accuracies.items():
+        spread = f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
         print(f"{name:<24}{spread:>26}{sizes[name][0]:>10,}{sizes[name][1]:>10,}")
     print(f"\nthe kernels of the last one\n{kernels}")
 

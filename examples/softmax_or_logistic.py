@@ -100,8 +100,8 @@ def measure_exclusive(seeds):
         best = candidates[np.argmax(exact, axis=0)]
         result[head] = by_number_of_labels(test, y_test, best)
         two = y_test.sum(axis=-1) == 2
-        least = np.where(y_test == 1, test, 1.0).min(axis=-1)[two]
-        result[head]["least_of_two_histogram"] = np.histogram(least, 40, (0.0, 1.0))[0].tolist()
+        minima = np.where(y_test == 1, test, 1.0).min(axis=-1)[two]
+        result[head]["least_of_two_histogram"] = np.histogram(minima, 40, (0.0, 1.0))[0].tolist()
     return result
 
 
@@ -178,16 +178,16 @@ def measure_same(seeds):
     loss = kn.losses.FocalLoss(0.0, from_logits=True)
     train(model, loss, *moons(seeds, 0, 2048), epochs=40, batch_size=128, learning_rate=2e-2)
     x, y = moons(seeds, 1, 100_000)
-    two, one = predict(model, x), predict(fold(model), x)[..., 0]
+    pair_logits, single_logits = predict(model, x), predict(fold(model), x)[..., 0]
     trained = {
         "samples": len(x),
-        "test_accuracy": (two.argmax(axis=-1) == y).mean(axis=0).tolist(),
-        "max_logit_error": np.abs(two[..., 1] - two[..., 0] - one).max(axis=0).tolist(),
-        "least_margin": np.abs(one).min(axis=0).tolist(),
-        "differ": ((two.argmax(axis=-1) == 1) != (one > 0)).sum(axis=0).tolist(),
+        "test_accuracy": (pair_logits.argmax(axis=-1) == y).mean(axis=0).tolist(),
+        "max_logit_error": np.abs(pair_logits[..., 1] - pair_logits[..., 0] - single_logits).max(axis=0).tolist(),
+        "least_margin": np.abs(single_logits).min(axis=0).tolist(),
+        "differ": ((pair_logits.argmax(axis=-1) == 1) != (single_logits > 0)).sum(axis=0).tolist(),
     }
     measured = {"random": compare_logits(pairs), "near_ties": compare_logits(near), "trained": trained}
-    return measured, (x[:700, 0], y[:700, 0], two[:700, 0])
+    return measured, (x[:700, 0], y[:700, 0], pair_logits[:700, 0])
 
 
 # --- Likelihood ---

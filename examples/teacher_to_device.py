@@ -253,8 +253,8 @@ def formatted(rows):
         "-" * 94,
     ]
     for row in rows:
-        least, largest = min(row["accuracy_by_seed"]), max(row["accuracy_by_seed"])
-        accuracy = f"{row['accuracy']:.4f} ({least:.4f} to {largest:.4f})"
+        minimum, maximum = min(row["accuracy_by_seed"]), max(row["accuracy_by_seed"])
+        accuracy = f"{row['accuracy']:.4f} ({minimum:.4f} to {maximum:.4f})"
         error = "-" if row["max_error_lsb"] is None else f"{row['max_error_lsb']:.1f} LSB"
         lines.append(
             f"{row['name']:<26}{row['parameters']:>11,}{row['bytes']:>9,}  {accuracy:<25}"

@@ -130,11 +130,11 @@ def main():
     texts = [text for text in english_test if len(tokenizer.encode(text).ids) <= LENGTH][:SHOWN]
     sources = padded([tokenizer.encode(text).ids for text in texts], LENGTH)
     by_keras = generate(net, sources, start_id=START, end_id=END, max_length=CACHE)
-    found = [on_device(bundle, text) for text in texts]
-    for text, line in zip(texts[:5], found, strict=False):
+    translations = [on_device(bundle, text) for text in texts]
+    for text, line in zip(texts[:5], translations, strict=False):
         print(f"{text}\n  {line['text']}")
-    same = [line["ids"] == row[: len(line["ids"])].tolist() for line, row in zip(found, by_keras, strict=True)]
-    speed = np.median([line["tokens_per_second"] for line in found])
+    same = [line["ids"] == row[: len(line["ids"])].tolist() for line, row in zip(translations, by_keras, strict=True)]
+    speed = np.median([line["tokens_per_second"] for line in translations])
     print(f"{sum(same)} of {len(same)} translations are those of Keras; median {speed:,.0f} pieces a second")
     print(f"{bundle.directory}: {bundle.model_bytes:,} bytes; {net.count_params():,} parameters")
     print(f"{(time.perf_counter() - start) / 60:.0f} minutes")

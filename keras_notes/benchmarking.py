@@ -49,6 +49,12 @@ class BenchRow:
             other than Linux that do not report it.
         model_bytes: Size of the .tflite file.
         bundle_bytes: Size of all files of the bundle.
+
+    Example:
+        >>> report = bench("tflite/testdata/bars_static_int8", threads=[1], repeat=10, rounds=2)
+        >>> (row,) = report.rows
+        >>> row.name, row.threads, row.model_bytes, 0 < row.p50_ms <= row.p95_ms
+        ('bars', 1, 3999, True)
     """
 
     bundle: str
@@ -73,6 +79,15 @@ class Ratio:
         median: Median over the rounds.
         lower: Lower quartile over the rounds.
         upper: Upper quartile over the rounds.
+
+    Example:
+        A bundle against itself:
+
+        >>> directory = "tflite/testdata/bars_static_int8"
+        >>> report = bench(directory, directory, threads=[1], repeat=10, rounds=2)
+        >>> (ratio,) = report.ratios
+        >>> ratio.threads, 0 < ratio.lower <= ratio.median <= ratio.upper
+        (1, True)
     """
 
     threads: int
@@ -94,6 +109,11 @@ class BenchReport:
         rounds: Number of rounds.
         rows: Times by bundle and number of threads.
         ratios: Ratios of A to B by number of threads; () unless two bundles were compared.
+
+    Example:
+        >>> report = bench("tflite/testdata/bars_static_int8", threads=[1], repeat=10, rounds=2)
+        >>> report.kernels, report.repeat, report.rounds, len(report.rows), report.ratios
+        ('xnnpack', 10, 2, 1, ())
     """
 
     kernels: str
@@ -106,7 +126,14 @@ class BenchReport:
     ratios: tuple[Ratio, ...]
 
     def to_dict(self) -> Config:
-        """Returns the report as plain values, for JSON."""
+        """Returns the report as plain values, for JSON.
+
+        Example:
+            >>> report = bench("tflite/testdata/bars_static_int8", threads=[1], repeat=10, rounds=2)
+            >>> values = report.to_dict()
+            >>> values["kernels"], values["rows"][0]["recipe"]
+            ('xnnpack', 'static_int8')
+        """
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:

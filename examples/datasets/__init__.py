@@ -156,8 +156,8 @@ def _idx(path, md5):
 
 def _check_images(source, split, x, y):
     rows = FASHION_MNIST_ROWS[split]
-    wanted, shapes = ((rows, 28, 28), (rows,)), (x.shape, y.shape)
-    check(source, f"{split} images and labels of shapes {wanted}", f"{shapes}", shapes == wanted)
+    expected, shapes = ((rows, 28, 28), (rows,)), (x.shape, y.shape)
+    check(source, f"{split} images and labels of shapes {expected}", f"{shapes}", shapes == expected)
     counts = np.bincount(y).tolist()
     check(source, f"{rows // 10} images of each of ten classes in {split}", f"{counts}", counts == [rows // 10] * 10)
 

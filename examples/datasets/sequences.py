@@ -68,7 +68,7 @@ def hapt():
     for split, rows in (("train", ~in_test), ("test", in_test)):
         counts = np.bincount(arrays[1][rows]).tolist()
         check(path or HAPT_URL, f"{HAPT_COUNTS[split]} windows in {split}", f"{counts}", counts == HAPT_COUNTS[split])
-    return tuple(tuple(one[rows] for one in arrays) for rows in (~in_test, in_test))
+    return tuple(tuple(array[rows] for array in arrays) for rows in (~in_test, in_test))
 
 
 def trec():

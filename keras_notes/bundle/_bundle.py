@@ -96,6 +96,13 @@ class Bundle:
 
         Args:
             signature: A signature of the manifest.
+
+        Example:
+            >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+            >>> (signature,) = bundle.manifest.signatures
+            >>> inputs, outputs = bundle.golden(signature)
+            >>> [bundle.manifest.labels[index] for index in outputs["output"].argmax(-1)[:3]]
+            ['diagonal', 'column', 'row']
         """
 
         def read(entry: TensorEntry) -> np.ndarray:
@@ -113,6 +120,14 @@ class Bundle:
 
         Raises:
             BundleError: If a name or a figure does not follow the schema.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     copy = shutil.copytree("tflite/testdata/bars_static_int8", f"{folder}/copy")
+            ...     bundle = open_bundle(copy).with_metrics({"accuracy_on_phone": 0.992})
+            ...     open_bundle(copy).manifest.metrics["accuracy_on_phone"]
+            0.992
         """
         merged = {**self.manifest.metrics, **{name: float(value) for name, value in metrics.items()}}
         manifest = dataclasses.replace(self.manifest, metrics=merged)

@@ -30,6 +30,14 @@ class Candidate:
         loss: Accuracy that the file loses against the trained model; without labels the root mean square error of its
             worst output, as a share of that output's standard deviation.
         reason: Why the candidate could not be chosen; empty if it could.
+
+    Example:
+        >>> candidates = (
+        ...     Candidate("float32", "xnnpack", 9000, 0.02, 0.971, 0.0, ""),
+        ...     Candidate("static_int8", "xnnpack", 3000, 0.01, 0.968, 0.003, ""),
+        ... )
+        >>> min(candidates, key=lambda candidate: candidate.bytes).recipe
+        'static_int8'
     """
 
     recipe: str
@@ -41,7 +49,12 @@ class Candidate:
     reason: str
 
     def cells(self) -> tuple[str | None, ...]:
-        """Returns recipe, kernels, bytes, p50, accuracy and loss as the cells of a table; None for a missing figure."""
+        """Returns recipe, kernels, bytes, p50, accuracy and loss as the cells of a table; None for a missing figure.
+
+        Example:
+            >>> Candidate("static_int8", "xnnpack", 3000, 0.01, None, 0.003, "").cells()
+            ('static_int8', 'xnnpack', '3,000', '0.0100', None, '+0.0030')
+        """
         figures = ((self.bytes, ",d"), (self.p50_ms, ".4f"), (self.accuracy, ".4f"), (self.loss, "+.4f"))
         return self.recipe, self.kernels, *(None if value is None else format(value, form) for value, form in figures)
 
@@ -76,7 +89,14 @@ class Choice:
     chosen: int
 
     def to_dict(self) -> Config:
-        """Returns the choice as plain values, for JSON."""
+        """Returns the choice as plain values, for JSON.
+
+        Example:
+            >>> float32 = Candidate("float32", "xnnpack", 9000, 0.02, None, 0.0, "")
+            >>> choice = Choice(0.01, "bytes", None, 32, (float32,), chosen=0)
+            >>> choice.to_dict()["candidates"][0]["recipe"]
+            'float32'
+        """
         return dataclasses.asdict(self)
 
     @property

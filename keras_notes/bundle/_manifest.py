@@ -51,6 +51,13 @@ class FileEntry:
     Attributes:
         bytes: Size of the file.
         sha256: SHA-256 of its content, as hexadecimal digits.
+
+    Example:
+        >>> from keras_notes.bundle import open_bundle
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> entry = bundle.manifest.files["model.tflite"]
+        >>> entry.bytes, entry.sha256[:12]
+        (3999, '446f86007ef7')
     """
 
     bytes: int
@@ -69,6 +76,18 @@ class TensorEntry:
         zero_point: The integer that stands for 0.0; None without a grid.
         golden: Path of the file with the golden values, which are in the units of the trained model.
         golden_dtype: Type of the golden values: float32, or an integer type for ids.
+
+    Example:
+        >>> from keras_notes.bundle import open_bundle
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> (entry,) = bundle.manifest.signatures[0].inputs
+        >>> entry.name, entry.dtype, entry.shape, entry.zero_point
+        ('image', 'float32', (1, 8, 8, 1), -36)
+
+        The integer grid of the file is known even though the file takes float32:
+
+        >>> round((0.5 / entry.scale) + entry.zero_point)  # the integer that 0.5 becomes
+        6
     """
 
     name: str
@@ -87,6 +106,15 @@ class StateEntry:
     Attributes:
         input: Name of the input that takes the state.
         output: Name of the output whose value is fed to that input at the next step.
+
+    Example:
+        >>> import numpy as np
+        >>> entry = StateEntry("lstm_state_0", "lstm_state_0_next")
+        >>> states = {entry.input: np.zeros((1, 16))}
+        >>> results = {"output": np.ones((1, 6)), "lstm_state_0_next": np.ones((1, 16))}  # of one step on a device
+        >>> states = {entry.input: results[entry.output]}
+        >>> float(states["lstm_state_0"].mean())
+        1.0
     """
 
     input: str
@@ -103,6 +131,13 @@ class SignatureEntry:
         outputs: Outputs, sorted by name.
         golden_samples: Number of golden samples; with states they are the steps of one sequence.
         states: States that are carried from step to step.
+
+    Example:
+        >>> from keras_notes.bundle import open_bundle
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> (signature,) = bundle.manifest.signatures
+        >>> signature.name, [entry.name for entry in signature.outputs], signature.golden_samples
+        ('serving_default', ['output'], 16)
     """
 
     name: str
@@ -113,7 +148,17 @@ class SignatureEntry:
 
     @classmethod
     def from_dict(cls, data: Config) -> SignatureEntry:
-        """Returns the signature that a dictionary describes as model.json does."""
+        """Returns the signature that a dictionary describes as model.json does.
+
+        Args:
+            data: Entry of `signatures` in model.json.
+
+        Example:
+            >>> content = json.loads(Path("tflite/testdata/bars_static_int8/model.json").read_text())
+            >>> signature = SignatureEntry.from_dict(content["signatures"][0])
+            >>> signature.inputs[0].shape
+            (1, 8, 8, 1)
+        """
 
         def tensors(entries: list[Config]) -> tuple[TensorEntry, ...]:
             return tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
@@ -135,6 +180,12 @@ class Tolerance:
         max_error_lsb: Largest absolute error in steps of the output's integer grid.
         rms_error_lsb: Largest root mean square of the error, in those steps.
         mean_error_lsb: Largest absolute value of the mean signed error, in those steps.
+
+    Example:
+        >>> from keras_notes.bundle import open_bundle
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> bundle.manifest.tolerance.max_error_lsb, bundle.manifest.tolerance.rms_error_lsb
+        (60.0, 2.0)
     """
 
     max_error: float | None
@@ -163,6 +214,12 @@ class Manifest:
         versions: Version of each package that made the bundle.
         metrics: Figures measured on model.tflite itself, by name.
         files: Size and hash of every other file, by its path in the bundle.
+
+    Example:
+        >>> from keras_notes.bundle import open_bundle
+        >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+        >>> bundle.manifest.name, bundle.manifest.recipe, bundle.manifest.labels
+        ('bars', 'static_int8', ('row', 'column', 'diagonal', 'blob'))
     """
 
     format_version: int

@@ -30,7 +30,22 @@ OK, NOT_EQUAL, CANNOT_RUN = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code.
+
+    Args:
+        arguments: Command and its options, without the name of the program; None for those of this process.
+
+    Returns:
+        0 if it is done and the file is equal to the trained model, 1 if the file is not equal, 2 if the command could
+        not be run, with the reason on stderr.
+
+    Example:
+        >>> main(["verify", "tflite/testdata/bars_static_int8"])  # doctest: +ELLIPSIS
+        bars: PASS
+          recipe static_int8, 3999 bytes
+        ...
+        0
+    """
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
     try:

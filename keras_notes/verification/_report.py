@@ -27,6 +27,14 @@ class OutputReport:
         rms_error_by_quarter: Root mean square of the error in each quarter of the golden sequence, which shows drift;
             None for a model without states, or a sequence of fewer than 4 steps.
         failures: Limits that this output exceeds, as sentences; () if it exceeds none.
+
+    Example:
+        >>> from keras_notes.verification import verify
+        >>> (output,) = verify("tflite/testdata/bars_static_int8").outputs
+        >>> f"{output.signature}/{output.name}", output.top1_agreement, output.failures
+        ('serving_default/output', 1.0, ())
+        >>> output.max_error_lsb < 2
+        True
     """
 
     signature: str
@@ -60,6 +68,12 @@ class Report:
         float_islands: Operators that compute in floating point, as "NAME tensor"; () for a fully integer file.
         failures: Failures of all outputs.
         is_mixed: Whether some operators compute in floating point and others do not.
+
+    Example:
+        >>> from keras_notes.verification import verify
+        >>> report = verify("tflite/testdata/bars_static_int8")
+        >>> report.ok, report.model_bytes, report.operators["CONV_2D"], report.float_islands
+        (True, 3999, 1, ())
     """
 
     name: str
@@ -82,7 +96,14 @@ class Report:
         return not self.failures
 
     def to_dict(self) -> Config:
-        """Returns the report as plain values, for JSON."""
+        """Returns the report as plain values, for JSON.
+
+        Example:
+            >>> from keras_notes.verification import verify
+            >>> values = verify("tflite/testdata/bars_static_int8").to_dict()
+            >>> values["ok"], values["recipe"], values["outputs"][0]["name"]
+            (True, 'static_int8', 'output')
+        """
         return {"ok": self.ok, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:

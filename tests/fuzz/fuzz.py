@@ -117,13 +117,13 @@ def _outcome(step) -> tuple[str, str | None]:
         step()
     except (BundleError, VerificationError) as error:
         message = str(error)
-        kind = _kind(message) if isinstance(error, BundleError) else "not equal"
+        outcome = _refusal(message) if isinstance(error, BundleError) else "not equal"
         if "\n" in message or len(message) > LONGEST_MESSAGE:
             return (
-                kind,
+                outcome,
                 f"a message of {len(message)} characters on {message.count(chr(10)) + 1} lines: {message[:300]!r}",
             )
-        return kind, None
+        return outcome, None
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -131,7 +131,7 @@ def _outcome(step) -> tuple[str, str | None]:
     return "sound", None
 
 
-_KINDS = {
+_OUTCOMES = {
     "hash or size": ("is damaged", "is incomplete", "must list golden"),
     "crashed": ("LiteRT crashed",),
     "too much": ("computed for more", "GiB of memory", "sign of life"),
@@ -142,8 +142,8 @@ _KINDS = {
 }
 
 
-def _kind(message: str) -> str:
-    return next((kind for kind, parts in _KINDS.items() if any(part in message for part in parts)), "other")
+def _refusal(message: str) -> str:
+    return next((outcome for outcome, parts in _OUTCOMES.items() if any(part in message for part in parts)), "other")
 
 
 def _inspect(path: Path) -> None:

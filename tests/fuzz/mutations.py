@@ -57,10 +57,10 @@ Draw = random.Random
 def damage(source: Path, directory: Path, seed: int) -> str:
     """Writes a damaged copy of a bundle, the same for the same seed; returns what was done to it."""
     draw = Draw(seed)
-    (kind,) = draw.choices(list(_KINDS), weights=[weight for weight, _ in _KINDS.values()])
+    (mutation,) = draw.choices(list(_MUTATIONS), weights=[weight for weight, _ in _MUTATIONS.values()])
     is_repaired = draw.random() < 0.5
     files = dict(_files(source))
-    change = _KINDS[kind][1]
+    change = _MUTATIONS[mutation][1]
     names = [change(draw, files)]
     if draw.random() < 0.25:
         # What is no flatbuffer or no JSON anymore has no structure to change.
@@ -71,9 +71,9 @@ def damage(source: Path, directory: Path, seed: int) -> str:
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
-    if kind == "directory":
+    if mutation == "directory":
         names = [_change_directory(draw, directory)]
-    return f"{kind}: {', '.join(names)}{', hashes repaired' if is_repaired else ''}"
+    return f"{mutation}: {', '.join(names)}{', hashes repaired' if is_repaired else ''}"
 
 
 @functools.cache
@@ -165,12 +165,12 @@ Place = tuple[Any, Any]
 def _places(node: Any) -> list[Place]:
     """Every (container, key) below an object of dictionaries, lists and attributes."""
     container = node if isinstance(node, (dict, list)) else vars(node)
-    found: list[Place] = []
+    places: list[Place] = []
     for key, value in container.items() if isinstance(container, dict) else enumerate(container):
-        found.append((container, key))
+        places.append((container, key))
         if isinstance(value, (dict, list)) or hasattr(value, "__dict__"):
-            found.extend(_places(value))
-    return found
+            places.extend(_places(value))
+    return places
 
 
 def _change_fields(draw: Draw, files: dict[str, bytes]) -> str:
@@ -286,7 +286,7 @@ _IN_ITS_PLACE: dict[str, Callable[[Path, bytes], Any]] = {
     "a pipe": lambda path, content: os.mkfifo(path),
 }
 
-_KINDS: dict[str, tuple[int, Callable[[Draw, dict[str, bytes]], str]]] = {
+_MUTATIONS: dict[str, tuple[int, Callable[[Draw, dict[str, bytes]], str]]] = {
     "model bytes": (35, functools.partial(_change_bytes, MODEL_FILE)),
     "model fields": (20, _change_fields),
     # Not a "model ..." that goes to LiteRT unread: only the reader has to refuse it.

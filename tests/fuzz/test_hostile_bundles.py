@@ -17,13 +17,13 @@ from tests.support.bundles import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL_FILE, TESTD
 MANIFEST = "model.json"
 
 
-def _refused(directory, most=1000):
+def _refused(directory, max_length=1000):
     """The one line that refuses a bundle."""
     with pytest.raises(BundleError) as caught:
         verify(directory)
     message = str(caught.value)
     assert "\n" not in message
-    assert len(message) < most
+    assert len(message) < max_length
     return message
 
 
