@@ -29,9 +29,9 @@ from keras_notes.distillation.objective._output_forms import check_label_losses,
 from keras_notes.distillation.objective._schedules import (
     Number,
     constant_or_schedule,
+    deserialize_value,
     is_schedule,
-    restored,
-    serialized,
+    serialize_value,
     value_at,
 )
 from keras_notes.distillation.objective._teacher_selection import teacher_shares
@@ -255,10 +255,10 @@ class Distiller(TwoTermModel):
             "teacher": list(map(serialize, teacher)) if isinstance(teacher, (list, tuple)) else serialize(teacher),
             "student": serialize(self.student),
             "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
-            "distillation_loss_weights": [serialized(weight) for weight in self.distillation_loss_weights],
-            "student_loss_weight": serialized(self.student_loss_weight),
+            "distillation_loss_weights": [serialize_value(weight) for weight in self.distillation_loss_weights],
+            "student_loss_weight": serialize_value(self.student_loss_weight),
             "features": [serialize(match) for match in self.features],
-            "temperature": serialized(self.temperature),
+            "temperature": serialize_value(self.temperature),
             "preprocess": self.preprocess and serialize(self.preprocess),
             "teacher_weights": self.teacher_weights,
         }
@@ -268,6 +268,6 @@ class Distiller(TwoTermModel):
         def restore(value):
             if isinstance(value, list):
                 return [restore(item) for item in value]
-            return restored(value, custom_objects)
+            return deserialize_value(value, custom_objects)
 
         return cls(**{name: value if name == "dtype" else restore(value) for name, value in config.items()})

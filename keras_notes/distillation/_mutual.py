@@ -11,7 +11,7 @@ from keras_notes._shared.checks import check_between, check_same_shape, received
 from keras_notes._shared.types import Config, Tensor, Tree
 from keras_notes.distillation._distillation_model import TwoTermModel
 from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations
-from keras_notes.distillation.objective._schedules import restored
+from keras_notes.distillation.objective._schedules import deserialize_value
 from keras_notes.distillation.objective._weighted_losses import as_teacher_loss, weighted_loss
 from keras_notes.losses import DistillationLoss
 
@@ -163,8 +163,8 @@ class MutualDistiller(TwoTermModel):
 
     @classmethod
     def from_config(cls, config: Config, custom_objects: dict[str, type] | None = None) -> MutualDistiller:
-        config = {**config, "students": [restored(student, custom_objects) for student in config["students"]]}
-        return cls(**{**config, "distillation_loss": restored(config["distillation_loss"], custom_objects)})
+        config = {**config, "students": [deserialize_value(student, custom_objects) for student in config["students"]]}
+        return cls(**{**config, "distillation_loss": deserialize_value(config["distillation_loss"], custom_objects)})
 
 
 def _check_students(students: Sequence[keras.Model]) -> None:

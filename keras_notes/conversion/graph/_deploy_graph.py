@@ -117,14 +117,14 @@ class DeployGraph:
         """Returns the outputs by name, for the inputs in order, the states last."""
         own, states = inputs[: len(self.input_specs)], inputs[len(self.input_specs) :]
         if not self.states:
-            return self._named(self.model(list(own), training=False))
+            return self._name_outputs(self.model(list(own), training=False))
         variables = [state.variable for state in self.states]
         with keras.StatelessScope(state_mapping=list(zip(variables, states, strict=True))) as scope:
-            outputs = self._named(self.model(list(own), training=False))
+            outputs = self._name_outputs(self.model(list(own), training=False))
         next_states = {state.output: scope.get_current_value(state.variable) for state in self.states}
         return {**outputs, **next_states}
 
-    def _named(self, outputs: Tree) -> dict[str, Tensor]:
+    def _name_outputs(self, outputs: Tree) -> dict[str, Tensor]:
         return dict(zip(self.output_names, keras.tree.flatten(outputs), strict=True))
 
     def _run_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

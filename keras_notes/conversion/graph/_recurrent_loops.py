@@ -77,7 +77,7 @@ class _Walk:
                 for all_steps in (self._steps_tbd, self._mask_tb1)
             )
             at, outputs_tbd = self._loop(at, steps, masks, self._spans(turns))
-        at, written = self._written_out(at, *self._rest(looped))
+        at, written = self._unroll(at, *self._rest(looped))
         if not self._layer.return_sequences:
             return at.output, at.output[:, None], at.states
         if written:
@@ -130,7 +130,7 @@ class _Walk:
                 after, outputs = self._loop(here, block_tbd, masks, tuple(inner))
                 outputs = [ops.reshape(all_tbd, (-1, all_tbd.shape[-1])) for all_tbd in outputs]
             else:
-                after, outputs = self._written_out(here, ops.split(block, span), masks)
+                after, outputs = self._unroll(here, ops.split(block, span), masks)
             collected = [
                 ops.slice_update(all_nbd, (number, 0, 0), _concatenate(outputs)[None]) for all_nbd in collected
             ]
@@ -147,7 +147,7 @@ class _Walk:
         outputs = [ops.reshape(all_nbd, (turns * span, -1, all_nbd.shape[-1])) for all_nbd in collected]
         return _Position(states, held[0] if held else states[0]), outputs
 
-    def _written_out(self, at: _Position, steps: Sequence[Tensor], masks: Tensor) -> tuple[_Position, list[Tensor]]:
+    def _unroll(self, at: _Position, steps: Sequence[Tensor], masks: Tensor) -> tuple[_Position, list[Tensor]]:
         """Takes steps one by one; returns the position after them, and the outputs in the order of the steps taken."""
         outputs = []
         for index in reversed(range(len(steps))) if self._layer.go_backwards else range(len(steps)):

@@ -90,7 +90,7 @@ class _Masks:
                 return self._scores_of_sum(producer, operator, code)
             if code in _MOVES:
                 return self.find_scores(operator.inputs[0])
-        return self._measured(tensor)
+        return self._measured_range(tensor)
 
     def apply(self) -> bool:
         """Puts the new values in place; returns whether there are any."""
@@ -130,7 +130,7 @@ class _Masks:
             maximum = counting.maximum + kept.max(initial=0.0)
             self._replace(place, -sign * (maximum - minimum + MASK_MARGIN))
             return _Scores(float(minimum), float(maximum))
-        return self._measured(operator.outputs[0])
+        return self._measured_range(operator.outputs[0])
 
     def _mask_of_summand(self, place: _Place, tensor: int, sign: float) -> tuple[_Place, np.ndarray] | None:
         """Returns the place of the constant that makes a summand a mask, and its values; None for another summand."""
@@ -147,7 +147,7 @@ class _Masks:
         if code == _OPERATORS.MUL:  # (1 - mask) * -1e9
             for factor, other in ((1, 0), (0, 1)):
                 values = self._constant(operator.inputs[factor])
-                share = self._measured(operator.inputs[other])
+                share = self._measured_range(operator.inputs[other])
                 is_share = share is not None and 0 <= share.minimum <= share.maximum <= 1
                 if values is not None and values.size == 1 and self._has_mask(values, sign) and is_share:
                     return _Place(producer, factor), values
@@ -159,7 +159,7 @@ class _Masks:
     def _replace(self, place: _Place, value: float) -> None:
         self._replacements[place] = max(self._replacements.get(place, 0.0), value, key=abs)
 
-    def _measured(self, tensor: int) -> _Scores | None:
+    def _measured_range(self, tensor: int) -> _Scores | None:
         values = self.ranges.get(name_of(self.graph.tensors[tensor]))
         if values is None or max(abs(values.minimum), abs(values.maximum)) >= _MASKED:
             return None

@@ -84,9 +84,9 @@ class Source:
             for number, start in enumerate(range(0, samples, shard_size)):
                 yield number, self._rows(start, min(start + shard_size, samples))
         elif isinstance(self.dataset, keras.utils.PyDataset):
-            yield from self._indexed(shard_size)
+            yield from self._read_by_index(shard_size)
         else:
-            yield from self._streamed(shard_size)
+            yield from self._read_stream(shard_size)
 
     def _rows(self, start: int, stop: int) -> Iterator[Tree]:
         samples = self.dataset.samples
@@ -96,7 +96,7 @@ class Source:
             yield self.dataset.inputs(np.arange(row, row + count), view)
             start += count
 
-    def _indexed(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
+    def _read_by_index(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
         if self.dataset.num_batches is None:
             raise ValueError("`dataset` must have a length. Received: a PyDataset whose num_batches is None.")
         size = len(keras.tree.flatten(inputs_of(self.dataset[0]))[0])
@@ -105,7 +105,7 @@ class Source:
             places = range(start, min(start + step, batches))
             yield number, (inputs_of(self.dataset[place % self.dataset.num_batches]) for place in places)
 
-    def _streamed(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
+    def _read_stream(self, shard_size: int) -> Iterator[tuple[int, Iterator[Tree]]]:
         stream = (inputs_of(batch) for _ in range(self.views) for batch in self.dataset)
         ahead = next(stream, None)
 

@@ -7,7 +7,12 @@ import keras
 from keras_notes._shared.checks import check_integer, check_non_negative, received
 from keras_notes._shared.types import Config
 from keras_notes.distillation._teacher_record import LayerPath
-from keras_notes.distillation.objective._schedules import Number, constant_or_schedule, restored, serialized
+from keras_notes.distillation.objective._schedules import (
+    Number,
+    constant_or_schedule,
+    deserialize_value,
+    serialize_value,
+)
 from keras_notes.distillation.objective._weighted_losses import LossLike, as_loss
 
 __all__ = ["FeatureMatch", "as_feature_match"]
@@ -69,10 +74,14 @@ class FeatureMatch:
 
     def get_config(self) -> Config:
         return {
-            "teacher_layer": serialized(self.teacher_layer) if callable(self.teacher_layer) else self.teacher_layer,
-            "student_layer": serialized(self.student_layer) if callable(self.student_layer) else self.student_layer,
+            "teacher_layer": serialize_value(self.teacher_layer)
+            if callable(self.teacher_layer)
+            else self.teacher_layer,
+            "student_layer": serialize_value(self.student_layer)
+            if callable(self.student_layer)
+            else self.student_layer,
             "loss": keras.saving.serialize_keras_object(self._original_loss),
-            "weight": serialized(self.weight),
+            "weight": serialize_value(self.weight),
             "projection": keras.saving.serialize_keras_object(self.projection)
             if isinstance(self.projection, keras.Layer)
             else self.projection,
@@ -81,7 +90,7 @@ class FeatureMatch:
 
     @classmethod
     def from_config(cls, config: Config) -> FeatureMatch:
-        return cls(**{name: restored(value) for name, value in config.items()})
+        return cls(**{name: deserialize_value(value) for name, value in config.items()})
 
 
 def _check_layer(name: str, value: LayerPath) -> LayerPath:

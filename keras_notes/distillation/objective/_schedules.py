@@ -10,7 +10,15 @@ from keras import ops
 
 from keras_notes._shared.types import Json, Tensor, Tree
 
-__all__ = ["Number", "Schedule", "constant_or_schedule", "is_schedule", "restored", "serialized", "value_at"]
+__all__ = [
+    "Number",
+    "Schedule",
+    "constant_or_schedule",
+    "deserialize_value",
+    "is_schedule",
+    "serialize_value",
+    "value_at",
+]
 
 Schedule: TypeAlias = Callable[[Tensor], Tensor]
 """A function of the step, such as a `keras.optimizers.schedules.LearningRateSchedule`."""
@@ -34,13 +42,13 @@ def value_at(value: Number, step: Tensor | None) -> Tensor | float:
     return ops.cast(ops.convert_to_tensor(value(step)), keras.backend.floatx()) if is_schedule(value) else value
 
 
-def serialized(value: Number | Callable | None) -> Json:
+def serialize_value(value: Number | Callable | None) -> Json:
     """Returns a number as it is; a schedule, or another function, as its Keras config."""
     return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
-def restored(value: Json, custom_objects: dict[str, type] | None = None) -> Tree:
-    """Returns the value that `serialized` was called with."""
+def deserialize_value(value: Json, custom_objects: dict[str, type] | None = None) -> Tree:
+    """Returns the value that `serialize_value` was called with."""
     if isinstance(value, dict):
         return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
     return value

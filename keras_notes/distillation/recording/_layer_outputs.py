@@ -40,7 +40,9 @@ def find_layer(model: keras.Model, where: str | Callable, *, role: str) -> keras
     for part in where.split("/"):
         children = _children(layer)
         if part not in children:
-            raise ValueError(f"`{role}_layer` must be a layer of {model.name!r}. {_unknown(model, where, role)}")
+            raise ValueError(
+                f"`{role}_layer` must be a layer of {model.name!r}. {_describe_unknown(model, where, role)}"
+            )
         layer = children[part]
     return layer
 
@@ -67,7 +69,7 @@ def _items(value) -> Iterator[keras.Layer]:
             yield from _items(item) if isinstance(item, (keras.Layer, list, tuple, dict)) else ()
 
 
-def _unknown(model, where, role) -> str:
+def _describe_unknown(model, where, role) -> str:
     paths = list(_paths(model))
     nearest = difflib.get_close_matches(where, paths, n=3, cutoff=0.4) or paths[:5]
     return f"{received(**{f'{role}_layer': where})} The nearest are {', '.join(map(repr, nearest))}."
