@@ -102,7 +102,9 @@ def test_all_names_are_there_once_and_described(name):
 
 
 def test_every_public_class_of_losses_layers_and_distillation_is_registered_for_saving():
-    classes = [item for item in vars(kn.losses).values() if isinstance(item, type)]
+    # The base classes of a user's own losses compute nothing themselves.
+    bases = {kn.losses.TeacherLoss, kn.losses.WholeSampleLoss}
+    classes = [item for item in vars(kn.losses).values() if isinstance(item, type) and item not in bases]
     assert len(classes) == 12
     layers = [item for item in vars(kn.layers).values() if isinstance(item, type)]
     assert len(layers) == 7

@@ -87,6 +87,7 @@ class Checkpoint(keras.callbacks.Callback):
             ...     kn.distillation.Checkpoint(directory).save(model, epochs=2).name
             'epoch-00002.npz'
         """
+        _build_optimizer(model)
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch-{epochs:05d}.npz"
         values: dict[str, Tensor] = {f"{i:05d}": _to_array(variable) for i, variable in enumerate(_state_of(model))}
@@ -134,8 +135,7 @@ class Checkpoint(keras.callbacks.Callback):
         files = self._files()
         if not files:
             return 0
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+        _build_optimizer(model)
         return self._read(files[-1], model)
 
     def _read(self, path: Path, model: keras.Model) -> int:
@@ -176,6 +176,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("epoch-*.npz"))
+
+
+def _build_optimizer(model: keras.Model) -> None:
+    """Creates the optimizer's variables, which Keras does at the first step: they are part of the state."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
 
 
 def _state_of(model: keras.Model) -> list[keras.Variable]:

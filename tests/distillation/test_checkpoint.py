@@ -157,3 +157,14 @@ def test_the_teachers_weights_are_not_saved_again(tmp_path):
         assert sum(file[name].size for name in file.files if name.isdigit()) < 100
     assert meta["epochs"] == 1
     assert len(meta["teachers"]) == 1
+
+
+def test_the_state_before_the_first_step_comes_back(tmp_path):
+    saved, restored = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]) for _ in range(2))
+    for model in (saved, restored):
+        model.compile("adam", "mse")
+    checkpoint = kn.distillation.Checkpoint(tmp_path)
+    checkpoint.save(saved, epochs=0)
+    assert checkpoint.restore(restored) == 0
+    for value, expected in zip(restored.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
