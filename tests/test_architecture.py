@@ -15,25 +15,17 @@ import numpy as np
 import pytest
 
 import keras_notes as kn
-from tests.support.source_tree import bound_names, code_lines, module_counts, private_keras_reads, sources
+from tests.support.source_tree import (
+    PUBLIC_PACKAGES,
+    bound_names,
+    code_lines,
+    module_counts,
+    private_keras_reads,
+    sources,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "keras_notes"
-PACKAGES = (
-    "keras_notes",
-    "keras_notes.losses",
-    "keras_notes.layers",
-    "keras_notes.distillation",
-    "keras_notes.compression",
-    "keras_notes.compression.tfmot",
-    "keras_notes.conversion",
-    "keras_notes.bundle",
-    "keras_notes.verification",
-    "keras_notes.benchmarking",
-    "keras_notes.report",
-    "keras_notes.cli",
-    "keras_notes.errors",
-)
 # Names that say nothing of what they hold; a reader has to look the value up each time.
 EMPTY_NAMES = {
     "one",
@@ -93,7 +85,7 @@ def test_mypy_finds_nothing():
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", PUBLIC_PACKAGES)
 def test_all_names_are_there_once_and_described(name):
     module = importlib.import_module(name)
     assert len(set(module.__all__)) == len(module.__all__)

@@ -7,22 +7,8 @@ import types
 import pytest
 
 from tests.support.docstrings import documented_names, missing_parts, public_items, sections
+from tests.support.source_tree import PUBLIC_PACKAGES
 
-MODULES = (
-    "keras_notes",
-    "keras_notes.losses",
-    "keras_notes.layers",
-    "keras_notes.distillation",
-    "keras_notes.compression",
-    "keras_notes.compression.tfmot",
-    "keras_notes.conversion",
-    "keras_notes.bundle",
-    "keras_notes.verification",
-    "keras_notes.benchmarking",
-    "keras_notes.report",
-    "keras_notes.cli",
-    "keras_notes.errors",
-)
 # Names with a paper or another source behind them.
 SOURCES = {
     "keras_notes.losses": {
@@ -73,7 +59,7 @@ WITH_SOURCE = {getattr(importlib.import_module(name), item) for name, items in S
 
 def missing():
     """Lines of what the docstrings of the package lack, as `name: part`."""
-    modules = [importlib.import_module(name) for name in MODULES]
+    modules = [importlib.import_module(name) for name in PUBLIC_PACKAGES]
     return [
         f"{name}: {part}"
         for name, item in public_items(modules)

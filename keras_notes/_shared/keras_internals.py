@@ -30,6 +30,7 @@ __all__ = [
     "output_structure_of",
     "owns_loss",
     "set_mask",
+    "takes_training",
     "unscale_loss_for_distribution",
 ]
 
@@ -111,3 +112,8 @@ def get_mask(tensor: Tensor) -> Tensor | None:
 def set_mask(tensor: Tensor, mask: Tensor) -> None:
     """Lets a tensor carry a mask, as layers with `supports_masking` do."""
     keras_backend.set_keras_mask(tensor, mask)
+
+
+def takes_training(layer: keras.Layer) -> bool:
+    """Returns whether the `call` of a layer has an argument `training`."""
+    return layer._call_has_training_arg

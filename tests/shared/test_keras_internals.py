@@ -109,3 +109,8 @@ def test_masks_travel_with_tensors():
 
 def test_unscaling_a_loss_outside_of_a_distribution_changes_nothing():
     assert float(keras_internals.unscale_loss_for_distribution(ops.convert_to_tensor(3.0))) == 3.0
+
+
+def test_a_layer_says_whether_it_takes_training():
+    assert keras_internals.takes_training(layers.Dropout(0.5))
+    assert not keras_internals.takes_training(layers.Flatten())

@@ -10,11 +10,26 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["bound_names", "code_lines", "module_counts", "private_keras_reads", "sources"]
+__all__ = ["PUBLIC_PACKAGES", "bound_names", "code_lines", "module_counts", "private_keras_reads", "sources"]
 
+PUBLIC_PACKAGES = (
+    "keras_notes",
+    "keras_notes.losses",
+    "keras_notes.layers",
+    "keras_notes.distillation",
+    "keras_notes.compression",
+    "keras_notes.compression.tfmot",
+    "keras_notes.conversion",
+    "keras_notes.bundle",
+    "keras_notes.verification",
+    "keras_notes.benchmarking",
+    "keras_notes.report",
+    "keras_notes.cli",
+    "keras_notes.errors",
+)
 _BETWEEN_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 _PRIVATE_KERAS = re.compile(
-    r"\._(flatten_layers|nodes_by_depth|functional|inputs_struct|outputs_struct|loss_ids|inbound_nodes|keras_history)\b"
+    r"\._(flatten_layers|nodes_by_depth|functional|inputs_struct|outputs_struct|loss_ids|inbound_nodes|keras_history|call_has_training_arg)\b"
     r"|\"_(functional|keras_history|keras_mask)\"|\bkeras\.src\b(?!\.ops\.)"
 )
 

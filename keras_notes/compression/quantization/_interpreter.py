@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import tree
 
+from keras_notes._shared.keras_internals import takes_training
 from keras_notes._shared.types import Operation, Tensor, Tree
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
@@ -127,7 +128,7 @@ def _run_step(evaluator: Evaluator, step: Step, args: Tree, kwargs: Tree) -> Ope
 
 def _run_float(evaluator: Evaluator, step: Step, args: Tree, kwargs: Tree) -> list[Operand]:
     args, kwargs = tree.map_structure(tensor_of, (args, kwargs))
-    if isinstance(step.operation, keras.Layer) and step.operation._call_has_training_arg:
+    if isinstance(step.operation, keras.Layer) and takes_training(step.operation):
         kwargs = {**kwargs, "training": evaluator.training}
     outputs = tree.flatten(step.operation(*args, **kwargs))
     names = [step.name if number == 0 else f"{step.name}/{number}" for number in range(len(outputs))]
