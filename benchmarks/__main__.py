@@ -34,6 +34,7 @@ MODULES = {
     "conversion tolerance": "conversion.tolerance",
     "conversion engines": "conversion.engines",
     "conversion matrix": "conversion.matrix",
+    "conversion digests": "conversion.digests",
     "sequence lowerings": "sequence.lowerings",
     "sequence streaming": "sequence.streaming",
     "sequence decoding": "sequence.decoding",

@@ -1,16 +1,18 @@
-"""Prints the SHA-256 of every file of the bundles of the conversion matrix, to compare two states of the code.
+"""SHA-256 of every file of the bundles of the conversion matrix, to compare two states of the code.
 
-    python -m benchmarks.conversion.digests [MODEL ...] > after.txt; diff before.txt after.txt
+    python -m benchmarks conversion digests [MODEL ...] > after.txt; diff before.txt after.txt
 
 A change of the code that is to leave the files as they are must print the same lines. The versions of packages are left
 out. Half a minute a model on a CPU.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
-import sys
+from collections.abc import Iterator, Sequence
 
+from benchmarks import command_line
 from benchmarks.conversion.zoo import ZOO, samples
 from keras_notes.conversion import RECIPES
 from keras_notes.conversion._bundle_builder import BundleBuilder
@@ -20,7 +22,7 @@ from keras_notes.errors import ConversionError
 CALIBRATION, GOLDEN = 64, 8
 
 
-def digests_of(name):
+def digests_of(name: str) -> Iterator[str]:
     """Yields a line for each file of each recipe, or the error in its place."""
     builder = BundleBuilder(
         ZOO[name](), calibration=samples(name, CALIBRATION, seed=1), golden=samples(name, GOLDEN, seed=2)
@@ -37,7 +39,16 @@ def digests_of(name):
             yield f"{name} {recipe} {path} {hashlib.sha256(data).hexdigest()}"
 
 
-if __name__ == "__main__":
-    for model in sys.argv[1:] or ZOO:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = command_line.build_parser("conversion digests", __doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="names of models of the matrix; all by default")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a line for each file."""
+    options = build_parser().parse_args(arguments)
+    for model in options.models or ZOO:
         for line in digests_of(model):
             print(line, flush=True)
