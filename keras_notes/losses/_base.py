@@ -171,12 +171,28 @@ class TeacherLoss(Loss):
 
     def _of_scaled_logits(self) -> keras.losses.Loss:
         """Returns the same loss at temperature 1, of logits that are ready for it."""
-        return type(self).from_config(self._config_of_scaled_logits(self.get_config()))
+        return self._copy_for_scaled_logits(self)
 
     @staticmethod
-    def _config_of_scaled_logits(config: Config) -> Config:
+    def _copy_for_scaled_logits(loss: keras.losses.Loss) -> keras.losses.Loss:
+        """Returns a copy of a loss at temperature 1, of logits.
+
+        Args:
+            loss: A loss whose constructor takes `temperature`; its config may leave that out.
+
+        Raises:
+            ValueError: If the copy would not read its inputs as plain logits, because its class says otherwise.
+        """
+        config = loss.get_config()
         settings = {name: value for name, value in _SETTINGS_OF_SCALED_LOGITS.items() if name in config}
-        return {**config, **settings}
+        copy = type(loss).from_config({**config, **settings, "temperature": 1.0})
+        for name, value in _SETTINGS_OF_SCALED_LOGITS.items():
+            if getattr(copy, name, value) != value:
+                raise ValueError(
+                    f"`{name}` must be an argument of {type(loss).__name__} and part of its config, for another "
+                    f"`temperature` than its own. {received(**{name: getattr(copy, name)})}"
+                )
+        return copy
 
 
 class WholeSampleLoss(TeacherLoss):

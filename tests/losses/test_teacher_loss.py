@@ -72,6 +72,29 @@ def test_another_temperature_keeps_sample_weights(logits):
     np.testing.assert_allclose(float(actual), float(expected), rtol=FLOAT32_SCALING)
 
 
+class ScaledProbabilities(TeacherLoss):
+    """A loss of one's own that fixes a form of its inputs in its class."""
+
+    teacher = "probs"
+
+    def __init__(self, temperature=4.0, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
+    def get_config(self):
+        """The config, with the temperature."""
+        return {"temperature": self.temperature}
+
+    def compare(self, teacher, student):
+        """The mean over the last axis."""
+        return self.temperature**2 * ops.mean(ops.abs(teacher - student), axis=self.axis)
+
+
+def test_no_other_temperature_where_the_class_fixes_the_form_of_its_inputs(logits):
+    with pytest.raises(ValueError, match="`teacher` must be an argument of ScaledProbabilities"):
+        ScaledProbabilities().at_temperature(np.abs(logits[0]), logits[1], TEMPERATURE)
+
+
 def test_top_k_targets_have_no_other_temperature(logits):
     loss = DistillationLoss(1.0, teacher="top_k")
     with pytest.raises(ValueError, match="`temperature` must be a constant with `teacher='top_k'`"):

@@ -42,7 +42,7 @@ class Job:
         Raises:
             ConversionError: If the program fails, its process dies, or it leaves nothing.
         """
-        _log.info("running %s", program.strip("_").removesuffix(".py"))
+        _log.info("running %s", program.removeprefix("_run_").removesuffix(".py"))
         (self.directory / "job.json").write_text(json.dumps(settings))
         reason = run_program(_PROGRAMS / program, self.directory)
         result = self.directory / gives

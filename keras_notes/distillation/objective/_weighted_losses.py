@@ -89,7 +89,7 @@ class AdaptedLoss(TeacherLoss):
         return self.original(y_true, y_pred, sample_weight=sample_weight)
 
     def _of_scaled_logits(self) -> keras.losses.Loss:
-        return type(self.original).from_config(self._config_of_scaled_logits(self.original.get_config()))
+        return self._copy_for_scaled_logits(self.original)
 
 
 class _AdaptedScaledLoss(AdaptedLoss):

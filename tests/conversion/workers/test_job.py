@@ -83,3 +83,10 @@ def test_nothing_is_left_behind(convert_by, tmp_path, monkeypatch):
     with pytest.raises(errors.ConversionError):
         convert_by("raise SystemExit(3)")
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_the_log_names_the_program_without_its_file(convert_by, caplog):
+    caplog.set_level("INFO", logger="keras_notes")
+    with pytest.raises(errors.ConversionError):
+        convert_by("raise ValueError")
+    assert "running converter" in caplog.messages

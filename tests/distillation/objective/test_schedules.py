@@ -245,3 +245,28 @@ def test_targets_that_were_taken_at_one_temperature_serve_no_other():
     loss = DistillationLoss(2.0, teacher="top_k", teacher_temperature=2.0)
     with pytest.raises(ValueError, match=r"`temperature` must be a constant with `teacher='top_k'`"):
         history(eager(kn.Distiller(table(random_logits(1)), table(random_logits(2)), loss, temperature=rising)))
+
+
+class SquaredScores(keras.losses.Loss):
+    """A Keras loss with a temperature that its config does not hold."""
+
+    def __init__(self, temperature=4.0, name="squared_scores", reduction="sum_over_batch_size"):
+        super().__init__(name=name, reduction=reduction)
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        """T^2 times the mean squared difference of the probabilities."""
+        scores = [keras.ops.softmax(logits / self.temperature) for logits in (y_true, y_pred)]
+        return self.temperature**2 * keras.ops.mean(keras.ops.square(scores[0] - scores[1]), axis=-1)
+
+
+def test_a_keras_loss_whose_config_lacks_its_temperature_takes_another_one():
+    teacher, logits = random_logits(1), random_logits(2)
+
+    def value(own_temperature, temperature):
+        losses = SquaredScores(own_temperature)
+        distiller = kn.Distiller(table(teacher), table(logits), losses, temperature=temperature)
+        return eager(distiller).evaluate(X, Y, return_dict=True, verbose=0)["distillation_loss"]
+
+    assert value(OTHER_TEMPERATURE, TEMPERATURE) == pytest.approx(value(TEMPERATURE, None), rel=FLOAT32_SUMS)
+    assert value(OTHER_TEMPERATURE, None) != pytest.approx(value(TEMPERATURE, None), rel=100 * FLOAT32_SUMS)
