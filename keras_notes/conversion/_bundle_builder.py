@@ -33,7 +33,8 @@ from keras_notes.bundle import (
 )
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._pipeline import ConversionPipeline
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
+from keras_notes.conversion._trial_run import TRIAL_LIMITS, run_trial
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import ConversionError
@@ -71,6 +72,7 @@ class BundleBuilder:
         signatures: Mapping[str, keras.Model] | None = None,
         batch_size: int | None = 1,
         lowering: str | Mapping[str, str] = "auto",
+        input_range: InputRange | None = None,
     ) -> None:
         self._labels = labels
         self._preprocessing = preprocessing
@@ -92,7 +94,10 @@ class BundleBuilder:
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
         self.graphs = tuple(graphs)
-        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
+        names = {name for graph in graphs for name in graph.input_specs}
+        self._pipeline = ConversionPipeline(
+            self.graphs, batch_size, ranges, lowering, parse_input_range(input_range, names)
+        )
 
     def check_labelled(self, x: ArrayLike, y: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
@@ -128,6 +133,7 @@ class BundleBuilder:
             ConversionError: If the model cannot be converted so, or the file does not hold what the recipe says.
         """
         converted = self._pipeline.run(recipes, edges)
+        recipes = converted.recipes
         _log.info("auditing the file")
         file = describe_model(converted.file.model)
         audit(file, self.name, recipes)
@@ -138,7 +144,7 @@ class BundleBuilder:
             manifest_sha256="",
             name=self.name,
             recipe=recipes.default.name,
-            exceptions={pattern: recipe.name for pattern, recipe in recipes.layers.items()},
+            exceptions=recipes.exceptions,
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
@@ -150,6 +156,9 @@ class BundleBuilder:
             files={},
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        _log.info("running the file on a sample")
+        samples = {name: run.inputs for name, run in self._golden.items()}
+        run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
             inputs = self._golden[SIGNATURE].inputs
             files[TENSORS_FILE] = _tensor_errors(converted.file, converted.reference, entries[0], inputs)
@@ -193,7 +202,7 @@ def _tensor_errors(
         path, reference = Path(directory) / MODEL_FILE, Path(directory) / "float.tflite"
         path.write_bytes(file.to_bytes())
         reference.write_bytes(float_file.to_bytes())
-        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples)
+        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples, TRIAL_LIMITS)
     return (json.dumps(errors, indent=1) + "\n").encode()
 
 

@@ -16,6 +16,7 @@ from keras_notes.conversion._auto_recipe import Criteria, choose_best
 from keras_notes.conversion._bundle_builder import BundleBuilder
 from keras_notes.conversion._recipes import (
     EDGES,
+    InputRange,
     RecipeArgument,
     RecipeByLayer,
     candidate_recipes,
@@ -41,6 +42,7 @@ def convert(
     signatures: Mapping[str, keras.Model] | None = None,
     batch_size: int | None = 1,
     lowering: str | Mapping[str, str] = "auto",
+    input_range: InputRange | None = None,
     validation_data: tuple[ArrayLike, ArrayLike] | None = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
@@ -88,6 +90,9 @@ def convert(
             "auto", see `keras_notes.layers.LSTM`; or a dict of these by layer name or path, of which the last match
             counts, as for `recipe`: `{"encoder/lstm*": "fused"}`. A fused LSTM needs a runtime that resets its state,
             and the recipe "float32" or "static_int8".
+        input_range: The smallest and the largest value of the input, such as (0.0, 1.0) or (0.0, 255.0), in place of
+            those of the calibration data; for several inputs a dict by name. It must hold 0. With edges="uint8" it
+            says which values the bytes 0 and 255 of an image stand for.
         validation_data: Test inputs and their class ids, (x, y), to measure accuracy for "auto"; for a model with one
             output. Without them the error on the golden samples counts.
         accuracy_budget: The largest loss of a file for "auto", >= 0: of accuracy, as a fraction (0.01 is one point); or
@@ -132,6 +137,12 @@ def convert(
         if scheme is None:
             _check_calibration(candidates[0], has_calibration=calibration is not None)
         _check_no_validation(candidates[0], validation_data)
+        if input_range is not None and (scheme is not None or not candidates[0].needs_calibration):
+            reason = "which has no ranges" if scheme is None else "of a quantization-aware model, whose are trained"
+            raise ValueError(
+                f"`input_range` must be None for the recipe {candidates[0].default.name!r}, {reason}. "
+                f"{received(input_range=input_range)}"
+            )
     target = check_target(directory, overwrite)
     builder = BundleBuilder(
         model,
@@ -142,6 +153,7 @@ def convert(
         signatures=signatures,
         batch_size=batch_size,
         lowering=lowering,
+        input_range=input_range,
     )
     if is_auto(recipe):
         manifest, files = choose_best(builder, candidates, edges, criteria)

@@ -20,18 +20,30 @@ import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.keras_internals import is_keras_class, layers_of
 from keras_notes._shared.layer_patterns import Path as LayerPath
 from keras_notes.compression import CompressedModel
-from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
+from keras_notes.conversion._quantizer_settings import (
+    add_float_comparisons,
+    add_float_layers,
+    find_float_edges,
+    find_recipes_by_operator,
+    warn_of_odd_images,
+)
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion.graph._layer_lowerings import differs_for_integers
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
+from keras_notes.conversion.passes._comparisons import compare_on_one_grid, find_input_comparisons
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
+from keras_notes.conversion.passes._first_layers import column_spreads, find_lossy_layers
+from keras_notes.conversion.passes._fit_biases import fit_biases
+from keras_notes.conversion.passes._fit_ranges import fit_ranges
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
+from keras_notes.conversion.passes._input_ranges import find_odd_images, set_input_ranges
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
 from keras_notes.conversion.passes._name_tensors import name_tensors, path_in_file
@@ -52,10 +64,12 @@ class ConvertedFiles:
         file: The file with the number formats of the recipe.
         reference: The float32 file that `file` was made of, with the same names of tensors; None if nothing in `file`
             was quantized.
+        recipes: The number formats, with the layers that compute in float32 because no integers serve them.
     """
 
     file: ModelFile
     reference: ModelFile | None
+    recipes: RecipeByLayer
 
 
 class _Forms(TypedDict):
@@ -80,6 +94,7 @@ class ConversionPipeline:
         batch_size: 1, or None for any.
         calibration: Samples of each input, states included, by signature; empty if no recipe needs ranges.
         lowering: The form of recurrent layers, as for `convert`.
+        input_ranges: The smallest and the largest value of inputs, by name, in place of the measured ones.
 
     Raises:
         ValueError: If `lowering` names no recurrent layer of the model, or no lowering.
@@ -91,8 +106,10 @@ class ConversionPipeline:
         batch_size: int | None,
         calibration: Mapping[str, Mapping[str, np.ndarray]],
         lowering: str | Mapping[str, str] = "auto",
+        input_ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self._graphs = graphs
+        self._input_ranges = input_ranges or {}
         self._batch_size = batch_size
         self._calibration = calibration
         self._integers_differ = any(map(differs_for_integers, self._layers()))
@@ -118,7 +135,7 @@ class ConversionPipeline:
         """
         float_file = self._convert_to_float(recipes)
         if recipes.default.name == "float32" and not recipes.layers:
-            return ConvertedFiles(float_file.copy(), reference=None)
+            return ConvertedFiles(float_file.copy(), None, recipes)
         if _is_fused(self._recurrent_forms(recipes)):
             return self._convert_to_fused_int8(recipes, edges, float_file)
         if self.is_trained:
@@ -176,6 +193,12 @@ class ConversionPipeline:
     def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Quantizes a float file."""
         float_file, ranges = calibrated
+        if not self.is_trained and recipes.needs_calibration:
+            ranges = set_input_ranges(float_file.model, ranges, self._input_ranges)
+            ranges = fit_ranges(float_file.model, ranges, lambda name: recipes.recipe_of(name).activations)
+            if edges == "uint8":
+                warn_of_odd_images(find_odd_images(float_file.model, ranges))
+            recipes = self._with_float_layers(_Calibrated(float_file, ranges), recipes, edges)
         description = describe_model(float_file.model)
         with self._job(recipes) as job:
             (job.directory / "float.tflite").write_bytes(float_file.to_bytes())
@@ -191,13 +214,38 @@ class ConversionPipeline:
         file = ModelFile(tflite)
         changed = file.run_passes(
             [
+                functools.partial(fit_biases, float_model=float_file.model),
+                functools.partial(compare_on_one_grid, float_model=float_file.model),
                 *self._restoring_passes(float_file),
                 functools.partial(set_edge_types, edges=edges),
                 deduplicate_buffers,
             ]
         )
         is_quantized = changed or tflite != float_file.to_bytes()
-        return ConvertedFiles(file, reference=float_file if is_quantized else None)
+        return ConvertedFiles(file, float_file if is_quantized else None, recipes)
+
+    def _with_float_layers(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> RecipeByLayer:
+        """Returns the recipes with the first layers and comparisons in float32 that the grid of their input ruins."""
+        spreads = self._column_spreads(describe_model(calibrated.file.model))
+        lossy = find_lossy_layers(
+            calibrated.file.model, calibrated.ranges, lambda name: recipes.recipe_of(name).activations, spreads
+        )
+        recipes = add_float_layers(recipes, lossy, edges)
+        if edges != "float32":
+            return recipes
+        return add_float_comparisons(
+            recipes,
+            find_input_comparisons(calibrated.file.model, lambda name: recipes.recipe_of(name).activations),
+        )
+
+    def _column_spreads(self, description: TfliteFile) -> dict[str, np.ndarray]:
+        """Returns the spread of each column of the calibration samples, by the name of the input's tensor."""
+        spreads = {}
+        for signature in description.signatures:
+            samples = self._calibration[signature.name]
+            for name, index in signature.inputs.items():
+                spreads[description.graph(signature).tensors[index].name] = column_spreads(samples[name])
+        return spreads
 
     def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
         """Yields the passes that restore the integers of quantization-aware models."""
@@ -217,7 +265,7 @@ class ConversionPipeline:
             path = job.run("_run_converter.py", "quantized.tflite", signatures=self._input_names(), int8=True)
             file = ModelFile(path.read_bytes())
         file.run_passes([self._name_tensors, functools.partial(set_edge_types, edges=edges)])
-        return ConvertedFiles(file, reference=float_file)
+        return ConvertedFiles(file, float_file, recipes)
 
     def _measure_ranges(self, file: ModelFile, recipes: RecipeByLayer) -> dict[str, TensorRange]:
         with self._job(recipes) as job:

@@ -17,33 +17,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes.compression import Grid
-from keras_notes.conversion.passes._schema import code_of, constant_of, name_of
+from keras_notes.conversion.passes._schema import code_of, name_of
+from keras_notes.conversion.passes._weighted_operators import (
+    BIASES,
+    WEIGHTED_OPERATORS,
+    WeightPlaces,
+    constants_by_name,
+)
 
 __all__ = ["TrainedWeights", "restore_trained_integers"]
 
-_OPERATORS = schema.BuiltinOperator
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
-
-    x: int
-    weights: int
-    bias: int
-    channels: int
-
-
-_PLACES = {
-    _OPERATORS.CONV_2D: _Places(0, 1, 2, 0),
-    _OPERATORS.FULLY_CONNECTED: _Places(0, 1, 2, 0),
-    _OPERATORS.DEPTHWISE_CONV_2D: _Places(0, 1, 2, 3),
-    _OPERATORS.TRANSPOSE_CONV: _Places(2, 1, 3, 0),
-}
 _ACTIVATIONS = (schema.TensorType.INT8, schema.TensorType.INT16)
 # A few units in the last place of float32.
 _LAST_BITS = 1e-6
-_BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
 
 
 @dataclass(frozen=True)
@@ -71,13 +57,13 @@ def restore_trained_integers(
         grids: The grids of activations; each is recognized by its scale except for the last bits, and its zero point.
     """
     scales = {_key(weights.values): weights.scales.reshape(-1) for weights in trained}
-    float_constants = _constants_by_name(float_model)
+    float_constants = constants_by_name(float_model)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if tensor.type in _ACTIVATIONS:
                 _snap(tensor.quantization, grids)
         for operator in graph.operators:
-            places = _PLACES.get(code_of(model, operator))
+            places = WEIGHTED_OPERATORS.get(code_of(model, operator))
             if places is not None:
                 _restore_weights(model, graph, operator, places, float_constants, scales)
     return True
@@ -100,7 +86,7 @@ def _restore_weights(
     model: schema.ModelT,
     graph: schema.SubGraphT,
     operator: schema.OperatorT,
-    places: _Places,
+    places: WeightPlaces,
     float_constants: Mapping[str, np.ndarray],
     trained_scales: Mapping[bytes, np.ndarray],
 ) -> None:
@@ -133,24 +119,13 @@ def _restore_bias(
     float_constants: Mapping[str, np.ndarray],
 ) -> None:
     values = float_constants.get(name_of(bias))
-    if values is None or bias.type not in _BIASES:
+    if values is None or bias.type not in BIASES:
         return
     steps = float(x.quantization.scale[0]) * scales.astype("float64")
-    integers = np.round(values.reshape(-1) / steps).astype(_BIASES[bias.type])
+    integers = np.round(values.reshape(-1) / steps).astype(BIASES[bias.type])
     model.buffers[bias.buffer].data = np.frombuffer(integers.tobytes(), np.uint8)
     bias.quantization.scale = steps.astype("float32")
     bias.quantization.zeroPoint = np.zeros(len(steps), "int64")
-
-
-def _constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
-    """Returns the values of the float constants of a file."""
-    constants = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            values = constant_of(model, tensor)
-            if values is not None:
-                constants[name_of(tensor)] = values
-    return constants
 
 
 def _key(values: np.ndarray) -> bytes:

@@ -43,8 +43,8 @@ def code_index(model: schema.ModelT, code: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def name_of(tensor: schema.TensorT) -> str:
-    """Returns the name of a tensor, which is bytes in a file that was read."""
+def name_of(tensor: schema.TensorT | schema.TensorMapT) -> str:
+    """Returns the name of a tensor, or of an entry of a signature, which is bytes in a file that was read."""
     return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
 
 
