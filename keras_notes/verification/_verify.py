@@ -46,8 +46,11 @@ def verify(
 
     Args:
         bundle_or_directory: A bundle, or its folder. Its files are read and hashed again in either case.
-        x: Test inputs of shape (samples, ...), in the units of the trained model; a dict by name for several inputs.
-        y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured.
+        x: Test inputs of shape (samples, ...), in the units of the trained model; for several inputs a dict by name,
+            or a list in the order of the model. Or a dataset of (x, y): a `tf.data.Dataset`, a `keras.utils.PyDataset`,
+            a `DataLoader`, or a generator, of which the first 10000 samples are used.
+        y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured. None for a
+            dataset.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
         limits: Time and memory that the file may use.
 
