@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
 from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES
 from keras_notes.bundle import Tolerance
 
 __all__ = [
@@ -26,10 +27,6 @@ __all__ = [
 
 RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
 """The name of a recipe, or {"default": name, "layers": {pattern: name}}."""
-
-# Not a format, but the best of them.
-AUTO = "auto"
-EDGES = ("float32", "uint8", "int8", "int16")
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,6 @@ _RECIPES = {
         Recipe("weight_int4", ("int4", "int8"), "float32", ("float32",), _relative(0.5, 0.15, 0.8)),
     )
 }
-
-RECIPES = tuple(_RECIPES)
 
 
 @dataclass(frozen=True)
