@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from keras_notes.bundle import (
     SignatureEntry,
     StateEntry,
     TensorEntry,
+    Tolerance,
 )
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._pipeline import ConversionPipeline
@@ -152,7 +154,7 @@ class BundleBuilder:
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
-            tolerance=recipes.tolerance,
+            tolerance=_tolerance_for(recipes.tolerance, entries),
             labels=None if self._labels is None else tuple(self._labels),
             preprocessing=self._preprocessing,
             versions={package: version(package) for package in _PACKAGES},
@@ -218,6 +220,20 @@ def _in_floats(signature: SignatureEntry) -> SignatureEntry:
         )
 
     return dataclasses.replace(signature, inputs=edges(signature.inputs), outputs=edges(signature.outputs))
+
+
+def _tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) -> Tolerance:
+    """Returns the tolerance with a smallest agreement if there are outputs of integers.
+
+    It is 3 standard errors below that of the recipe: so far a share that is measured on these few samples may be off.
+    """
+    has_ids = any(
+        entry.scale is None and np.dtype(entry.golden_dtype).kind in "iub" for s in signatures for entry in s.outputs
+    )
+    if not has_ids or (share := tolerance.agreement) is None:
+        return dataclasses.replace(tolerance, agreement=None)
+    samples = min(signature.golden_samples for signature in signatures)
+    return dataclasses.replace(tolerance, agreement=share - 3 * math.sqrt(share * (1 - share) / samples))
 
 
 def _by_signature(
