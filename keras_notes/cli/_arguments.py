@@ -13,12 +13,13 @@ import keras
 import numpy as np
 
 from keras_notes._shared.types import ArrayLike, Config
+from keras_notes.conversion import load_keras2_model
 
 __all__ = ["load_arrays", "load_labelled", "load_model", "parse_recipe"]
 
 
 def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
-    """Loads a `.keras` file in safe mode, a SavedModel, or the model that a function "module:function" returns.
+    """Loads a `.keras` or `.h5` file in safe mode, a SavedModel, or what a function "module:function" returns.
 
     Args:
         source: A path, or "module:function".
@@ -37,6 +38,8 @@ def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
     if path.is_dir():
         return _load_saved_model(path)
     try:
+        if path.suffix in (".h5", ".hdf5"):
+            return load_keras2_model(path)
         # Always in safe mode: a model may hold code, and files are untrusted.
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file may raise anything from BadZipFile to KeyError

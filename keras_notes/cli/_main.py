@@ -17,7 +17,7 @@ import shtab
 
 from keras_notes._litert.runtime import KERNELS
 from keras_notes.benchmarking import bench
-from keras_notes.bundle import check_target
+from keras_notes.bundle import Choice, check_target
 from keras_notes.cli import _arguments, _inspect
 from keras_notes.conversion import AUTO, EDGES, RECIPES, convert, read_choice
 from keras_notes.errors import KerasNotesError, VerificationError
@@ -159,8 +159,9 @@ def _convert(options: argparse.Namespace) -> None:
         prefer=options.prefer,
         overwrite=options.overwrite,
     )
-    if (choice := read_choice(bundle)) is not None and not options.json:
-        print(choice)
+    options.choice = read_choice(bundle)
+    if options.choice is not None and not options.json:
+        print(options.choice)
     _print_report(verify(bundle), options)
     if not options.json:
         print(f"written to {options.output}")
@@ -200,5 +201,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _print_report(report: Report, options: argparse.Namespace) -> None:
-    as_json = getattr(options, "json", False)
-    print(json.dumps(report.to_dict()) if as_json else report)
+    if not getattr(options, "json", False):
+        print(report)
+        return
+    choice: Choice | None = getattr(options, "choice", None)
+    candidates = {} if choice is None else {"choice": choice.to_dict()}
+    print(json.dumps({**report.to_dict(), **candidates}))

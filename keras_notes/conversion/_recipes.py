@@ -27,6 +27,8 @@ __all__ = [
 RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
 """The name of a recipe, or {"default": name, "layers": {pattern: name}}."""
 
+# The names of `quantize_aware`, which `convert` takes too.
+_OTHER_NAMES = {"int8": "static_int8"}
 # Not a format, but the best of them.
 AUTO = "auto"
 EDGES = ("float32", "uint8", "int8", "int16")
@@ -159,23 +161,27 @@ def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bo
     return fitting
 
 
-def trained_recipe(recipe: RecipeArgument, trained: str, floats: Sequence[str]) -> RecipeByLayer:
+def trained_recipe(
+    recipe: RecipeArgument, trained: str, floats: Sequence[str], only: Sequence[str] = ()
+) -> RecipeByLayer:
     """Returns the recipe of a quantization-aware model.
 
     Args:
         recipe: The argument of `convert`.
         trained: The name of the recipe that the model was trained for.
         floats: Patterns of the layers that it left in floating point.
+        only: Patterns of the layers that it was trained for; empty for all.
 
     Raises:
         ValueError: If the argument names another recipe.
     """
-    if recipe != trained:
+    if _canonical(recipe) != trained:
         raise ValueError(
             f"`recipe` must be the one that the quantization-aware model was trained for, {trained!r}; its exceptions "
             f"are those of `skip`. {received(recipe=recipe)}"
         )
-    return parse_recipe({"default": trained, "layers": dict.fromkeys(floats, "float32")})
+    layers = {"*": "float32", **dict.fromkeys(only, trained)} if only else {}
+    return parse_recipe({"default": trained, "layers": {**layers, **dict.fromkeys(floats, "float32")}})
 
 
 def is_auto(recipe: RecipeArgument) -> bool:
@@ -211,4 +217,9 @@ def _layers_of(tensor_name: str) -> Path:
 
 
 def _recipe_named(argument: str, name: object, choices: tuple[str, ...] = RECIPES) -> Recipe:
-    return _RECIPES[check_choice(argument, name, choices)]
+    return _RECIPES[check_choice(argument, _canonical(name), choices)]
+
+
+def _canonical(name: object) -> object:
+    """Returns the name of a recipe that manifests hold."""
+    return _OTHER_NAMES.get(name, name) if isinstance(name, str) else name

@@ -62,7 +62,8 @@ def _lookup(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.Oper
     count = -1 if (_sizes(graph.tensors[ids]) < 0).any() else int(np.prod(graph.tensors[ids].shape))
     operators = []
     if graph.tensors[ids].type != schema.TensorType.INT32:
-        cast_ids = _add_tensor(graph, f"{prefix}cast_ids_{rows}", _sizes(graph.tensors[ids]), schema.TensorType.INT32)
+        sizes = _sizes(graph.tensors[ids]).tolist()
+        cast_ids = _add_tensor(graph, f"{prefix}cast_ids_{rows}", sizes, schema.TensorType.INT32)
         operators.append(_cast(model, ids, cast_ids))
         ids = cast_ids
     flat_ids = _add_tensor(graph, f"{prefix}flat_ids_{rows}", [count], schema.TensorType.INT32)

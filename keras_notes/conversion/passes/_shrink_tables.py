@@ -23,7 +23,7 @@ _BYTES_OF_A_SCALE = 12
 
 
 def shrink_tables(model: schema.ModelT, float_model: schema.ModelT, *, shares_scales: bool = True) -> bool:
-    """Stores the tables of EMBEDDING_LOOKUP and of GATHER in int8 with one scale, where that is smaller and exact enough.
+    """Stores the tables of EMBEDDING_LOOKUP and of GATHER in int8 with one scale, where that is small and exact enough.
 
     Args:
         model: A quantized file.

@@ -119,5 +119,7 @@ def test_a_file_without_tables_and_a_second_run_change_nothing(text_bundles, tes
 
 def test_a_table_that_stays_in_floats_fails_the_audit(monkeypatch, tmp_path):
     monkeypatch.setattr(_pipeline, "lookup_tables", lambda model, is_lookup: False)
-    with pytest.raises(kn.errors.ConversionError, match="weights in the type of the recipe. Received: GATHER embedding"):
+    with pytest.raises(
+        kn.errors.ConversionError, match=r"weights in the type of the recipe\. Received: GATHER embedding"
+    ):
         build(text_model(name="embedding"), ["dynamic_int8"], tmp_path)
