@@ -57,9 +57,10 @@ def convert(
 
     Args:
         model: A built functional or sequential model; or a subclassed one, whose inputs are then taken from the
-            samples. Load one of Keras 2 by `conversion.load_keras2_model`: its hard sigmoid was another. A model from `prune` or `cluster` is stripped first (`strip`); a model from `quantize_aware` keeps
-            its integers, with the recipe that it was trained for and without calibration data. The states of recurrent
-            layers with stateful=True become inputs and outputs.
+            samples. Load one of Keras 2 by `conversion.load_keras2_model`: its hard sigmoid was another. A model from
+            `prune` or `cluster` is stripped first (`strip`); a model from `quantize_aware` keeps its integers and
+            ranges, with the recipe that it was trained for. The states of recurrent layers with stateful=True become
+            inputs and outputs.
         directory: The directory of the bundle, which must not exist yet unless `overwrite` is true.
         recipe: The number format; or a default and exceptions by layer name ("block/dense", "conv*"), of which the last
             match counts: `{"default": "static_int8", "layers": {"head": "float32"}}`.

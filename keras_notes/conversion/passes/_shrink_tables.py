@@ -6,7 +6,7 @@ a short row itself. In "int16x8" it stores the table of a GATHER in int16, the t
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -48,20 +48,20 @@ def shrink_tables(model: schema.ModelT, float_model: schema.ModelT, *, shares_sc
 
 def _unshared_constants(model: schema.ModelT) -> dict[str, np.ndarray]:
     """Returns the matrices that are nothing but tables, by name: those that layers share keep the scales of rows."""
-    constants: dict[str, np.ndarray] = {}
-    other_uses: Counter[int] = Counter()
+    tables: dict[str, np.ndarray] = {}
+    other_values = set()
     for graph in model.subgraphs:
         for operator in graph.operators:
             is_lookup = code_of(model, operator) == _OPERATORS.EMBEDDING_LOOKUP
-            for index in operator.inputs:
-                if index >= 0 and not is_lookup:
-                    other_uses[graph.tensors[index].buffer] += 1
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            values = constant_of(model, tensor) if len(tensor.shape) == 2 else None
-            if values is not None and not other_uses[tensor.buffer]:
-                constants[name_of(tensor)] = values.reshape(tensor.shape)
-    return constants
+            for tensor in (graph.tensors[index] for index in operator.inputs if index >= 0):
+                values = constant_of(model, tensor) if len(tensor.shape) == 2 else None
+                if values is not None and is_lookup:
+                    tables[name_of(tensor)] = values.reshape(tensor.shape)
+                elif values is not None:
+                    other_values.add(hashlib.sha256(values.tobytes()).digest())
+    return {
+        name: values for name, values in tables.items() if hashlib.sha256(values.tobytes()).digest() not in other_values
+    }
 
 
 def _share_scale(model: schema.ModelT, table: schema.TensorT, constants: dict[str, np.ndarray]) -> bool:
