@@ -194,7 +194,7 @@ class ConversionPipeline:
         changed = file.run_passes(
             [
                 *self._restoring_passes(float_file),
-                functools.partial(shrink_tables, float_model=float_file.model, shares_scales=not self.is_trained),
+                functools.partial(shrink_tables, float_model=float_file.model, is_trained=self.is_trained),
                 functools.partial(set_edge_types, edges=edges),
                 deduplicate_buffers,
             ]

@@ -22,15 +22,15 @@ _LARGEST_RATIO = 4.0
 _BYTES_OF_A_SCALE = 12
 
 
-def shrink_tables(model: schema.ModelT, float_model: schema.ModelT, *, shares_scales: bool = True) -> bool:
+def shrink_tables(model: schema.ModelT, float_model: schema.ModelT, *, is_trained: bool = False) -> bool:
     """Stores the tables of EMBEDDING_LOOKUP and of GATHER in int8 with one scale, where that is small and exact enough.
 
     Args:
         model: A quantized file.
         float_model: The float file that it was made of, with the same names.
-        shares_scales: Whether rows may share a scale; not in a quantization-aware model, whose rows have trained ones.
+        is_trained: Whether the model is quantization-aware: then the rows of a table for lookups have trained scales.
     """
-    constants = _unshared_constants(float_model) if shares_scales else {}
+    constants = {} if is_trained else _unshared_constants(float_model)
     changed = False
     for graph in model.subgraphs:
         operators = []
@@ -39,8 +39,11 @@ def shrink_tables(model: schema.ModelT, float_model: schema.ModelT, *, shares_sc
             operators.append(operator)
             if code == _OPERATORS.EMBEDDING_LOOKUP:
                 changed |= _share_scale(model, graph.tensors[operator.inputs[1]], constants)
-            elif code == _OPERATORS.GATHER and _has_wide_table(model, graph, operator):
-                operators.append(_narrow(model, graph, operator))
+            elif code == _OPERATORS.GATHER and (values := _wide_table(model, graph, operator)) is not None:
+                # A quantization-aware model has trained its table for one scale.
+                if not is_trained and not _has_similar_rows(values):
+                    continue
+                operators.append(_narrow(model, graph, operator, values))
                 changed = True
         graph.operators = operators
     return changed
@@ -72,26 +75,34 @@ def _share_scale(model: schema.ModelT, table: schema.TensorT, constants: dict[st
     width = values.shape[1]
     if table.type == _TYPES.INT4 and width // 2 + _BYTES_OF_A_SCALE < width:
         return False
-    largest = np.abs(values).max(1)
-    if not largest.any() or largest.max() > _LARGEST_RATIO * np.median(largest):
+    if not _has_similar_rows(values):
         return False
     _store(model, table, values)
     return True
 
 
-def _has_wide_table(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
+def _has_similar_rows(values: np.ndarray) -> bool:
+    """Returns whether one scale serves all rows."""
+    largest = np.abs(values).reshape(len(values), -1).max(1)
+    return bool(largest.any() and largest.max() <= _LARGEST_RATIO * np.median(largest))
+
+
+def _wide_table(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> np.ndarray | None:
+    """Returns the values of a constant table in int16, whose rows a GATHER takes."""
     table, rows = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
-    is_constant = model.buffers[table.buffer].data is not None
-    return is_constant and len(table.shape) > 1 and table.type == rows.type == _TYPES.INT16
+    data = model.buffers[table.buffer].data
+    if data is None or len(table.shape) < 2 or not table.type == rows.type == _TYPES.INT16:
+        return None
+    return np.frombuffer(bytes(data), "<i2").reshape(table.shape) * np.float64(table.quantization.scale[0])
 
 
-def _narrow(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> schema.OperatorT:
+def _narrow(
+    model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, values: np.ndarray
+) -> schema.OperatorT:
     """Lets a GATHER take rows of int8; returns the operator that gives them the grid that they had."""
     wide, rows = graph.tensors[operator.inputs[0]], operator.outputs[0]
-    integers = np.frombuffer(bytes(model.buffers[wide.buffer].data), "<i2").reshape(wide.shape)
     table = schema.TensorT()
     table.name, table.shape = wide.name, wide.shape
-    values = integers * np.float64(wide.quantization.scale[0])
     index = add_constant(model, graph, table, np.zeros(0, "int8"))
     _store(model, table, values)
     narrow_rows = schema.TensorT()
