@@ -65,25 +65,28 @@ def _layers_in(layer: keras.Layer, path: Path, around: tuple[keras.Layer, ...]) 
             yield from _layers_in(inner, (*path, inner.name), (*around, layer))
 
 
-def skip_patterns(skip: Sequence[str]) -> tuple[str, ...]:
-    """Returns the patterns of an argument `skip`.
+def skip_patterns(skip: Sequence[str], argument: str = "skip") -> tuple[str, ...]:
+    """Returns the patterns of an argument such as `skip`.
 
     Raises:
-        TypeError: If `skip` is not a sequence of strings.
+        TypeError: If they are not a sequence of strings.
     """
     if isinstance(skip, str) or not all(isinstance(pattern, str) for pattern in skip):
-        raise TypeError(f"`skip` must be a sequence of patterns of layer names. {received(skip=skip)}")
+        raise TypeError(f"`{argument}` must be a sequence of patterns of layer names. {received(**{argument: skip})}")
     return tuple(skip)
 
 
-def check_skip(patterns: Sequence[str], paths: Iterable[Path], candidates: str = "layers of the model") -> None:
-    """Checks that each pattern of an argument `skip` matches a layer.
+def check_skip(
+    patterns: Sequence[str], paths: Iterable[Path], candidates: str = "layers of the model", argument: str = "skip"
+) -> None:
+    """Checks that each pattern of an argument such as `skip` matches a layer.
 
     Args:
-        patterns: Patterns of `skip`. One with a typing error would have no effect, which nobody would notice before
-            the model runs on the device.
+        patterns: Patterns of the argument. One with a typing error would have no effect, which nobody would notice
+            before the model runs on the device.
         paths: Paths of the layers that can be skipped.
         candidates: Name of these layers in the error message.
+        argument: Name of the argument.
 
     Raises:
         ValueError: If a pattern matches none of the layers.
@@ -92,4 +95,4 @@ def check_skip(patterns: Sequence[str], paths: Iterable[Path], candidates: str =
     for pattern in patterns:
         if not any(matches(pattern, path) for path in known_paths):
             names = ", ".join(dict.fromkeys("/".join(path) for path in known_paths))
-            raise ValueError(f"`skip` must name {candidates}: {names}. {received(skip=pattern)}")
+            raise ValueError(f"`{argument}` must name {candidates}: {names}. {received(**{argument: pattern})}")

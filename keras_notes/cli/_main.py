@@ -20,7 +20,7 @@ from keras_notes._litert.runtime import KERNELS
 from keras_notes._shared.checks import check_choice
 from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES
 from keras_notes.benchmarking import bench
-from keras_notes.bundle import check_target, read_choice
+from keras_notes.bundle import Choice, check_target, read_choice
 from keras_notes.cli import _arguments, _inspect
 from keras_notes.cli._native_output import quiet_start
 from keras_notes.errors import KerasNotesError, VerificationError
@@ -165,8 +165,9 @@ def _convert(options: argparse.Namespace) -> None:
             _log_to_stderr()
         bundle = convert(_arguments.load_model(options.model, options.trust), options.output, **arguments)
         report = verify(bundle)
-    if (choice := read_choice(bundle)) is not None and not options.json:
-        print(choice)
+    options.choice = read_choice(bundle)
+    if options.choice is not None and not options.json:
+        print(options.choice)
     _print_report(report, options)
     if not options.json:
         print(f"written to {options.output}")
@@ -207,5 +208,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _print_report(report: Report, options: argparse.Namespace) -> None:
-    as_json = getattr(options, "json", False)
-    print(json.dumps(report.to_dict()) if as_json else report)
+    if not getattr(options, "json", False):
+        print(report)
+        return
+    choice: Choice | None = getattr(options, "choice", None)
+    candidates = {} if choice is None else {"choice": choice.to_dict()}
+    print(json.dumps({**report.to_dict(), **candidates}))

@@ -27,6 +27,7 @@ def quantize_aware(
     recipe: str = "int8",
     calibration: ArrayLike | None = None,
     skip: Sequence[str] = (),
+    only: Sequence[str] = (),
     ranges: str = "moving_average",
     batch_norm: str = "frozen",
     momentum: float = 0.99,
@@ -47,14 +48,17 @@ def quantize_aware(
     Args:
         model: Built model: functional, sequential, nested, or subclassed if it consists of layers and `keras.ops`. It
             is not changed. A model from `prune` or `cluster` keeps its zeros and centroids.
-        recipe: "int8" (weights and activations; "static_int8" of `convert`), "int16x8" (weights in int8, activations in
-            int16), or "weight_int4" (weights of 4 bits where LiteRT has the operator, activations in floating point).
+        recipe: "int8", or "static_int8" as in `convert` (weights and activations), "int16x8" (weights in int8,
+            activations in int16), or "weight_int4" (weights of 4 bits where LiteRT has the operator, activations in
+            floating point).
         calibration: Typical inputs, about 250 samples of the training set of shape (samples, ...), in the structure of
             the model's inputs; or a dataset of samples or batches, with or without labels, of which the first 512
             samples are used: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a `DataLoader` or a generator. The ranges
             of activations start from theirs; without calibration data, from the first batch of training.
         skip: Patterns of layer names, or of paths ("block/*"), of layers that stay in floating point. `convert` reads
             them from the model.
+        only: Patterns of the only layers that compute in integers; all others stay in floating point, as those of
+            `skip` do. Defaults to all layers.
         ranges: Method by which the ranges of activations follow the training: "moving_average" of the ranges of
             batches, or "learned" by gradient (LSQ), which needs calibration data.
         batch_norm: Statistics that a batch normalization after a layer with weights uses in training: "frozen" (the
@@ -70,7 +74,7 @@ def quantize_aware(
         A `CompressedModel` with the inputs, outputs and weights of the model.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `skip` is not a sequence of strings.
+        TypeError: If `model` is not a Keras model, or `skip` or `only` is not a sequence of strings.
         ValueError: If an argument is out of its range, the model is not built or already quantization-aware, or the
             device has no integer operator for a layer; names the layer.
 
@@ -88,8 +92,9 @@ def quantize_aware(
     """
     calibration = read_for_model("calibration", calibration, model)
     config = QuantizationConfig(
-        recipe=check_choice("recipe", recipe, tuple(RECIPES)),
+        recipe=check_choice("recipe", "int8" if recipe == "static_int8" else recipe, tuple(RECIPES)),
         skip=skip_patterns(skip),
+        only=skip_patterns(only, "only"),
         batch_norm=check_choice("batch_norm", batch_norm, ("live", "frozen")),
         learned=check_choice("ranges", ranges, ("moving_average", "learned")) == "learned",
         momentum=_check_momentum(momentum),
@@ -105,6 +110,7 @@ def quantize_aware(
     structure = quantized.input_structure
     program = trace_network(quantized.network, structure, config)
     check_skip(config.skip, [step.path for step in program.steps])
+    check_skip(config.only, [step.path for step in program.steps], argument="only")
     with quantized.transformed():
         arrays = None if calibration is None else input_arrays(structure, calibration)
         limits = calibrate(program, structure, config, arrays)

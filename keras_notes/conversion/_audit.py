@@ -18,6 +18,7 @@ _WEIGHTS = {
     "DEPTHWISE_CONV_2D": 1,
     "EMBEDDING_LOOKUP": 1,
     "FULLY_CONNECTED": 1,
+    "GATHER": 0,
     "TRANSPOSE_CONV": 1,
 }
 
@@ -65,6 +66,8 @@ def _other_weights(file: TfliteFile, recipes: RecipeByLayer) -> Iterator[str]:
 def _wrong_type(graph: Graph, operator: Operator, index: int, recipes: RecipeByLayer) -> Iterator[str]:
     weight, result = graph.tensors[index], graph.tensors[operator.outputs[0]].name
     allowed = recipes.recipe_of(result).weights
+    if operator.name == "GATHER" and len(weight.shape) < 2:  # a list of numbers, not a table
+        return
     is_float = weight.dtype in FLOAT_DTYPES
     if weight.is_constant and is_float and weight.dtype not in allowed:
         yield f"{operator.name} {result} with {weight.dtype} weights"

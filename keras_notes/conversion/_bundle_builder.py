@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -21,7 +21,6 @@ from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.checks import received
-from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.labels import check_labels
 from keras_notes._shared.sample_sources import is_pair, read_labelled
 from keras_notes._shared.samples import read_for_model
@@ -37,18 +36,17 @@ from keras_notes.bundle import (
     Tolerance,
 )
 from keras_notes.conversion._audit import audit
+from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs
 from keras_notes.conversion._pipeline import ConversionPipeline
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
-from keras_notes.errors import ConversionError
 
 __all__ = ["BundleBuilder", "BundleContent"]
 
 BundleContent: TypeAlias = tuple[Manifest, dict[str, bytes]]
 """The manifest of a bundle, and its other files by name: the arguments of `write_bundle`."""
 
-_GOLDEN_SAMPLES = 32
 # Every tensor of two files is read for each of them.
 _SAMPLES_FOR_TENSOR_ERRORS = 8
 _log = logging.getLogger(__name__)
@@ -86,13 +84,13 @@ class BundleBuilder:
         golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
             own_calibration = read_for_model("calibration", calibration_by_signature.get(name), entry)
-            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, _GOLDEN_SAMPLES)
+            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, GOLDEN_SAMPLES)
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            golden_inputs = _golden_inputs(graph, own_golden, samples)
+            golden_inputs = choose_golden_inputs(graph, own_golden, samples)
             self._golden[name] = graph.run(golden_inputs.arrays)
-            _check_finite(entry, self._golden[name].outputs, golden_inputs)
+            check_finite(entry, self._golden[name].outputs, golden_inputs)
             if samples is not None:
                 ranges[name] = graph.run(samples).inputs if graph.states else samples
             graphs.append(graph)
@@ -267,65 +265,3 @@ def _check_label_names(labels: Sequence[str] | None, outputs: Mapping[str, np.nd
     classes = next(iter(outputs.values())).shape[-1]
     if len(labels) != classes:
         raise ValueError(f"`labels` must hold one name a class. Received: {len(labels)} for {classes} classes.")
-
-
-class _GoldenInputs(NamedTuple):
-    """Golden samples, and where they come from.
-
-    Attributes:
-        arrays: The samples by input name.
-        argument: The argument that holds them; None if they are random.
-        places: The number of each sample in that argument.
-    """
-
-    arrays: dict[str, np.ndarray]
-    argument: str | None
-    places: np.ndarray
-
-
-def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray], inputs: _GoldenInputs) -> None:
-    is_finite = np.all([np.isfinite(array).reshape(len(array), -1).all(1) for array in outputs.values()], axis=0)
-    if is_finite.all():
-        return
-    subject = f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity"
-    if not is_finite.any() or inputs.argument is None:
-        raise ConversionError(f"{subject}. Check its weights.")
-    samples = ", ".join(map(str, inputs.places[~is_finite][:5]))
-    number = int((~is_finite).sum())
-    reason = ""
-    if _computes_masks(model):
-        reason = " A sample whose steps are all masked, such as a row of padding, has no mean over its steps."
-    raise ConversionError(
-        f"{subject} for {number} of {len(is_finite)} of them, sample {samples}{', ...' if number > 5 else ''} of "
-        f"`{inputs.argument}`; the others are finite.{reason} Drop such samples, or let the model handle them."
-    )
-
-
-def _computes_masks(model: keras.Model) -> bool:
-    """Returns whether a layer of a model makes masks, as `Masking` and an `Embedding` with mask_zero=True do."""
-    return any(
-        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers_of(model)
-    )
-
-
-def _golden_inputs(
-    graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
-) -> _GoldenInputs:
-    if golden is not None:
-        arrays = graph.arrays("golden", golden)
-        return _GoldenInputs(arrays, "golden", np.arange(_count(arrays)))
-    if calibration is not None:
-        count = _count(calibration)
-        spaced = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
-        places = np.arange(min(count, _GOLDEN_SAMPLES)) if graph.states else spaced
-        return _GoldenInputs({name: array[places] for name, array in calibration.items()}, "calibration", places)
-    if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
-        raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
-    rng = np.random.default_rng(0)
-    shapes = {name: (_GOLDEN_SAMPLES, *spec.shape[1:]) for name, spec in graph.input_specs.items()}
-    arrays = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
-    return _GoldenInputs(arrays, None, np.arange(_GOLDEN_SAMPLES))
-
-
-def _count(arrays: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(arrays.values())))

@@ -32,12 +32,14 @@ from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, p
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
+from keras_notes.conversion.passes._lookup_tables import lookup_tables
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
 from keras_notes.conversion.passes._name_tensors import name_tensors, path_in_file
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
+from keras_notes.conversion.passes._shrink_tables import shrink_tables
 from keras_notes.conversion.workers._job import Job
 from keras_notes.errors import ConversionError
 
@@ -175,7 +177,7 @@ class ConversionPipeline:
 
     def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Quantizes a float file."""
-        float_file, ranges = calibrated
+        float_file, ranges = self._lookup_tables(calibrated.file, recipes), calibrated.ranges
         description = describe_model(float_file.model)
         with self._job(recipes) as job:
             (job.directory / "float.tflite").write_bytes(float_file.to_bytes())
@@ -192,12 +194,23 @@ class ConversionPipeline:
         changed = file.run_passes(
             [
                 *self._restoring_passes(float_file),
+                functools.partial(shrink_tables, float_model=float_file.model, is_trained=self.is_trained),
                 functools.partial(set_edge_types, edges=edges),
                 deduplicate_buffers,
             ]
         )
         is_quantized = changed or tflite != float_file.to_bytes()
         return ConvertedFiles(file, reference=float_file if is_quantized else None)
+
+    def _lookup_tables(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
+        """Looks the tables up that get another type than their rows, so that they become small."""
+
+        def is_lookup(name: str) -> bool:
+            recipe = recipes.recipe_of(name)
+            return recipe.name != "float32" and not recipe.is_integer
+
+        file = float_file.copy()
+        return file if file.run_passes([functools.partial(lookup_tables, is_lookup=is_lookup)]) else float_file
 
     def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
         """Yields the passes that restore the integers of quantization-aware models."""

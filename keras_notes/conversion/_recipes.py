@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
 from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
-from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES
+from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES, canonical_recipe
 from keras_notes.bundle import Tolerance
 
 __all__ = [
@@ -154,23 +154,27 @@ def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bo
     return fitting
 
 
-def trained_recipe(recipe: RecipeArgument, trained: str, floats: Sequence[str]) -> RecipeByLayer:
+def trained_recipe(
+    recipe: RecipeArgument, trained: str, floats: Sequence[str], only: Sequence[str] = ()
+) -> RecipeByLayer:
     """Returns the recipe of a quantization-aware model.
 
     Args:
         recipe: The argument of `convert`.
         trained: The name of the recipe that the model was trained for.
         floats: Patterns of the layers that it left in floating point.
+        only: Patterns of the layers that it was trained for; empty for all.
 
     Raises:
         ValueError: If the argument names another recipe.
     """
-    if recipe != trained:
+    if canonical_recipe(recipe) != trained:
         raise ValueError(
             f"`recipe` must be the one that the quantization-aware model was trained for, {trained!r}; its exceptions "
             f"are those of `skip`. {received(recipe=recipe)}"
         )
-    return parse_recipe({"default": trained, "layers": dict.fromkeys(floats, "float32")})
+    layers = {"*": "float32", **dict.fromkeys(only, trained)} if only else {}
+    return parse_recipe({"default": trained, "layers": {**layers, **dict.fromkeys(floats, "float32")}})
 
 
 def is_auto(recipe: RecipeArgument) -> bool:
@@ -206,4 +210,4 @@ def _layers_of(tensor_name: str) -> Path:
 
 
 def _recipe_named(argument: str, name: object, choices: tuple[str, ...] = RECIPES) -> Recipe:
-    return _RECIPES[check_choice(argument, name, choices)]
+    return _RECIPES[check_choice(argument, canonical_recipe(name), choices)]

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_notes._shared.layer_patterns import layers_by_path
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._calibrator import Calibrator
@@ -37,7 +38,18 @@ def trace_network(network: keras.Model, structure: Tree, config: QuantizationCon
         structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
         config: Choices of `quantize_aware`.
     """
-    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=config.is_float)
+    # A layer that `only` does not match is opened for the layers in it that match.
+    around = {
+        path[:end]
+        for path, _ in layers_by_path(network)
+        if config.only and not config.is_float(path)
+        for end in range(1, len(path))
+    }
+
+    def is_float(path: tuple[str, ...]) -> bool:
+        return config.is_float(path) and path not in around
+
+    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=is_float)
 
 
 def calibrate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import keyword
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ SIGNATURE = "serving_default"
 # Names that Keras generates change with every model built before; they must not reach the device.
 _GENERATED_NAME = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 _VALID_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_BATCH = 256
+# The samples of a batch, and their numbers: a batch of images takes a thousand times its own size in a deep network.
+_BATCH, _NUMBERS = 256, 2**20
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class DeployGraph:
             inputs: Samples by input name. With states they are the steps of one sequence, which starts from zeros.
         """
         count = len(next(iter(inputs.values())))
-        size = 1 if self.states else next(iter(self.model.inputs)).shape[0] or _BATCH
+        numbers = sum(math.prod(array.shape[1:]) for array in inputs.values())
+        fitting = min(_BATCH, max(1, _NUMBERS // max(1, numbers)))
+        size = 1 if self.states else next(iter(self.model.inputs)).shape[0] or fitting
         input_batches, output_batches = [], []
         state = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.state_specs.items()}
         for start in range(0, count, size):

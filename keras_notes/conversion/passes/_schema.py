@@ -31,14 +31,20 @@ def code_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
     return max(known.builtinCode, known.deprecatedBuiltinCode)
 
 
-def code_index(model: schema.ModelT, code: int) -> int:
-    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing."""
+def code_index(model: schema.ModelT, code: int, version: int = 2) -> int:
+    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing.
+
+    Args:
+        model: The objects of the file.
+        code: The code of the operator.
+        version: The version of the operator if it is missing. Defaults to that of int8 and int16.
+    """
     for index, known in enumerate(model.operatorCodes):
         if max(known.builtinCode, known.deprecatedBuiltinCode) == code:
             return index
     added = schema.OperatorCodeT()
     added.builtinCode = added.deprecatedBuiltinCode = code
-    added.version = 2  # int8 and int16
+    added.version = version
     model.operatorCodes.append(added)
     return len(model.operatorCodes) - 1
 

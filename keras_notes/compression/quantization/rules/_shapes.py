@@ -16,6 +16,7 @@ from keras_notes.compression.quantization._evaluator import (
     OperandOrConstant,
     Rounded,
     Unrounded,
+    Weights,
     is_operand,
     operands_of,
     tensor_of,
@@ -184,8 +185,17 @@ def _pad(evaluator: Evaluator, step: Step, value: Operand, constant_values: floa
 
 
 def _embedding(evaluator: Evaluator, step: Step, ids: OperandOrConstant) -> Rounded:
-    """Gathers rows of the table, which has a grid of its own."""
-    table = evaluator.constant(step.operation.embeddings, step.name)
+    """Gathers rows of the table, which has a grid of its own.
+
+    The device stores the table as weights: beside activations in int16 in int8, and beside those in floating point with
+    a scale for each row.
+    """
+    variable = step.operation.embeddings
+    kernel = ops.convert_to_tensor(variable, "float32")
+    if evaluator.format is None or evaluator.format.bits == 16:
+        channels = (variable.shape[0] if evaluator.format is None else 1, 1)
+        kernel, _ = evaluator.quantize_weights(Weights(f"{step.name}/table", kernel, variable, channels))
+    table = evaluator.constant(kernel, step.name)
     indices = ops.cast(tensor_of(ids), "int32")
     return evaluator.same_grid(ops.take(table.tensor, indices, axis=0), table.grid)
 
