@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Sequence
 
 import keras
@@ -9,6 +11,7 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
+from keras_notes._shared.edge_layers import find_float_first_layers
 from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.layer_patterns import check_skip, skip_patterns
 from keras_notes._shared.samples import read_for_model
@@ -19,6 +22,8 @@ from keras_notes.compression.quantization._config import RECIPES, QuantizationCo
 from keras_notes.compression.quantization._quantized_network import calibrate, trace_network
 
 __all__ = ["quantize_aware"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def quantize_aware(
@@ -108,11 +113,12 @@ def quantize_aware(
         )
     quantized = _copy_in_float(model, calibration)
     structure = quantized.input_structure
+    arrays = None if calibration is None else input_arrays(structure, calibration)
+    config = _keep_first_layers_in_float(quantized, config, arrays)
     program = trace_network(quantized.network, structure, config)
     check_skip(config.skip, [step.path for step in program.steps])
     check_skip(config.only, [step.path for step in program.steps], argument="only")
     with quantized.transformed():
-        arrays = None if calibration is None else input_arrays(structure, calibration)
         limits = calibrate(program, structure, config, arrays)
     quantization = attach_quantization(quantized, program, config, tuple(limits))
     if limits and calibration is not None:
@@ -135,6 +141,23 @@ def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> Compres
             )
         specs = tree.map_structure(spec_like, calibration)
     return CompressedModel(network, transforms, input_specs=specs, name=model.name)
+
+
+def _keep_first_layers_in_float(
+    quantized: CompressedModel, config: QuantizationConfig, arrays: Sequence[np.ndarray] | None
+) -> QuantizationConfig:
+    """Adds to `skip` the first layers that would lose columns of unlike ranges."""
+    if config.format is None or arrays is None:
+        return config
+    paths = [path for path in find_float_first_layers(quantized.network, arrays) if path not in config.skip]
+    if not paths:
+        return config
+    _LOG.info(
+        "%s: %s in floating point, before the first rounding: the ranges of its columns are too unlike for one grid",
+        quantized.name,
+        ", ".join(paths),
+    )
+    return dataclasses.replace(config, skip=(*config.skip, *paths))
 
 
 def _check_momentum(momentum: float) -> float:

@@ -17,7 +17,6 @@ from keras_notes.compression.quantization._evaluator import (
     Rounded,
     Rounding,
     WeightedSum,
-    Weights,
 )
 
 __all__ = ["DeployEmitter"]
@@ -83,8 +82,8 @@ class DeployEmitter(Evaluator):
         scale, zero_point = self._constants[f"{name}/constant"]
         return Rounded(tensor, Grid(float(scale), float(zero_point), self.format))
 
-    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        kernel, scale = self._constants[weights.name]
+    def quantize_weights(self, weighted_sum: WeightedSum) -> tuple[Tensor, Tensor]:
+        kernel, scale = self._constants[weighted_sum.weights.name]
         return ops.convert_to_tensor(kernel), scale
 
     def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:

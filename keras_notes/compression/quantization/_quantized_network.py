@@ -26,6 +26,8 @@ from keras_notes.compression.quantization._tracer import Program, Step, trace
 __all__ = ["QuantizedNetwork", "calibrate", "trace_network"]
 
 _BATCH = 64
+# The end of the names of points among constants.
+_GRID = "/grid"
 
 _Constants: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -141,7 +143,8 @@ class QuantizedNetwork(keras.Layer):
                 mark on it.
         """
         config = self.config
-        return DeployEmitter(config.format, config.bits, self.ranges.grids(config.format), self._constants(), mark)
+        constants = self._constants()
+        return DeployEmitter(config.format, config.bits, self._grids(constants, _GRID), constants, mark)
 
     def emit(self, emitter: DeployEmitter, inputs: Tree) -> Tree:
         """Computes the outputs of the deploy graph, in the structure of the network's outputs."""
@@ -151,24 +154,31 @@ class QuantizedNetwork(keras.Layer):
         """Returns weights on their grid with the scale of each channel, and the grids of all other tensors."""
         constants = self._constants()
         kernels = [values for values in constants.values() if values[0].ndim > 1]
+        return kernels, [*self._grids(constants, _GRID).values(), *self._grids(constants, "/constant").values()]
+
+    def _grids(self, constants: _Constants, suffix: str) -> dict[str, Grid]:
+        """Returns the grids whose name ends so, by name without the end; {} for floating point."""
         format = self.config.format
         if format is None:
-            return kernels, []
-        scales = [values for name, values in constants.items() if name.endswith("/constant")]
-        grids = [Grid(float(scale), float(zero_point), format) for scale, zero_point in scales]
-        return kernels, [*self.ranges.grids(format).values(), *grids]
+            return {}
+        return {
+            name.removesuffix(suffix): Grid(float(scale), float(zero_point), format)
+            for name, (scale, zero_point) in constants.items()
+            if name.endswith(suffix)
+        }
 
     def _constants(self) -> _Constants:
-        """Returns weights, biases and the grids of constants, in numbers, by name."""
+        """Returns weights, biases, and the grids of constants and points, in numbers, by name."""
         variables = [variable for step in self.steps for variable in step.variables]
         return self._cache.get([*variables, *self.ranges.variables], self._compute_constants)
 
     def _compute_constants(self) -> _Constants:
         simulator = self.simulator()
         self._evaluate(simulator, _zeros(self._specs))
+        grids = {f"{name}{_GRID}": (grid.scale, grid.zero_point) for name, grid in simulator.grids.items()}
         return {
             name: (ops.convert_to_numpy(values[0]), ops.convert_to_numpy(values[1]))
-            for name, values in simulator.constants.items()
+            for name, values in (*simulator.constants.items(), *grids.items())
         }
 
     def _evaluate(self, evaluator: Evaluator, inputs: Sequence[Tensor]) -> Tree:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._evaluator import (
@@ -38,7 +38,12 @@ def concatenate(evaluator: Evaluator, name: str, values: Sequence[Operand], axis
 def reduce_mean(evaluator: Evaluator, name: str, value: Operand, axis: Tree, keepdims: bool) -> Unrounded:
     """Averages a value over some axes."""
     x = evaluator.to_grid(value)
-    return Unrounded(name, lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims))
+    compute = lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims)  # noqa: E731
+    if x.grid is None:
+        return Unrounded(name, compute)
+    axes = range(1, len(x.shape)) if axis is None else tree.flatten(axis)
+    finest = x.grid.scale / math.prod(x.shape[number] for number in axes)  # that of the sum
+    return Unrounded(name, compute, finest=lambda: finest)
 
 
 def check_channels_last(step: Step) -> None:
@@ -57,13 +62,19 @@ def _join(
     """Rounds values to a common grid, the one of the point `name`, and joins them."""
     if evaluator.format is None:
         return Rounded(function([evaluator.materialize(value).tensor for value in values]))
+    operands = [value if _can_be_rounded(value) else evaluator.to_grid(value) for value in values]
+    for operand in operands:
+        evaluator.widen(name, operand)
     rounded = [
-        evaluator.materialize(value, name)
-        if not isinstance(value, Rounded) and value.fixed is None and value.after is None
-        else evaluator.requantize(evaluator.to_grid(value), name)
-        for value in values
+        evaluator.requantize(operand, name) if isinstance(operand, Rounded) else evaluator.materialize(operand, name)
+        for operand in operands
     ]
     return evaluator.same_grid(function([value.tensor for value in rounded]), rounded[-1].grid)
+
+
+def _can_be_rounded(value: Operand) -> bool:
+    """Whether a value is not rounded yet, and can be rounded to any grid."""
+    return not isinstance(value, Rounded) and value.fixed is None and value.after is None
 
 
 def _rearrange(evaluator: Evaluator, step: Step, value: Operand, *args: Tree, **kwargs: Tree) -> Rounded:
