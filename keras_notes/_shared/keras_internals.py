@@ -29,6 +29,7 @@ __all__ = [
     "output_index_of",
     "output_structure_of",
     "owns_loss",
+    "quantized_by_keras",
     "set_mask",
     "takes_training",
     "unscale_loss_for_distribution",
@@ -86,6 +87,11 @@ def output_index_of(tensor: keras.KerasTensor) -> int:
 def is_keras_class(cls: type) -> bool:
     """Returns whether a class is Keras's own."""
     return cls.__module__.startswith("keras.")
+
+
+def quantized_by_keras(model: keras.Layer) -> list[keras.Layer]:
+    """Returns the layers of a model that Keras's own `quantize` has changed."""
+    return [layer for layer in layers_of(model) if getattr(layer, "quantization_mode", None) is not None]
 
 
 def is_keras_operation(operation: Operation) -> bool:

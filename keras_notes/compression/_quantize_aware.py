@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
@@ -10,12 +11,14 @@ from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
 from keras_notes._shared.keras_internals import layers_of
-from keras_notes._shared.layer_patterns import check_skip, skip_patterns
+from keras_notes._shared.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
 from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
 from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
-from keras_notes.compression.quantization._quantized_network import calibrate, trace_network
+from keras_notes.compression.quantization._quantized_network import calibrate, find_refusals, trace_network
+from keras_notes.compression.quantization._tracer import Refusal, StepsRefusedError
+from keras_notes.errors import QuantizationError
 
 __all__ = ["quantize_aware"]
 
@@ -51,8 +54,9 @@ def quantize_aware(
         calibration: Typical inputs, about 250 samples of the training set of shape (samples, ...), in the structure of
             the model's inputs. The ranges of activations start from theirs; without calibration data, from the first
             batch of training.
-        skip: Patterns of layer names, or of paths ("block/*"), of layers that stay in floating point. `convert` reads
-            them from the model.
+        skip: Patterns of the names or paths ("block/*", "head/exp") of layers and operations that stay in floating
+            point. An operation of `keras.ops` is named after its class: "cumsum", and "cumsum#2" for the second one
+            beside it. `convert` reads them from the model.
         ranges: Method by which the ranges of activations follow the training: "moving_average" of the ranges of
             batches, or "learned" by gradient (LSQ), which needs calibration data.
         batch_norm: Statistics that a batch normalization after a layer with weights uses in training: "frozen" (the
@@ -69,8 +73,9 @@ def quantize_aware(
 
     Raises:
         TypeError: If `model` is not a Keras model, or `skip` is not a sequence of strings.
-        ValueError: If an argument is out of its range, the model is not built or already quantization-aware, or the
-            device has no integer operator for a layer; names the layer.
+        ValueError: If an argument is out of its range, or the model is not built or already quantization-aware.
+        QuantizationError: If the device has no integer operator for layers or operations; names all of them, and the
+            `skip` with which the model is taken (`error.remedy`). It is a ValueError too.
 
     Example:
         >>> import keras, numpy as np
@@ -100,15 +105,45 @@ def quantize_aware(
         )
     quantized = _copy_in_float(model, calibration)
     structure = quantized.input_structure
-    program = trace_network(quantized.network, structure, config)
-    check_skip(config.skip, [step.path for step in program.steps])
-    with quantized.transformed():
-        arrays = None if calibration is None else input_arrays(structure, calibration)
-        limits = calibrate(program, structure, config, arrays)
+    try:
+        program = trace_network(quantized.network, structure, config)
+        check_skip(config.skip, [step.path for step in program.steps])
+        with quantized.transformed():
+            arrays = None if calibration is None else input_arrays(structure, calibration)
+            limits = calibrate(program, structure, config, arrays)
+    except StepsRefusedError as error:
+        raise _refusal_of(quantized, config, error.refusals) from error
     quantization = attach_quantization(quantized, program, config, tuple(limits))
     if limits and calibration is not None:
         quantization.ranges.start(np.array(list(limits.values()), "float32"))
     return quantized
+
+
+def _refusal_of(
+    quantized: CompressedModel, config: QuantizationConfig, refusals: Sequence[Refusal]
+) -> QuantizationError:
+    """Returns the error that names everything that cannot compute in integers, and the `skip` that works.
+
+    Args:
+        quantized: The model in floating point.
+        config: Choices of `quantize_aware`.
+        refusals: What was refused first.
+    """
+    problems: dict[Path, str] = {}
+    new_refusals = list(refusals)
+    while new_refusals:
+        problems.update((refusal.path, refusal.problem) for refusal in new_refusals)
+        patterns = shortest_patterns(problems, config.skip)
+        with quantized.transformed():
+            trial = dataclasses.replace(config, skip=tuple(patterns))
+            further = find_refusals(quantized.network, quantized.input_structure, trial)
+        # A refusal that skipping the layer does not end has another cause: only the first message helps then.
+        new_refusals = [refusal for refusal in further if refusal.path not in problems]
+    sentences = list(problems.values())
+    if len(sentences) > 1:
+        sentences = [f"({number}) {sentence}" for number, sentence in enumerate(sentences, 1)]
+    remedy = {"skip": patterns}
+    return QuantizationError(f"{' '.join(sentences)} Remedy: skip={patterns}.", remedy, list(problems.values()))
 
 
 def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:

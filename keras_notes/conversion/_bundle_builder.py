@@ -32,8 +32,9 @@ from keras_notes.bundle import (
     TensorEntry,
 )
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._pipeline import ConversionPipeline
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
+from keras_notes.conversion._recipes import RecipeByLayer, parse_recipe
+from keras_notes.conversion._refusals import refuse
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import ConversionError
@@ -121,16 +122,23 @@ class BundleBuilder:
         outputs = graph.run(samples).outputs[graph.output_names[0]]
         return float((outputs.argmax(-1) == labels).mean())
 
-    def build(self, recipes: RecipeByLayer, edges: str) -> BundleContent:
+    def build(self, recipes: RecipeByLayer, edges: str, *, complete_remedy: bool = False) -> BundleContent:
         """Converts the model, and returns the content of its bundle.
+
+        Args:
+            recipes: The number formats.
+            edges: The type of the inputs and outputs.
+            complete_remedy: Whether the remedy of an error is tried, until it holds all exceptions that are needed.
 
         Raises:
             ConversionError: If the model cannot be converted so, or the file does not hold what the recipe says.
         """
-        converted = self._pipeline.run(recipes, edges)
-        _log.info("auditing the file")
-        file = describe_model(converted.file.model)
-        audit(file, self.name, recipes)
+        try:
+            converted, file = self._convert(recipes, edges)
+        except ConversionError as error:
+            if not complete_remedy or error.remedy is None or self._pipeline.is_trained:
+                raise
+            raise self._complete(error, edges) from error
         files: dict[str, bytes] = {}
         entries = tuple(_signature_entry(graph, file, self._golden[graph.signature], files) for graph in self.graphs)
         manifest = Manifest(
@@ -156,6 +164,37 @@ class BundleBuilder:
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
+
+    def _convert(self, recipes: RecipeByLayer, edges: str) -> tuple[ConvertedFiles, TfliteFile]:
+        """Converts the model and audits its file."""
+        converted = self._pipeline.run(recipes, edges)
+        _log.info("auditing the file")
+        file = describe_model(converted.file.model)
+        audit(file, self.name, recipes, trained=self._pipeline.is_trained)
+        return converted, file
+
+    def _complete(self, error: ConversionError, edges: str) -> ConversionError:
+        """Returns an error whose remedy holds every exception that the model needs, which it finds by trying."""
+        problems = list(error.problems)
+        further = error
+        while further.remedy is not None:
+            _log.info("trying the remedy %s", further.remedy)
+            recipes = parse_recipe(further.remedy["recipe"])
+            if edges not in recipes.default.edges:
+                break
+            try:
+                self._convert(recipes, edges)
+            except ConversionError as next_error:
+                if next_error.remedy == further.remedy:
+                    break
+                problems += next_error.problems
+                further = next_error
+            else:
+                if further is error:
+                    return error
+                exceptions = {pattern: recipe.name for pattern, recipe in recipes.layers.items()}
+                return refuse(problems, RecipeByLayer(recipes.default, {}), exceptions)
+        return ConversionError(" ".join(problems), problems=problems)
 
 
 def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, files: dict[str, bytes]) -> SignatureEntry:

@@ -146,7 +146,7 @@ def convert(
     if is_auto(recipe):
         manifest, files = choose_best(builder, candidates, edges, criteria)
     else:
-        manifest, files = builder.build(candidates[0], edges)
+        manifest, files = builder.build(candidates[0], edges, complete_remedy=True)
     return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
 
 

@@ -21,20 +21,22 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
-from keras_notes._shared.keras_internals import is_keras_class, layers_of
+from keras_notes._shared.keras_internals import functional_of, is_keras_class, layers_of
 from keras_notes._shared.layer_patterns import Path as LayerPath
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion.graph._layer_lowerings import differs_for_integers
+from keras_notes.conversion.graph._operator_scopes import known_names, known_paths, output_paths
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
+from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
-from keras_notes.conversion.passes._name_tensors import name_tensors, path_in_file
+from keras_notes.conversion.passes._name_tensors import LayerNames, name_tensors, path_in_file, place_of
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
@@ -136,7 +138,7 @@ class ConversionPipeline:
         if key not in self._float_files:
             with self._job(recipes) as job:
                 self._save_model(job, forms)
-                path = job.run("_run_converter.py", "float.tflite", signatures=self._input_names(), int8=False)
+                path = self._run_converter(job, "float.tflite", int8=False)
                 file = ModelFile(path.read_bytes())
             file.run_passes([self._name_tensors])
             self._float_files[key] = file
@@ -184,7 +186,9 @@ class ConversionPipeline:
                 "_run_quantizer.py",
                 "quantized.tflite",
                 recipe=recipes.default.name,
-                by_operator=find_recipes_by_operator(description, recipes),
+                by_operator=find_recipes_by_operator(
+                    description, recipes, self._known_paths(), trained=self.is_trained
+                ),
                 float_edges=find_float_edges(description, recipes),
             )
             tflite = path.read_bytes()
@@ -214,10 +218,22 @@ class ConversionPipeline:
         with self._job(recipes) as job:
             self._save_model(job, self._forms(recipes))
             self._save_calibration(job)
-            path = job.run("_run_converter.py", "quantized.tflite", signatures=self._input_names(), int8=True)
+            path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
         file.run_passes([self._name_tensors, functools.partial(set_edge_types, edges=edges)])
         return ConvertedFiles(file, reference=float_file)
+
+    def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
+        """Runs the converter; if it lacks operations, the error names their layers."""
+        try:
+            return job.run("_run_converter.py", gives, signatures=self._input_names(), int8=int8)
+        except ConversionError as error:
+            path = job.directory / "lacking.json"
+            lacking = json.loads(path.read_text()) if path.exists() else []
+            names = self._layer_names()
+            operations = [(operation, "/".join(place_of(places, names))) for operation, places in lacking]
+            described = describe_missing_operations(self._graphs[0].model, operations, job.failure)
+            raise (described or error) from error
 
     def _measure_ranges(self, file: ModelFile, recipes: RecipeByLayer) -> dict[str, TensorRange]:
         with self._job(recipes) as job:
@@ -256,10 +272,28 @@ class ConversionPipeline:
         return paths
 
     def _name_tensors(self, model: schema.ModelT) -> bool:
-        return name_tensors(model, self._model_names(), {layer.name for layer in self._layers()})
+        return name_tensors(model, self._layer_names())
+
+    def _layer_names(self) -> LayerNames:
+        layers = list(self._layers())
+        outputs = {
+            graph.signature: {
+                name: path_in_file(path, self._model_names())
+                for name, path in zip(graph.output_names, output_paths(graph.model), strict=True)
+            }
+            for graph in self._graphs
+        }
+        opened = {layer.name for layer in layers if not is_keras_class(type(layer)) or functional_of(layer)}
+        names = known_names([*(graph.model for graph in self._graphs), *layers])
+        return LayerNames(self._model_names(), names, opened, outputs)
 
     def _model_names(self) -> set[str]:
         return {graph.model.name for graph in self._graphs}
+
+    def _known_paths(self) -> list[LayerPath]:
+        """Returns the paths of the layers and operations of the model, as their tensors name them in the file."""
+        paths = [path for graph in self._graphs for path in known_paths(graph.model)]
+        return list(dict.fromkeys(path_in_file(path, self._model_names()) for path in paths))
 
     def _input_names(self) -> dict[str, list[str]]:
         return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}

@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_notes._shared.softmax_masks import MASK_MARGIN
-from keras_notes._shared.types import Tensor, Tree
+from keras_notes._shared.types import Operation, Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid, IntegerFormat, fake_quantize, grid_of_range
 
 __all__ = [
@@ -228,8 +228,10 @@ class Evaluator:
         """Rounds values to a known grid."""
         raise NotImplementedError
 
-    def scope(self, path: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
-        """Returns the context in which a layer is computed."""
+    def scope(
+        self, path: tuple[str, ...], operation: Operation | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which the layer or operation at a path is computed."""
         return contextlib.nullcontext()
 
     def same_grid(self, tensor: Tensor, grid: Grid | None) -> Rounded:

@@ -1,0 +1,51 @@
+"""Refusals of a conversion: errors that say what stands in the way, and with which arguments the model converts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from keras_notes._shared.layer_patterns import Path, matches_any, pattern_of
+from keras_notes._shared.types import Json
+from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.errors import ConversionError
+
+__all__ = ["float_layers_of", "refuse"]
+
+
+def float_layers_of(paths: Iterable[Path], recipe: str = "float32") -> dict[str, str]:
+    """Returns a recipe for the layers and operations at some paths, by pattern, the outer layers first."""
+    patterns: list[str] = []
+    for path in sorted(dict.fromkeys(paths), key=len):
+        if not matches_any(patterns, path):
+            patterns.append(pattern_of(path))
+    return dict.fromkeys(patterns, recipe)
+
+
+def refuse(
+    problems: Sequence[str],
+    recipes: RecipeByLayer,
+    exceptions: Mapping[str, str],
+    *,
+    trained: bool = False,
+    lowerings: Sequence[Mapping[str, str]] = (),
+) -> ConversionError:
+    """Returns the error of a model that converts with exceptions by layer.
+
+    Args:
+        problems: What stands in the way, a sentence each.
+        recipes: The recipes that were asked for; their exceptions stay.
+        exceptions: Further exceptions, recipes by pattern.
+        trained: Whether the model is quantization-aware: its exceptions are those that it was trained with.
+        lowerings: Values of `lowering` with which the model converts too.
+    """
+    declared = {pattern: recipe.name for pattern, recipe in recipes.layers.items() if pattern not in exceptions}
+    if trained:
+        skip = [*declared, *exceptions]
+        advice = f"Replace that layer, or leave it in floating point when you train: quantize_aware(..., skip={skip})."
+        return ConversionError(f"{' '.join(problems)} {advice}", [{"skip": skip}], problems)
+    # The last match counts.
+    recipe: Json = {"default": recipes.default.name, "layers": {**declared, **exceptions}}
+    remedies = [{"recipe": recipe}, *({"lowering": dict(lowering)} for lowering in lowerings)]
+    alternatives = "".join(f" Or choose another form: lowering={dict(lowering)}." for lowering in lowerings)
+    advice = f"Replace that layer, or declare it: recipe={recipe}.{alternatives}"
+    return ConversionError(f"{' '.join(problems)} {advice}", remedies, problems)
