@@ -10,7 +10,7 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
-from keras_notes._shared.keras_internals import layers_of
+from keras_notes._shared.keras_internals import half_precision_attributes, layers_of
 from keras_notes._shared.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
@@ -149,10 +149,9 @@ def _refusal_of(
 def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:
     """Copies a model, with the transforms of its weights, into a `CompressedModel` in floating point."""
     network, transforms, specs = copy_float_parts(model, "quantize")
-    for layer in layers_of(network):
-        # Float32, because a rounding to half precision before that to integers would be a second one.
-        if layer.compute_dtype in ("float16", "bfloat16"):
-            layer.dtype_policy = keras.DTypePolicy("float32")
+    # Float32, because a rounding to half precision before that to integers would be a second one.
+    for part, name, value in half_precision_attributes(layers_of(network)):
+        setattr(part, name, value)
     if specs is None and inputs_of(network) is None:
         if calibration is None:
             raise ValueError(

@@ -27,6 +27,7 @@ from keras_notes.compression import CompressedModel
 from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
+from keras_notes.conversion.graph._fused_lstm import is_fusible
 from keras_notes.conversion.graph._layer_lowerings import differs_for_integers
 from keras_notes.conversion.graph._operator_scopes import known_names, known_paths, output_paths
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
@@ -187,7 +188,11 @@ class ConversionPipeline:
                 "quantized.tflite",
                 recipe=recipes.default.name,
                 by_operator=find_recipes_by_operator(
-                    description, recipes, self._known_paths(), trained=self.is_trained
+                    description,
+                    recipes,
+                    self._known_paths(),
+                    trained=self.is_trained,
+                    loop_forms=self._integer_forms(recipes),
                 ),
                 float_edges=find_float_edges(description, recipes),
             )
@@ -262,6 +267,15 @@ class ConversionPipeline:
         paths = self._recurrent_paths[id(layer)]
         integers = any(recipes.recipe_at(path).is_integer for path in paths)
         return choose_lowering(layer, paths, self._lowering, integers=integers)
+
+    def _integer_forms(self, recipes: RecipeByLayer) -> list[str]:
+        """Returns the forms in which all recurrent layers compute in integers, the smallest first."""
+        recurrent = [layer for graph in self._graphs for layer in recurrent_layers(graph.model).values()]
+        masks = any(
+            isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in self._layers()
+        )
+        is_plain = recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
+        return ["fused", "unrolled"] if is_plain and not masks and all(map(is_fusible, recurrent)) else ["unrolled"]
 
     def _paths_of_recurrent_layers(self) -> dict[int, list[LayerPath]]:
         """Returns the paths of each recurrent layer, by its `id`, as its tensors name them in the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from keras_notes._litert.model import TfliteFile
 from keras_notes._shared.layer_patterns import Path, matching_patterns
@@ -29,7 +29,12 @@ def find_float_edges(file: TfliteFile, recipes: RecipeByLayer) -> list[str]:
 
 
 def find_recipes_by_operator(
-    file: TfliteFile, recipes: RecipeByLayer, known_paths: Iterable[Path], *, trained: bool = False
+    file: TfliteFile,
+    recipes: RecipeByLayer,
+    known_paths: Sequence[Path],
+    *,
+    trained: bool = False,
+    loop_forms: Sequence[str] = ("unrolled",),
 ) -> dict[str, str]:
     """Returns the recipe of each operator whose recipe is not the default, by the names of its results.
 
@@ -38,6 +43,7 @@ def find_recipes_by_operator(
         recipes: The recipes.
         known_paths: Paths of the layers and operations of the model: one may have no operator, such as a dropout.
         trained: Whether the model is quantization-aware, so that `skip` was checked when it was made.
+        loop_forms: Lowerings with which all loops of the model compute in integers.
 
     Raises:
         ConversionError: If loops would compute in integers, or a pattern matches no layer.
@@ -63,15 +69,15 @@ def find_recipes_by_operator(
             f"it matches."
         )
     if loops:
-        _refuse_loops(loops, recipes)
+        _refuse_loops(loops, recipes, loop_forms)
     return by_operator
 
 
-def _refuse_loops(loops: Sequence[Path], recipes: RecipeByLayer) -> None:
+def _refuse_loops(loops: Sequence[Path], recipes: RecipeByLayer, forms: Sequence[str]) -> None:
     names = ", ".join(dict.fromkeys("/".join(path) for path in loops))
     exceptions = float_layers_of(loops, "dynamic_int8")
     problem = (
         f"A loop must not compute in integers: nothing can see the ranges in it. Received: {names!r} with the recipe "
         f"{recipes.default.name!r}."
     )
-    raise refuse([problem], recipes, exceptions, lowerings=[dict.fromkeys(exceptions, "unrolled")])
+    raise refuse([problem], recipes, exceptions, lowerings=[dict.fromkeys(exceptions, form) for form in forms])

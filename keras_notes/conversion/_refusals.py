@@ -11,6 +11,12 @@ from keras_notes.errors import ConversionError
 
 __all__ = ["float_layers_of", "refuse"]
 
+# What the forms of a recurrent layer cost.
+_FORMS = {
+    "fused": "the smallest, whose state the runtime must reset",
+    "unrolled": "which takes memory for each step and rounds at each",
+}
+
 
 def float_layers_of(paths: Iterable[Path], recipe: str = "float32") -> dict[str, str]:
     """Returns a recipe for the layers and operations at some paths, by pattern, the outer layers first."""
@@ -46,6 +52,9 @@ def refuse(
     # The last match counts.
     recipe: Json = {"default": recipes.default.name, "layers": {**declared, **exceptions}}
     remedies = [{"recipe": recipe}, *({"lowering": dict(lowering)} for lowering in lowerings)]
-    alternatives = "".join(f" Or choose another form: lowering={dict(lowering)}." for lowering in lowerings)
+    alternatives = "".join(
+        f" Or choose another form, {_FORMS[next(iter(lowering.values()))]}: lowering={dict(lowering)}."
+        for lowering in lowerings
+    )
     advice = f"Replace that layer, or declare it: recipe={recipe}.{alternatives}"
     return ConversionError(f"{' '.join(problems)} {advice}", remedies, problems)
