@@ -9,7 +9,6 @@ import functools
 import json
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,15 +20,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
-from keras_notes._shared.keras_internals import functional_of, is_keras_class, layers_of
-from keras_notes._shared.layer_patterns import Path as LayerPath
+from keras_notes._shared.keras_internals import is_keras_class
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
-from keras_notes.conversion.graph._fused_lstm import is_fusible
 from keras_notes.conversion.graph._layer_lowerings import differs_for_integers
-from keras_notes.conversion.graph._operator_scopes import known_names, known_paths, output_paths
+from keras_notes.conversion.graph._names_in_file import (
+    integer_forms,
+    layer_names,
+    layers_in,
+    paths_in_file,
+    recurrent_paths,
+)
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
 from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
@@ -37,7 +40,7 @@ from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
-from keras_notes.conversion.passes._name_tensors import LayerNames, name_tensors, path_in_file, place_of
+from keras_notes.conversion.passes._name_tensors import name_tensors, place_of
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
@@ -98,8 +101,8 @@ class ConversionPipeline:
         self._graphs = graphs
         self._batch_size = batch_size
         self._calibration = calibration
-        self._integers_differ = any(map(differs_for_integers, self._layers()))
-        self._recurrent_paths = self._paths_of_recurrent_layers()
+        self._integers_differ = any(map(differs_for_integers, layers_in(self._graphs)))
+        self._recurrent_paths = recurrent_paths(self._graphs)
         self._lowering = parse_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
         self._float_files: dict[str, ModelFile] = {}
         self._calibrated: dict[str, _Calibrated] = {}
@@ -107,7 +110,7 @@ class ConversionPipeline:
     @property
     def is_trained(self) -> bool:
         """Whether the model is quantization-aware: its ranges are in its graph."""
-        return any(isinstance(layer, CompressedModel) and layer.scheme is not None for layer in self._layers())
+        return any(isinstance(layer, CompressedModel) and layer.scheme is not None for layer in layers_in(self._graphs))
 
     def run(self, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Converts the deploy graphs.
@@ -190,9 +193,9 @@ class ConversionPipeline:
                 by_operator=find_recipes_by_operator(
                     description,
                     recipes,
-                    self._known_paths(),
+                    paths_in_file(self._graphs),
                     trained=self.is_trained,
-                    loop_forms=self._integer_forms(recipes),
+                    loop_forms=integer_forms(self._graphs, fused=self._can_be_fused(recipes)),
                 ),
                 float_edges=find_float_edges(description, recipes),
             )
@@ -210,7 +213,7 @@ class ConversionPipeline:
 
     def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
         """Yields the passes that restore the integers of quantization-aware models."""
-        for layer in self._layers():
+        for layer in layers_in(self._graphs):
             if isinstance(layer, CompressedModel):
                 kernels, grids = layer.integers()
                 trained = [TrainedWeights(*kernel) for kernel in kernels]
@@ -235,7 +238,7 @@ class ConversionPipeline:
         except ConversionError as error:
             path = job.directory / "lacking.json"
             lacking = json.loads(path.read_text()) if path.exists() else []
-            names = self._layer_names()
+            names = layer_names(self._graphs)
             operations = [(operation, "/".join(place_of(places, names))) for operation, places in lacking]
             described = describe_missing_operations(self._graphs[0].model, operations, job.failure)
             raise (described or error) from error
@@ -268,53 +271,14 @@ class ConversionPipeline:
         integers = any(recipes.recipe_at(path).is_integer for path in paths)
         return choose_lowering(layer, paths, self._lowering, integers=integers)
 
-    def _integer_forms(self, recipes: RecipeByLayer) -> list[str]:
-        """Returns the forms in which all recurrent layers compute in integers, the smallest first."""
-        recurrent = [layer for graph in self._graphs for layer in recurrent_layers(graph.model).values()]
-        masks = any(
-            isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in self._layers()
-        )
-        is_plain = recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
-        return ["fused", "unrolled"] if is_plain and not masks and all(map(is_fusible, recurrent)) else ["unrolled"]
-
-    def _paths_of_recurrent_layers(self) -> dict[int, list[LayerPath]]:
-        """Returns the paths of each recurrent layer, by its `id`, as its tensors name them in the file."""
-        paths: dict[int, list[LayerPath]] = defaultdict(list)
-        for graph in self._graphs:
-            for path, layer in recurrent_layers(graph.model).items():
-                paths[id(layer)].append(path_in_file(path, self._model_names()))
-        return paths
+    def _can_be_fused(self, recipes: RecipeByLayer) -> bool:
+        return recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
 
     def _name_tensors(self, model: schema.ModelT) -> bool:
-        return name_tensors(model, self._layer_names())
-
-    def _layer_names(self) -> LayerNames:
-        layers = list(self._layers())
-        outputs = {
-            graph.signature: {
-                name: path_in_file(path, self._model_names())
-                for name, path in zip(graph.output_names, output_paths(graph.model), strict=True)
-            }
-            for graph in self._graphs
-        }
-        opened = {layer.name for layer in layers if not is_keras_class(type(layer)) or functional_of(layer)}
-        names = known_names([*(graph.model for graph in self._graphs), *layers])
-        return LayerNames(self._model_names(), names, opened, outputs)
-
-    def _model_names(self) -> set[str]:
-        return {graph.model.name for graph in self._graphs}
-
-    def _known_paths(self) -> list[LayerPath]:
-        """Returns the paths of the layers and operations of the model, as their tensors name them in the file."""
-        paths = [path for graph in self._graphs for path in known_paths(graph.model)]
-        return list(dict.fromkeys(path_in_file(path, self._model_names()) for path in paths))
+        return name_tensors(model, layer_names(self._graphs))
 
     def _input_names(self) -> dict[str, list[str]]:
         return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
-
-    def _layers(self) -> Iterator[keras.Layer]:
-        for graph in self._graphs:
-            yield from layers_of(graph.model, include_self=False)
 
     def _save_calibration(self, job: Job) -> None:
         for number, graph in enumerate(self._graphs):
@@ -346,7 +310,7 @@ class ConversionPipeline:
         Raises:
             ConversionError: If one is defined in the program itself, which another process cannot import.
         """
-        custom = {layer_class for layer_class in map(type, self._layers()) if not is_keras_class(layer_class)}
+        custom = {layer_class for layer_class in map(type, layers_in(self._graphs)) if not is_keras_class(layer_class)}
         if own := sorted(layer_class.__name__ for layer_class in custom if layer_class.__module__ == "__main__"):
             raise ConversionError(
                 f"On the backend {keras.backend.backend()!r}, custom layers must be defined in a module, which the "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from keras_notes._shared.layer_patterns import Path, matches_any, pattern_of
 from keras_notes._shared.types import Json
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._recipes import RecipeByLayer, parse_recipe
 from keras_notes.errors import ConversionError
 
-__all__ = ["float_layers_of", "refuse"]
+__all__ = ["complete_remedy", "float_layers_of", "refuse"]
 
+_log = logging.getLogger(__name__)
 # What the forms of a recurrent layer cost.
 _FORMS = {
     "fused": "the smallest, whose state the runtime must reset",
@@ -58,3 +60,30 @@ def refuse(
     )
     advice = f"Replace that layer, or declare it: recipe={recipe}.{alternatives}"
     return ConversionError(f"{' '.join(problems)} {advice}", remedies, problems)
+
+
+def complete_remedy(error: ConversionError, convert: Callable[[RecipeByLayer], object]) -> ConversionError:
+    """Returns an error whose remedy holds every exception that a model needs, which is found by trying.
+
+    Args:
+        error: The error, with a remedy.
+        convert: Function that converts the model by other recipes.
+    """
+    problems = list(error.problems)
+    further = error
+    while further.remedy is not None:
+        _log.info("trying the remedy %s", further.remedy)
+        recipes = parse_recipe(further.remedy["recipe"])
+        try:
+            convert(recipes)
+        except ConversionError as next_error:
+            if next_error.remedy == further.remedy:
+                break
+            problems += next_error.problems
+            further = next_error
+            continue
+        if further is error:
+            return error
+        exceptions = {pattern: recipe.name for pattern, recipe in recipes.layers.items()}
+        return refuse(problems, RecipeByLayer(recipes.default, {}), exceptions)
+    return ConversionError(" ".join(problems), problems=problems)
