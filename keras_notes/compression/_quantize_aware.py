@@ -38,10 +38,11 @@ def quantize_aware(
     """Returns a model that rounds its values to the integers of the device, in training and in `predict`.
 
     Train the result like any Keras model, alone or as the student of a `Distiller`. Then `convert` it with the same
-    recipe and without calibration data: the model holds the ranges. Weights are rounded symmetrically, with a scale for
-    each channel. Activations are rounded once after each operator of LiteRT, that is, after the batch normalization and
-    the activation that are fused to it. Biases are rounded to the grid of the sums that they are added to. Gradients
-    pass roundings unchanged (straight-through), and are zero where a value is clipped.
+    recipe and without calibration data: the model holds the ranges. To load it from a .keras file, import keras_notes
+    first. Weights are rounded symmetrically, with a scale for each channel. Activations are rounded once after each
+    operator of LiteRT, that is, after the batch normalization and the activation that are fused to it. Biases are
+    rounded to the grid of the sums that they are added to. Gradients pass roundings unchanged (straight-through), and
+    are zero where a value is clipped.
 
     If the channels of a network have very different ranges, as those of depthwise convolutions often have, call
     `equalize` first: a single grid for all channels leaves few values to those with small ranges, and training

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_notes._shared.keras_internals import functional_of, is_keras_class, layers_of
+from keras_notes._shared.keras_internals import is_keras_class, layers_of
 from keras_notes._shared.layer_patterns import Path
 from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.conversion.graph._fused_lstm import is_fusible
-from keras_notes.conversion.graph._operator_scopes import known_names, known_paths, output_paths
+from keras_notes.conversion.graph._operator_scopes import known_paths, operation_names_in, output_paths
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_layers
 from keras_notes.conversion.passes._name_tensors import LayerNames, path_in_file
 
@@ -34,8 +34,13 @@ def layer_names(graphs: Sequence[DeployGraph]) -> LayerNames:
         }
         for graph in graphs
     }
-    opened = {layer.name for layer in layers if not is_keras_class(type(layer)) or functional_of(layer)}
-    return LayerNames(models, known_names([*(graph.model for graph in graphs), *layers]), opened, outputs)
+    return LayerNames(
+        models=models,
+        layers={layer.name for layer in layers},
+        operations=operation_names_in([*(graph.model for graph in graphs), *layers]),
+        opened={layer.name for layer in layers if not is_keras_class(type(layer))},
+        outputs=outputs,
+    )
 
 
 def paths_in_file(graphs: Sequence[DeployGraph]) -> list[Path]:

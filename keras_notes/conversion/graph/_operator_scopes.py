@@ -18,7 +18,7 @@ from keras_notes._shared.operation_names import open_scopes, operation_names
 from keras_notes._shared.types import Operation
 from keras_notes.compression import CompressedModel
 
-__all__ = ["known_names", "known_paths", "name_operators", "output_paths"]
+__all__ = ["known_paths", "name_operators", "operation_names_in", "output_paths"]
 
 
 @contextlib.contextmanager
@@ -34,15 +34,15 @@ def name_operators(layers: Iterable[keras.Layer]) -> Iterator[None]:
         yield
 
 
-def known_names(layers: Iterable[keras.Layer]) -> set[str]:
-    """Returns the names of layers, and those of the operations that they are made of, as far as they are known."""
+def operation_names_in(layers: Iterable[keras.Layer]) -> set[str]:
+    """Returns the names of the operations that layers are made of, as far as they are known without a trace."""
     names: set[str] = set()
     for layer in layers:
-        names.add(layer.name)
         if (function := functional_of(layer)) is not None:
             names.update(operation_names(function).values())
         if isinstance(layer, CompressedModel) and layer.quantization is not None:
-            names.update(name for step in layer.quantization.steps for name in step.path)
+            steps = layer.quantization.steps
+            names.update(step.path[-1] for step in steps if not isinstance(step.operation, keras.Layer))
     return names
 
 

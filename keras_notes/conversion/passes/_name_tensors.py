@@ -33,13 +33,15 @@ class LayerNames:
 
     Attributes:
         models: Names of the outermost models, which are left out.
-        layers: Names of all layers, nested ones too, and of the operations of functional models.
+        layers: Names of all layers, nested ones too.
+        operations: Names of the operations that have scopes of their own.
         opened: Names of the layers whose operations have names of their own: those that Keras does not define.
         outputs: Path of the layer or operation that computes each output, by signature and name of the output.
     """
 
     models: Collection[str]
     layers: Collection[str]
+    operations: Collection[str] = ()
     opened: Collection[str] = ()
     outputs: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
@@ -92,13 +94,17 @@ def _path_of(name: str, names: LayerNames) -> tuple[Path, str]:
         # TensorFlow numbers the uses of a scope, and Keras opens each once before: "dense" is "dense_1" at first.
         numbered = _NUMBERED.fullmatch(part)
         candidates = [name_of_scope(scope) for scope in ((numbered[1], part) if numbered else (part,))]
-        scope = next((name for name in candidates if name in names.layers or name in names.models), part)
+        known = (names.layers, names.models, names.operations)
+        scope = next((name for name in candidates if any(name in group for group in known)), part)
         if scope in names.models and not layers:
             continue
-        if scope not in names.layers:
+        if scope not in names.layers and scope not in names.operations:
             rest = parts[depth:]
             break
         layers.append(scope)
+        if scope not in names.layers:  # there are no layers in an operation
+            rest = parts[depth + 1 :]
+            break
     if layers and layers[-1] in names.opened and (operation := _operation_name(rest[0])) is not None:
         layers.append(operation)
     return tuple(layers), "/".join(rest)
