@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import keras
@@ -144,10 +145,21 @@ def _refusal_of(
         # A refusal that skipping the layer does not end has another cause: only the first message helps then.
         new_refusals = [refusal for refusal in further if refusal.path not in problems]
     sentences = list(problems.values())
-    if len(sentences) > 1:
-        sentences = [f"({number}) {sentence}" for number, sentence in enumerate(sentences, 1)]
-    remedy = {"skip": patterns}
-    return QuantizationError(f"{' '.join(sentences)} Remedy: skip={patterns}.", remedy, list(problems.values()))
+    return QuantizationError(f"{_join(sentences)} Remedy: skip={patterns}.", {"skip": patterns}, sentences)
+
+
+def _join(problems: Sequence[str]) -> str:
+    """Joins sentences; those that differ only in what was received become one."""
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for problem in problems:
+        requirement, _, rest = problem.partition("Received: ")
+        name, _, advice = rest.partition(". ")
+        names[requirement, advice].append(name)
+    sentences = [
+        requirement + (f"Received: {', '.join(values)}. {advice}" if any(values) else "")
+        for (requirement, advice), values in names.items()
+    ]
+    return " ".join(sentences)
 
 
 def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:
