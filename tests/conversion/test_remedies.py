@@ -186,6 +186,8 @@ def test_models_that_are_not_for_a_device_say_what_to_convert(tmp_path):
     student.quantize("int8")
     with pytest.raises(errors.ConversionError, match=r"'dense', quantized by Keras's .*recipe='dynamic_int8'"):
         converted(student, tmp_path / "bundle", "float32")
+    with pytest.raises(ValueError, match=r"'dense', quantized by Keras's"):
+        quantize_aware(student)
 
 
 @pytest.mark.parametrize(
