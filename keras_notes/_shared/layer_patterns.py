@@ -62,7 +62,7 @@ def pattern_of(path: Path) -> str:
 def shortest_patterns(paths: Iterable[Path], declared: Iterable[str] = ()) -> list[str]:
     """Returns patterns that match each of some paths: those that were declared before, and as few others as needed."""
     patterns = list(dict.fromkeys(declared))
-    for path in sorted(dict.fromkeys(paths), key=len):
+    for path in sorted(dict.fromkeys(paths), key=lambda path: (len(path), "#" in path[-1])):
         if not matches_any(patterns, path):
             patterns.append(pattern_of(path))
     return patterns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from keras_notes._shared.layer_patterns import Path, matches_any, pattern_of
+from keras_notes._shared.layer_patterns import Path, shortest_patterns
 from keras_notes._shared.types import Json
 from keras_notes.conversion._recipes import RecipeByLayer, parse_recipe
 from keras_notes.errors import ConversionError
@@ -22,11 +22,7 @@ _FORMS = {
 
 def float_layers_of(paths: Iterable[Path], recipe: str = "float32") -> dict[str, str]:
     """Returns a recipe for the layers and operations at some paths, by pattern, the outer layers first."""
-    patterns: list[str] = []
-    for path in sorted(dict.fromkeys(paths), key=len):
-        if not matches_any(patterns, path):
-            patterns.append(pattern_of(path))
-    return dict.fromkeys(patterns, recipe)
+    return dict.fromkeys(shortest_patterns(paths), recipe)
 
 
 def refuse(
