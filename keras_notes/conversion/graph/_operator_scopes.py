@@ -50,7 +50,8 @@ def known_paths(model: keras.Model) -> list[Path]:
     """Returns the paths of the layers and operations of a model, as far as they are known without tracing it."""
     paths: list[Path] = []
     for path, layer in [((), model), *layers_by_path(model)]:
-        paths.append(path)
+        if not isinstance(layer, keras.layers.InputLayer):
+            paths.append(path)
         if (function := functional_of(layer)) is not None:
             paths.extend((*path, name) for name in operation_names(function).values())
         if isinstance(layer, CompressedModel) and layer.quantization is not None:
