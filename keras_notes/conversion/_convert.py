@@ -62,8 +62,9 @@ def convert(
             ranges, with the recipe that it was trained for. The states of recurrent layers with stateful=True become
             inputs and outputs.
         directory: The directory of the bundle, which must not exist yet unless `overwrite` is true.
-        recipe: The number format; or a default and exceptions by layer name ("block/dense", "conv*"), of which the last
-            match counts: `{"default": "static_int8", "layers": {"head": "float32"}}`.
+        recipe: The number format; or a default and exceptions by the name of a layer or operation ("block/dense",
+            "conv*", "cumsum"), of which the last match counts:
+            `{"default": "static_int8", "layers": {"head": "float32"}}`.
 
             - "float32";
             - "float16": weights float16, computed in float32;
@@ -113,7 +114,8 @@ def convert(
     Raises:
         ValueError: If an argument is out of its range, or samples have the wrong shape or are not finite.
         TypeError: If an argument has another type.
-        ConversionError: If the model cannot be converted with these arguments.
+        ConversionError: If the model cannot be converted with these arguments. Where others help, `error.remedy` holds
+            them.
         BundleError: If `directory` exists already.
 
     Example:
@@ -155,7 +157,7 @@ def convert(
     if is_auto(recipe):
         manifest, files = choose_best(builder, candidates, edges, criteria)
     else:
-        manifest, files = builder.build(candidates[0], edges)
+        manifest, files = builder.build(candidates[0], edges, try_remedy=True)
     return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
 
 

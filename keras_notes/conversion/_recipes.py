@@ -21,6 +21,7 @@ __all__ = [
     "RecipeByLayer",
     "candidate_recipes",
     "is_auto",
+    "layers_of_tensor",
     "parse_recipe",
     "trained_recipe",
 ]
@@ -117,7 +118,7 @@ class RecipeByLayer:
 
     def recipe_of(self, tensor_name: str) -> Recipe:
         """Returns the recipe of the operator that gives a tensor named "layer/.../operation"."""
-        return self.recipe_at(_layers_of(tensor_name))
+        return self.recipe_at(layers_of_tensor(tensor_name))
 
     def recipe_at(self, path: Path) -> Recipe:
         """Returns the recipe of the layer at a path."""
@@ -126,7 +127,7 @@ class RecipeByLayer:
 
     def patterns_of(self, tensor_name: str) -> list[str]:
         """Returns the patterns that match a tensor's layers, or its operation if that belongs to no layer."""
-        return matching_patterns(self.layers, _layers_of(tensor_name))
+        return matching_patterns(self.layers, layers_of_tensor(tensor_name))
 
 
 def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bool) -> list[RecipeByLayer]:
@@ -205,7 +206,8 @@ def parse_recipe(recipe: RecipeArgument) -> RecipeByLayer:
     )
 
 
-def _layers_of(tensor_name: str) -> Path:
+def layers_of_tensor(tensor_name: str) -> Path:
+    """Returns the path of the layer or operation that computes a tensor named "layer/.../operation"."""
     return tuple(tensor_name.split("/")[:-1]) or (tensor_name,)
 
 

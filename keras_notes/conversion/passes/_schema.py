@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["TensorRange", "add_constant", "code_index", "code_of", "constant_of", "name_of", "signatures_of"]
+__all__ = ["TensorRange", "add_constant", "code_index", "code_of", "constant_of", "name_of", "signatures_of", "text_of"]
 
 
 class TensorRange(NamedTuple):
@@ -51,7 +51,12 @@ def code_index(model: schema.ModelT, code: int, version: int = 2) -> int:
 
 def name_of(tensor: schema.TensorT) -> str:
     """Returns the name of a tensor, which is bytes in a file that was read."""
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
+    return text_of(tensor.name)
+
+
+def text_of(name: bytes | str | None) -> str:
+    """Returns a name as text, which is bytes in a file that was read."""
+    return name.decode() if isinstance(name, bytes) else name or ""
 
 
 def constant_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
