@@ -38,7 +38,7 @@ from keras_notes.conversion.graph._unconvertible import describe_missing_operati
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
-from keras_notes.conversion.passes._lookup_tables import lookup_tables
+from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
 from keras_notes.conversion.passes._name_tensors import name_tensors, place_of
@@ -183,7 +183,7 @@ class ConversionPipeline:
 
     def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Quantizes a float file."""
-        float_file, ranges = self._lookup_tables(calibrated.file, recipes), calibrated.ranges
+        float_file, ranges = self._lookup_embeddings(calibrated.file, recipes), calibrated.ranges
         description = describe_model(float_file.model)
         with self._job(recipes) as job:
             (job.directory / "float.tflite").write_bytes(float_file.to_bytes())
@@ -214,7 +214,7 @@ class ConversionPipeline:
         is_quantized = changed or tflite != float_file.to_bytes()
         return ConvertedFiles(file, reference=float_file if is_quantized else None)
 
-    def _lookup_tables(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
+    def _lookup_embeddings(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
         """Looks the tables up that get another type than their rows, so that they become small."""
 
         def is_lookup(name: str) -> bool:
@@ -222,7 +222,7 @@ class ConversionPipeline:
             return recipe.name != "float32" and not recipe.is_integer
 
         file = float_file.copy()
-        return file if file.run_passes([functools.partial(lookup_tables, is_lookup=is_lookup)]) else float_file
+        return file if file.run_passes([functools.partial(lookup_embeddings, is_lookup=is_lookup)]) else float_file
 
     def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
         """Yields the passes that restore the integers of quantization-aware models."""

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes.conversion.passes._schema import add_constant, code_index, code_of, constant_of, name_of
 
-__all__ = ["lookup_tables"]
+__all__ = ["lookup_embeddings"]
 
 _OPERATORS = schema.BuiltinOperator
 # The first version of EMBEDDING_LOOKUP with tables in int8.
@@ -22,7 +22,7 @@ _LOOKUP_VERSION = 3
 _IDS = (schema.TensorType.INT64, schema.TensorType.INT32)
 
 
-def lookup_tables(model: schema.ModelT, is_lookup: Callable[[str], bool]) -> bool:
+def lookup_embeddings(model: schema.ModelT, is_lookup: Callable[[str], bool]) -> bool:
     """Replaces each GATHER of rows of a constant float32 table by an EMBEDDING_LOOKUP.
 
     Args:
