@@ -40,6 +40,7 @@ MODULES = {
     "sequence streaming": "sequence.streaming",
     "sequence decoding": "sequence.decoding",
     "translation": "translation.program",
+    "real_networks": "real_networks.program",
     "devices table": "devices.table",
     "devices web": "devices.web",
 }

@@ -12,6 +12,7 @@ from keras_notes.bundle._manifest import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    TrainedFigure,
 )
 from keras_notes.bundle._tensor_errors import TENSORS_FILE, TensorError, read_tensor_errors
 from keras_notes.bundle._tokenizer import TOKENIZER_FILE as TOKENIZER_FILE
@@ -33,6 +34,7 @@ __all__ = [
     "TensorEntry",
     "TensorError",
     "Tolerance",
+    "TrainedFigure",
     "as_bundle",
     "check_target",
     "open_bundle",

@@ -11,6 +11,7 @@ from keras import tree
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
 from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.layer_patterns import check_skip, skip_patterns
+from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
 from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
@@ -49,8 +50,9 @@ def quantize_aware(
         recipe: "int8" (weights and activations; "static_int8" of `convert`), "int16x8" (weights in int8, activations in
             int16), or "weight_int4" (weights of 4 bits where LiteRT has the operator, activations in floating point).
         calibration: Typical inputs, about 250 samples of the training set of shape (samples, ...), in the structure of
-            the model's inputs. The ranges of activations start from theirs; without calibration data, from the first
-            batch of training.
+            the model's inputs; or a dataset of samples or batches, with or without labels, of which the first 512
+            samples are used: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a `DataLoader` or a generator. The ranges
+            of activations start from theirs; without calibration data, from the first batch of training.
         skip: Patterns of layer names, or of paths ("block/*"), of layers that stay in floating point. `convert` reads
             them from the model.
         ranges: Method by which the ranges of activations follow the training: "moving_average" of the ranges of
@@ -84,6 +86,7 @@ def quantize_aware(
         Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
         CVPR 2018, section 3. Esser et al., "Learned Step Size Quantization", ICLR 2020.
     """
+    calibration = read_for_model("calibration", calibration, model)
     config = QuantizationConfig(
         recipe=check_choice("recipe", recipe, tuple(RECIPES)),
         skip=skip_patterns(skip),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_notes._shared.checks import check_choice, check_non_negative, one_line, received
+from keras_notes._shared.sample_sources import is_pair, is_source
 from keras_notes._shared.types import ArrayLike
 from keras_notes.benchmarking import bench
 from keras_notes.bundle import CANDIDATES_FILE, Bundle, Candidate, Choice, write_bundle
@@ -42,18 +43,17 @@ class Criteria:
         TypeError: If an argument has another type.
     """
 
-    validation_data: tuple[ArrayLike, ArrayLike] | None
+    validation_data: ArrayLike | None
     accuracy_budget: float
     prefer: str
 
     def __post_init__(self) -> None:
         check_non_negative("accuracy_budget", self.accuracy_budget)
         check_choice("prefer", self.prefer, _PREFERENCES)
-        if self.validation_data is not None and (
-            not isinstance(self.validation_data, (tuple, list)) or len(self.validation_data) != 2
-        ):
+        data = self.validation_data
+        if data is not None and not is_pair(data) and not is_source(data, None):
             raise TypeError(
-                f"`validation_data` must be inputs and their class ids, (x, y). "
+                f"`validation_data` must be inputs and their class ids, (x, y), or a dataset of them. "
                 f"{received(validation_data=type(self.validation_data).__name__)}"
             )
 
@@ -102,7 +102,7 @@ def choose_best(
     """
     validation = None
     if criteria.validation_data is not None:
-        labelled = builder.check_labelled(*criteria.validation_data)
+        labelled = builder.check_labelled(criteria.validation_data)
         validation = _Validation(*labelled, model_accuracy=builder.measure_accuracy(*labelled))
     with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
         runs = [run for recipes in candidates for run in _convert(builder, recipes, edges, Path(directory))]

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -20,7 +21,10 @@ from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.checks import received
+from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.labels import check_labels
+from keras_notes._shared.sample_sources import is_pair, read_labelled
+from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike, Json
 from keras_notes.bundle import (
     FORMAT_VERSION,
@@ -30,6 +34,7 @@ from keras_notes.bundle import (
     SignatureEntry,
     StateEntry,
     TensorEntry,
+    Tolerance,
 )
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._pipeline import ConversionPipeline
@@ -80,12 +85,14 @@ class BundleBuilder:
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
-            own_calibration, own_golden = calibration_by_signature.get(name), golden_by_signature.get(name)
+            own_calibration = read_for_model("calibration", calibration_by_signature.get(name), entry)
+            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, _GOLDEN_SAMPLES)
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            self._golden[name] = graph.run(_golden_inputs(graph, own_golden, samples))
-            _check_finite(entry, self._golden[name].outputs)
+            golden_inputs = _golden_inputs(graph, own_golden, samples)
+            self._golden[name] = graph.run(golden_inputs.arrays)
+            _check_finite(entry, self._golden[name].outputs, golden_inputs)
             if samples is not None:
                 ranges[name] = graph.run(samples).inputs if graph.states else samples
             graphs.append(graph)
@@ -94,8 +101,11 @@ class BundleBuilder:
         self.graphs = tuple(graphs)
         self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
 
-    def check_labelled(self, x: ArrayLike, y: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
+
+        Args:
+            data: Inputs and class ids, (x, y), or a dataset of them.
 
         Raises:
             ValueError: If x are not inputs of the model, or y are not class ids of it.
@@ -106,6 +116,8 @@ class BundleBuilder:
                 f"`validation_data` must be None for a model with states, of which {self.name!r} has "
                 f"{len(graph.states)}: its samples are the steps of one sequence."
             )
+        shapes = {name: tuple(spec.shape) for name, spec in graph.input_specs.items()}
+        x, y = data if is_pair(data) else read_labelled("validation_data", data, shapes)
         outputs = self._golden[SIGNATURE].outputs
         labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
         samples = graph.arrays("validation_data", x)
@@ -142,7 +154,7 @@ class BundleBuilder:
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
-            tolerance=recipes.tolerance,
+            tolerance=_tolerance_for(recipes.tolerance, entries),
             labels=None if self._labels is None else tuple(self._labels),
             preprocessing=self._preprocessing,
             versions={package: version(package) for package in _PACKAGES},
@@ -173,7 +185,8 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
         name=signature.name,
         inputs=tuple(
             edge("input", name, index, main.input_grid(index), golden.inputs[name])
-            for name, index in sorted(signature.inputs.items())
+            # In the order of the model's inputs, in which a list of arrays is read.
+            for name, index in sorted(signature.inputs.items(), key=lambda item: list(golden.inputs).index(item[0]))
         ),
         outputs=tuple(
             edge("output", name, index, main.output_grid(index), golden.outputs[name])
@@ -209,6 +222,20 @@ def _in_floats(signature: SignatureEntry) -> SignatureEntry:
     return dataclasses.replace(signature, inputs=edges(signature.inputs), outputs=edges(signature.outputs))
 
 
+def _tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) -> Tolerance:
+    """Returns the tolerance with a smallest agreement if there are outputs of integers.
+
+    It is 3 standard errors below that of the recipe: so far a share that is measured on these few samples may be off.
+    """
+    has_ids = any(
+        entry.scale is None and np.dtype(entry.golden_dtype).kind in "iub" for s in signatures for entry in s.outputs
+    )
+    if not has_ids or (share := tolerance.agreement) is None:
+        return dataclasses.replace(tolerance, agreement=None)
+    samples = min(signature.golden_samples for signature in signatures)
+    return dataclasses.replace(tolerance, agreement=share - 3 * math.sqrt(share * (1 - share) / samples))
+
+
 def _by_signature(
     argument: str, values: ArrayLike | None, signatures: Mapping[str, keras.Model] | None
 ) -> dict[str, ArrayLike]:
@@ -242,27 +269,63 @@ def _check_label_names(labels: Sequence[str] | None, outputs: Mapping[str, np.nd
         raise ValueError(f"`labels` must hold one name a class. Received: {len(labels)} for {classes} classes.")
 
 
-def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray]) -> None:
-    if not all(np.isfinite(values).all() for values in outputs.values()):
-        raise ConversionError(
-            f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity. "
-            f"Check its weights."
-        )
+class _GoldenInputs(NamedTuple):
+    """Golden samples, and where they come from.
+
+    Attributes:
+        arrays: The samples by input name.
+        argument: The argument that holds them; None if they are random.
+        places: The number of each sample in that argument.
+    """
+
+    arrays: dict[str, np.ndarray]
+    argument: str | None
+    places: np.ndarray
+
+
+def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray], inputs: _GoldenInputs) -> None:
+    is_finite = np.all([np.isfinite(array).reshape(len(array), -1).all(1) for array in outputs.values()], axis=0)
+    if is_finite.all():
+        return
+    subject = f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity"
+    if not is_finite.any() or inputs.argument is None:
+        raise ConversionError(f"{subject}. Check its weights.")
+    samples = ", ".join(map(str, inputs.places[~is_finite][:5]))
+    number = int((~is_finite).sum())
+    reason = ""
+    if _computes_masks(model):
+        reason = " A sample whose steps are all masked, such as a row of padding, has no mean over its steps."
+    raise ConversionError(
+        f"{subject} for {number} of {len(is_finite)} of them, sample {samples}{', ...' if number > 5 else ''} of "
+        f"`{inputs.argument}`; the others are finite.{reason} Drop such samples, or let the model handle them."
+    )
+
+
+def _computes_masks(model: keras.Model) -> bool:
+    """Returns whether a layer of a model makes masks, as `Masking` and an `Embedding` with mask_zero=True do."""
+    return any(
+        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers_of(model)
+    )
 
 
 def _golden_inputs(
     graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
+) -> _GoldenInputs:
     if golden is not None:
-        return graph.arrays("golden", golden)
-    if calibration is not None and graph.states:
-        return {name: array[:_GOLDEN_SAMPLES] for name, array in calibration.items()}
+        arrays = graph.arrays("golden", golden)
+        return _GoldenInputs(arrays, "golden", np.arange(_count(arrays)))
     if calibration is not None:
-        count = len(next(iter(calibration.values())))
-        places = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
-        return {name: array[places] for name, array in calibration.items()}
+        count = _count(calibration)
+        spaced = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
+        places = np.arange(min(count, _GOLDEN_SAMPLES)) if graph.states else spaced
+        return _GoldenInputs({name: array[places] for name, array in calibration.items()}, "calibration", places)
     if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
         raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
     rng = np.random.default_rng(0)
     shapes = {name: (_GOLDEN_SAMPLES, *spec.shape[1:]) for name, spec in graph.input_specs.items()}
-    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    arrays = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    return _GoldenInputs(arrays, None, np.arange(_GOLDEN_SAMPLES))
+
+
+def _count(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values())))

@@ -41,7 +41,7 @@ def convert(
     signatures: Mapping[str, keras.Model] | None = None,
     batch_size: int | None = 1,
     lowering: str | Mapping[str, str] = "auto",
-    validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    validation_data: ArrayLike | None = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
     overwrite: bool = False,
@@ -73,10 +73,12 @@ def convert(
             with "static_int8", "int16" with "int16x8".
         calibration: Typical inputs of shape (samples, ...) from the training set, 250 or more; for several inputs a
             list or a dict by name; with `signatures`, a dict of these by signature. "static_int8" and "int16x8" need
-            them. For a model with states, the steps of one sequence.
-        golden: Inputs of the same form, kept in the bundle with the outputs of the model. Defaults to 32 of the
-            calibration samples, evenly spaced (for a model with states the first 32); without calibration data, to 32
-            seeded samples of the standard normal distribution.
+            them. For a model with states, the steps of one sequence. Or a dataset of samples or batches, with or
+            without labels, of which the first 512 samples are used (shuffle it): a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a `DataLoader`, a list, a generator, or a function that returns one.
+        golden: Inputs of the same form, kept in the bundle with the outputs of the model; of a dataset the first 32.
+            Defaults to 32 of the calibration samples, evenly spaced (for a model with states the first 32); without
+            calibration data, to 32 seeded samples of the standard normal distribution.
         labels: One name a class, for the device to show.
         preprocessing: A description of how raw data becomes the model's input, for the device's developer.
         tokenizer: The tokenizer's file of a text model, in the format of Hugging Face's `tokenizers`
@@ -88,8 +90,9 @@ def convert(
             "auto", see `keras_notes.layers.LSTM`; or a dict of these by layer name or path, of which the last match
             counts, as for `recipe`: `{"encoder/lstm*": "fused"}`. A fused LSTM needs a runtime that resets its state,
             and the recipe "float32" or "static_int8".
-        validation_data: Test inputs and their class ids, (x, y), to measure accuracy for "auto"; for a model with one
-            output. Without them the error on the golden samples counts.
+        validation_data: Test inputs and their class ids, (x, y), or a dataset of them, to measure accuracy for "auto";
+            for a model with one output. Without them the error on the golden samples counts. A dataset is read whole,
+            but of a source of unknown length, such as a generator, the first 10000 samples.
         accuracy_budget: The largest loss of a file for "auto", >= 0: of accuracy, as a fraction (0.01 is one point); or
             without validation data, the root mean square error as a share of the outputs' standard deviation. Every
             file must also be within the tolerance of its recipe.

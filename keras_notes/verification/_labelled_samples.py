@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_notes._shared.labels import check_labels
+from keras_notes._shared.sample_sources import is_source, read_labelled
 from keras_notes._shared.types import ArrayLike
 from keras_notes.bundle import SignatureEntry
 
@@ -18,15 +19,28 @@ def check_labelled_samples(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Returns samples by input name, and their class ids; {} and None without x and y.
 
+    Args:
+        signature: The entry point of the bundle.
+        x: Samples: an array, a list or dict of arrays, or a dataset or generator, with labels unless `y` has them.
+        y: Class ids.
+
     Raises:
         ValueError: If they do not fit the signature, or a class id is out of range.
         TypeError: If x does not hold numbers.
     """
+    shapes = {entry.name: entry.shape for entry in signature.inputs}
+    if is_source(x, shapes):
+        if y is not None:
+            raise ValueError(
+                f"`y` must be None for a dataset `x`, which yields the labels itself. Received: x={type(x).__name__} "
+                f"and y. Pass a dataset of (x, y), or arrays."
+            )
+        x, y = read_labelled("x", x, shapes)
     if (x is None) != (y is None):
         raise ValueError("`x` and `y` must be given together. Received: only one of them.")
     if x is None or y is None:
         return {}, None
-    named = dict(x) if isinstance(x, Mapping) else {signature.inputs[0].name: x}
+    named = _by_name(x, [entry.name for entry in signature.inputs])
     if set(named) != {entry.name for entry in signature.inputs}:
         raise ValueError(
             f"`x` must hold one array for each input. Received: {sorted(named)} for "
@@ -46,3 +60,12 @@ def check_labelled_samples(
         if not np.isfinite(array).all():
             raise ValueError(f"`x` must be finite. Received: NaN or infinity for the input {entry.name!r}.")
     return samples, labels
+
+
+def _by_name(x: ArrayLike, names: list[str]) -> dict[str, ArrayLike]:
+    """Returns an array for each input: of a dict, of a list in the order of the inputs, or of an array alone."""
+    if isinstance(x, Mapping):
+        return dict(x)
+    if isinstance(x, (list, tuple)) and len(names) > 1 and len(x) == len(names):
+        return dict(zip(names, x, strict=True))
+    return {names[0]: x}

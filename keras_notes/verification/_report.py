@@ -26,6 +26,8 @@ class OutputReport:
         top1_agreement: Share of golden samples with the same largest class; None for an output without classes.
         rms_error_by_quarter: Root mean square of the error in each quarter of the golden sequence, which shows drift;
             None for a model without states, or a sequence of fewer than 4 steps.
+        agreement: Share of integers that are those of the trained model, for an output of integers such as class ids,
+            which is judged by it; None for other outputs.
         failures: Limits that this output exceeds, as sentences; () if it exceeds none.
 
     Example:
@@ -47,6 +49,7 @@ class OutputReport:
     mean_error_lsb: float | None
     top1_agreement: float | None
     rms_error_by_quarter: tuple[float, float, float, float] | None = None
+    agreement: float | None = None
     failures: tuple[str, ...] = ()
 
 
@@ -127,6 +130,8 @@ def _output_line(output: OutputReport) -> str:
         error += (
             f"; in LSB max {output.max_error_lsb:.2f}, rms {output.rms_error_lsb:.2f}, mean {output.mean_error_lsb:.2f}"
         )
+    if output.agreement is not None:
+        return f"{output.signature}/{output.name}: {output.agreement:.4f} of the integers agree"
     agreement = "" if output.top1_agreement is None else f"; top-1 agreement {output.top1_agreement:.4f}"
     return f"{output.signature}/{output.name}: {error}{agreement}{_drift(output)}"
 

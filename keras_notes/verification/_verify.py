@@ -7,7 +7,6 @@ imports neither Keras nor TensorFlow.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -16,13 +15,14 @@ from importlib.metadata import version
 import numpy as np
 
 from keras_notes._litert import client as tflite_process
-from keras_notes._litert.model import INTEGER_DTYPES, Signature, TfliteFile
+from keras_notes._litert.model import Signature, TfliteFile
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_choice, one_line
 from keras_notes._shared.types import ArrayLike
-from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, as_bundle
+from keras_notes.bundle import Bundle, SignatureEntry, as_bundle
 from keras_notes.errors import BundleError, VerificationError
+from keras_notes.verification._compare import compare_signature
 from keras_notes.verification._labelled_samples import check_labelled_samples
 from keras_notes.verification._report import OutputReport, Report
 
@@ -46,8 +46,11 @@ def verify(
 
     Args:
         bundle_or_directory: A bundle, or its folder. Its files are read and hashed again in either case.
-        x: Test inputs of shape (samples, ...), in the units of the trained model; a dict by name for several inputs.
-        y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured.
+        x: Test inputs of shape (samples, ...), in the units of the trained model; for several inputs a dict by name,
+            or a list in the order of the model. Or a dataset of (x, y): a `tf.data.Dataset`, a `keras.utils.PyDataset`,
+            a `DataLoader`, or a generator, of which the first 10000 samples are used.
+        y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured. None for a
+            dataset.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
         limits: Time and memory that the file may use.
 
@@ -71,7 +74,9 @@ def verify(
     file = tflite_process.describe(bundle.model_path, limits)
     _check_edges(bundle, file)
     run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
-    outputs = tuple(output for entry in bundle.manifest.signatures for output in _compare(bundle, entry, file, run))
+    outputs = tuple(
+        output for entry in bundle.manifest.signatures for output in compare_signature(bundle, entry, file, run)
+    )
     report = Report(
         name=bundle.manifest.name,
         recipe=bundle.manifest.recipe,
@@ -118,116 +123,6 @@ def _edges(file: TfliteFile, signature: Signature, side: str) -> set[tuple]:
         (name, graph.tensors[i].dtype, graph.tensors[i].shape, grid(i).scale, grid(i).zero_point)
         for name, i in indices.items()
     }
-
-
-def _compare(bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: Callable) -> list[OutputReport]:
-    inputs, golden = bundle.golden(signature)
-    outputs = run(signature, inputs)
-    if bundle.manifest.batch_size is None and signature.golden_samples > 1:
-        _check_batched(signature, outputs, run(signature, inputs, batch_size=signature.golden_samples))
-    tolerance = bundle.manifest.tolerance
-    reports = []
-    for entry in signature.outputs:
-        expected, actual = golden[entry.name].astype(np.float64), outputs[entry.name].astype(np.float64)
-        output = _output_report(signature, entry, expected, actual)
-        failures = _failures(output, tolerance, float(np.abs(expected).max()) or 1.0)
-        if failures and (outside := _count_outside_of_grid(file, signature.name, entry.name, expected)):
-            failures.append(
-                f"{outside} of {expected.size} golden values of the output {_path(signature.name, entry.name)!r} "
-                f"lie outside of its grid: calibrate with more samples"
-            )
-        reports.append(dataclasses.replace(output, failures=tuple(failures)))
-    return reports
-
-
-def _count_outside_of_grid(file: TfliteFile, signature_name: str, output: str, values: np.ndarray) -> int:
-    """Returns how many values lie outside of the range of an output's integers, by more than a step."""
-    signature = next(signature for signature in file.signatures if signature.name == signature_name)
-    grid = file.graph(signature).output_grid(signature.outputs[output])
-    if grid.dtype not in INTEGER_DTYPES or not grid.scale or grid.zero_point is None:
-        return 0
-    ends = np.iinfo(grid.dtype)
-    with np.errstate(all="ignore"):  # a damaged file may have any scale
-        steps = values / grid.scale + grid.zero_point
-    return int(((steps < ends.min - 1) | (steps > ends.max + 1)).sum())
-
-
-def _check_batched(signature: SignatureEntry, one_by_one: Mapping[str, np.ndarray], at_once: Mapping[str, np.ndarray]):
-    """Raises BundleError unless a batch gives the outputs of its samples alone, up to the order of sums."""
-    for entry in signature.outputs:
-        step = (entry.scale or 0.0) + 1e-4 * float(np.abs(one_by_one[entry.name]).max() or 1.0)
-        largest = float(np.abs(at_once[entry.name].astype(np.float64) - one_by_one[entry.name]).max())
-        if not largest <= step:
-            raise BundleError(
-                f"A model of any batch size must give for a batch what it gives for each sample alone. Received: a "
-                f"difference of {largest:.3g} at the output {_path(signature.name, entry.name)!r}. "
-                f"Convert it with batch_size=1."
-            )
-
-
-def _output_report(
-    signature: SignatureEntry, entry: TensorEntry, expected: np.ndarray, actual: np.ndarray
-) -> OutputReport:
-    error = actual - expected
-    largest, mean = float(np.abs(error).max()), float(error.mean())
-    rms = float(np.sqrt(np.square(error).mean()))
-    has_classes = expected.ndim > 1 and expected.shape[-1] > 1
-    agreement = float((expected.argmax(-1) == actual.argmax(-1)).mean()) if has_classes else None
-    return OutputReport(
-        signature=signature.name,
-        name=entry.name,
-        max_error=largest,
-        rms_error=rms,
-        mean_error=mean,
-        max_error_lsb=None if entry.scale is None else largest / entry.scale,
-        rms_error_lsb=None if entry.scale is None else rms / entry.scale,
-        mean_error_lsb=None if entry.scale is None else mean / entry.scale,
-        top1_agreement=agreement,
-        rms_error_by_quarter=_drift_by_quarter(error) if signature.states else None,
-    )
-
-
-def _drift_by_quarter(error: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Returns the root mean square error of each quarter of a sequence, whose steps are the first axis."""
-    if len(error) < 4:
-        return None
-    first, second, third, fourth = (float(np.sqrt(np.square(part).mean())) for part in np.array_split(error, 4))
-    return first, second, third, fourth
-
-
-def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> list[str]:
-    if output.max_error_lsb is not None and tolerance.max_error_lsb is not None:
-        unit = " LSB"
-        measures: tuple[tuple[str, float | None, float | None], ...] = (
-            ("largest error", output.max_error_lsb, tolerance.max_error_lsb),
-            ("root mean square error", output.rms_error_lsb, tolerance.rms_error_lsb),
-            ("mean error", output.mean_error_lsb, tolerance.mean_error_lsb),
-        )
-    else:
-        # An infinite golden output must not make the limit infinite.
-        unit, scale = "", magnitude if np.isfinite(magnitude) else 1.0
-        measures = (
-            ("largest error", output.max_error, _times(tolerance.max_error, scale)),
-            ("root mean square error", output.rms_error, _times(tolerance.rms_error, scale)),
-        )
-    path = _path(output.signature, output.name)
-    limited = [(measure, value, limit) for measure, value, limit in measures if limit is not None]
-    if not limited:
-        return [f"the tolerance of the bundle must limit the output {path!r}. Received: no limit that applies"]
-    return [
-        f"the {measure} of the output {path!r} must be at most {limit:.3g}{unit}. Received: {value}{unit}"
-        for measure, value, limit in limited
-        # Not `value > limit`: a NaN must fail.
-        if not (value is not None and abs(value) <= limit)
-    ]
-
-
-def _path(signature: str, output: str) -> str:
-    return f"{signature}/{output}"
-
-
-def _times(limit: float | None, scale: float) -> float | None:
-    return None if limit is None else limit * scale
 
 
 def _accuracy(run: Callable, signature: SignatureEntry, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:

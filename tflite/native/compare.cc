@@ -54,6 +54,12 @@ std::optional<double> agreement(const TensorSpec& tensor, const std::vector<doub
   return static_cast<double>(same) / static_cast<double>(golden.size() / classes);
 }
 
+double equal_share(const std::vector<double>& golden, const std::vector<double>& got) {
+  std::size_t equal = 0;
+  for (std::size_t index = 0; index < golden.size(); ++index) equal += golden[index] == got[index] ? 1 : 0;
+  return static_cast<double>(equal) / static_cast<double>(golden.size());
+}
+
 std::optional<double> finite(double value) {
   return std::isfinite(value) ? std::optional<double>(value) : std::nullopt;
 }
@@ -64,14 +70,19 @@ Comparison compare(const TensorSpec& tensor, const Values& golden, const Values&
   const std::vector<double> wanted = as_doubles(golden), found = as_doubles(got);
   const Errors errors = errors_of(wanted, found);
   std::vector<std::pair<double, std::optional<double>>> measures;
-  if (tensor.grid && tolerance.max_error_lsb) {
+  // Class ids have no magnitude: how many are equal counts.
+  const bool are_ids = !tensor.grid && tensor.golden_dtype != Dtype::kFloat32;
+  if (are_ids && tolerance.agreement) {
+    // Negative, because every other measure has an upper limit.
+    measures = {{-equal_share(wanted, found), -*tolerance.agreement}};
+  } else if (tensor.grid && tolerance.max_error_lsb) {
     const double scale = tensor.grid->scale;
     measures = {{errors.largest / scale, tolerance.max_error_lsb},
                 {errors.rms / scale, tolerance.rms_error_lsb},
                 {std::fabs(errors.mean) / scale, tolerance.mean_error_lsb}};
   } else {
-    measures = {{errors.largest / errors.magnitude, tolerance.max_error},
-                {errors.rms / errors.magnitude, tolerance.rms_error}};
+    const double magnitude = tensor.magnitude.value_or(errors.magnitude);
+    measures = {{errors.largest / magnitude, tolerance.max_error}, {errors.rms / magnitude, tolerance.rms_error}};
   }
   const auto applies = [](const auto& measure) { return measure.second.has_value(); };
   // Not `value > limit`: a NaN must fail.
@@ -81,7 +92,7 @@ Comparison compare(const TensorSpec& tensor, const Values& golden, const Values&
   const bool ok = std::any_of(measures.begin(), measures.end(), applies) &&
                   std::all_of(measures.begin(), measures.end(), passes);
   return {finite(errors.largest), tensor.grid ? finite(errors.largest / tensor.grid->scale) : std::nullopt,
-          agreement(tensor, wanted, found), ok};
+          are_ids ? std::nullopt : agreement(tensor, wanted, found), ok};
 }
 
 }  // namespace runner

@@ -137,16 +137,20 @@ def compare(tensor, golden, got, tolerance):
     scale = tensor["scale"]
     largest_lsb = None if scale is None else largest / scale
     agreement = None
-    if scale is not None and tolerance["max_error_lsb"] is not None:
+    are_ids = scale is None and tensor["golden_dtype"] != "float32"
+    if are_ids and tolerance.get("agreement") is not None:
+        # Negative, because every other measure has an upper limit.
+        measures = [(-float((golden == got).mean()), -tolerance["agreement"])]
+    elif scale is not None and tolerance["max_error_lsb"] is not None:
         measures = [
             (largest_lsb, tolerance["max_error_lsb"]),
             (rms / scale, tolerance["rms_error_lsb"]),
             (abs(float(error.mean())) / scale, tolerance["mean_error_lsb"]),
         ]
     else:
-        magnitude = float(np.abs(golden).max()) or 1.0
+        magnitude = tensor.get("magnitude") or float(np.abs(golden).max()) or 1.0
         measures = [(largest / magnitude, tolerance["max_error"]), (rms / magnitude, tolerance["rms_error"])]
-    if golden.ndim > 1 and golden.shape[-1] > 1:
+    if golden.ndim > 1 and golden.shape[-1] > 1 and not are_ids:
         agreement = float((golden.argmax(-1) == got.argmax(-1)).mean())
     measures = [(value, most) for value, most in measures if most is not None]
     # Not `value > most`: a NaN must fail. So must an output that nothing measures.

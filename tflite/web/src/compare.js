@@ -7,22 +7,35 @@ export function compare(tensor, golden, got, tolerance) {
   const { largest, rms, mean } = errorsOf(golden, got);
   const scale = tensor.scale;
   const largestLsb = scale === null ? null : largest / scale;
-  const measures = (
-    scale !== null && tolerance.max_error_lsb !== null
-      ? [
-          [largestLsb, tolerance.max_error_lsb],
-          [rms / scale, tolerance.rms_error_lsb],
-          [Math.abs(mean) / scale, tolerance.mean_error_lsb],
-        ]
-      : relative(largest, rms, golden, tolerance)
-  ).filter(([, most]) => most !== null);
+  // Class ids have no magnitude: how many are equal counts.
+  const areIds = scale === null && tensor.golden_dtype !== "float32";
+  let measures;
+  if (areIds && (tolerance.agreement ?? null) !== null) {
+    // Negative, because every other measure has an upper limit.
+    measures = [[-equalShare(golden, got), -tolerance.agreement]];
+  } else if (scale !== null && tolerance.max_error_lsb !== null) {
+    measures = [
+      [largestLsb, tolerance.max_error_lsb],
+      [rms / scale, tolerance.rms_error_lsb],
+      [Math.abs(mean) / scale, tolerance.mean_error_lsb],
+    ];
+  } else {
+    measures = relative(largest, rms, tensor.magnitude ?? largestOf(golden), tolerance);
+  }
+  measures = measures.filter(([, most]) => most !== null);
   return {
     maxError: finite(largest),
     maxErrorLsb: finite(largestLsb),
-    agreement: agreementOf(tensor, golden, got),
+    agreement: areIds ? null : agreementOf(tensor, golden, got),
     // A NaN must fail. So must an output that nothing measures.
     ok: measures.length > 0 && measures.every(([value, most]) => Number.isFinite(value) && value <= most),
   };
+}
+
+function equalShare(golden, got) {
+  let equal = 0;
+  for (let index = 0; index < golden.length; index++) equal += Number(golden[index]) === Number(got[index]) ? 1 : 0;
+  return equal / golden.length;
 }
 
 function errorsOf(golden, got) {
@@ -39,10 +52,13 @@ function errorsOf(golden, got) {
   return { largest, rms: Math.sqrt(squares / golden.length), mean: sum / golden.length };
 }
 
-function relative(largest, rms, golden, tolerance) {
+function largestOf(golden) {
   let magnitude = 0;
-  for (const value of golden) magnitude = Math.max(magnitude, Math.abs(value));
-  if (magnitude === 0) magnitude = 1;
+  for (const value of golden) magnitude = Math.max(magnitude, Math.abs(Number(value)));
+  return magnitude === 0 ? 1 : magnitude;
+}
+
+function relative(largest, rms, magnitude, tolerance) {
   return [
     [largest / magnitude, tolerance.max_error],
     [rms / magnitude, tolerance.rms_error],
