@@ -33,6 +33,7 @@ MODULES = {
     "conversion after_training": "conversion.after_training",
     "conversion tolerance": "conversion.tolerance",
     "conversion engines": "conversion.engines",
+    "conversion converter": "conversion.converter",
     "conversion matrix": "conversion.matrix",
     "conversion digests": "conversion.digests",
     "sequence lowerings": "sequence.lowerings",

@@ -6,7 +6,8 @@ them by name, so that a release of Keras that changes one fails there first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -31,6 +32,7 @@ __all__ = [
     "output_index_of",
     "output_structure_of",
     "owns_loss",
+    "patch_backend_function",
     "quantized_by_keras",
     "set_mask",
     "takes_training",
@@ -62,6 +64,18 @@ def nodes_in_order(function: keras.Function) -> Iterator[Node]:
         for node in function._nodes_by_depth[depth]:
             if not node.is_input:
                 yield node
+
+
+@contextlib.contextmanager
+def patch_backend_function(name: str, replacement: Callable) -> Iterator[None]:
+    """Replaces a function of NumPy's in Keras's backend, such as "argmax", while the block runs."""
+    module = keras_backend.numpy
+    original = getattr(module, name)
+    setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
 
 
 def input_structure_of(function: keras.Function) -> Tree:

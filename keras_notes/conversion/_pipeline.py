@@ -25,7 +25,6 @@ from keras_notes.compression import CompressedModel
 from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
-from keras_notes.conversion.graph._layer_lowerings import differs_for_integers
 from keras_notes.conversion.graph._names_in_file import (
     integer_forms,
     layer_names,
@@ -36,16 +35,18 @@ from keras_notes.conversion.graph._names_in_file import (
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
 from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
+from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
-from keras_notes.conversion.passes._lookup_tables import lookup_tables
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
 from keras_notes.conversion.passes._name_tensors import name_tensors, place_of
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
+from keras_notes.conversion.passes._select_integers import select_integers
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
 from keras_notes.conversion.passes._shrink_tables import shrink_tables
+from keras_notes.conversion.passes._stand_ins import StandIns
 from keras_notes.conversion.workers._job import Job
 from keras_notes.errors import ConversionError
 
@@ -69,7 +70,6 @@ class ConvertedFiles:
 class _Forms(TypedDict):
     """The forms of the layers in a SavedModel, as `save_graphs` takes them."""
 
-    integers: bool
     recurrent: dict[str, dict[str, str]]
 
 
@@ -103,7 +103,6 @@ class ConversionPipeline:
         self._graphs = graphs
         self._batch_size = batch_size
         self._calibration = calibration
-        self._integers_differ = any(map(differs_for_integers, layers_in(self._graphs)))
         self._recurrent_paths = recurrent_paths(self._graphs)
         self._lowering = parse_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
         self._float_files: dict[str, ModelFile] = {}
@@ -183,11 +182,14 @@ class ConversionPipeline:
 
     def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Quantizes a float file."""
-        float_file, ranges = self._lookup_tables(calibrated.file, recipes), calibrated.ranges
+        float_file, ranges = self._lookup_embeddings(calibrated.file, recipes), calibrated.ranges
         description = describe_model(float_file.model)
+        stand_ins = StandIns(float_file.model, dict(ranges), functools.partial(_integers_of, recipes), self.is_trained)
+        known_file = float_file.copy()
+        known_file.run_passes([stand_ins.insert])
         with self._job(recipes) as job:
-            (job.directory / "float.tflite").write_bytes(float_file.to_bytes())
-            (job.directory / "ranges.json").write_text(json.dumps(ranges))
+            (job.directory / "float.tflite").write_bytes(known_file.to_bytes())
+            (job.directory / "ranges.json").write_text(json.dumps(stand_ins.ranges))
             path = job.run(
                 "_run_quantizer.py",
                 "quantized.tflite",
@@ -207,6 +209,8 @@ class ConversionPipeline:
             [
                 *self._restoring_passes(float_file),
                 functools.partial(shrink_tables, float_model=float_file.model, is_trained=self.is_trained),
+                stand_ins.replace,
+                select_integers,
                 functools.partial(set_edge_types, edges=edges),
                 deduplicate_buffers,
             ]
@@ -214,7 +218,7 @@ class ConversionPipeline:
         is_quantized = changed or tflite != float_file.to_bytes()
         return ConvertedFiles(file, reference=float_file if is_quantized else None)
 
-    def _lookup_tables(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
+    def _lookup_embeddings(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
         """Looks the tables up that get another type than their rows, so that they become small."""
 
         def is_lookup(name: str) -> bool:
@@ -222,7 +226,7 @@ class ConversionPipeline:
             return recipe.name != "float32" and not recipe.is_integer
 
         file = float_file.copy()
-        return file if file.run_passes([functools.partial(lookup_tables, is_lookup=is_lookup)]) else float_file
+        return file if file.run_passes([functools.partial(lookup_embeddings, is_lookup=is_lookup)]) else float_file
 
     def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
         """Yields the passes that restore the integers of quantization-aware models."""
@@ -267,7 +271,7 @@ class ConversionPipeline:
         recurrent = self._recurrent_forms(recipes)
         if _is_fused(recurrent):
             _check_fused(recipes, self._batch_size)
-        return {"integers": recipes.needs_calibration and self._integers_differ, "recurrent": recurrent}
+        return {"recurrent": recurrent}
 
     def _recurrent_forms(self, recipes: RecipeByLayer) -> dict[str, dict[str, str]]:
         """Returns the forms of the recurrent layers, by signature and path."""
@@ -337,6 +341,12 @@ class ConversionPipeline:
         subject = f"The model {self._graphs[0].model.name!r}"
         with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
             yield Job(Path(directory), f"{subject} could not be converted with the recipe {recipes.default.name!r}")
+
+
+def _integers_of(recipes: RecipeByLayer, tensor_name: str) -> str | None:
+    """Returns the integer type in which the operator that gives a tensor computes; None for floating point."""
+    recipe = recipes.recipe_of(tensor_name)
+    return recipe.activations if recipe.is_integer else None
 
 
 def _is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:

@@ -17,6 +17,7 @@ from keras_notes.compression.quantization._evaluator import (
     Rounded,
     Rounding,
     WeightedSum,
+    Weights,
 )
 
 __all__ = ["DeployEmitter"]

@@ -6,6 +6,7 @@ A layer without a rule of its own is opened by calling its `call` with symbolic 
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from keras_notes._shared.keras_internals import (
     nodes_in_order,
     output_structure_of,
 )
+from keras_notes._shared.layer_forms import call_time_distributed
 from keras_notes._shared.layer_patterns import Path, layers_by_path
 from keras_notes._shared.operation_names import operation_paths
 from keras_notes._shared.types import Node, Operation, Tree
@@ -181,7 +183,7 @@ class _Tracer:
             tensors.setdefault(ref.index, keras.Input(batch_shape=spec.shape, dtype=spec.dtype))
         symbolic_args, symbolic_kwargs = _replace_leaves((args, kwargs), lambda ref: tensors[ref.index])
         try:
-            outputs = layer.call(*symbolic_args, **symbolic_kwargs)
+            outputs = _call_of(layer)(*symbolic_args, **symbolic_kwargs)
         except Exception as error:  # a layer that needs arrays can raise anything
             raise _CannotOpenError(
                 f"Every layer must be made of layers and `keras.ops`, or be left in floating point. Received: "
@@ -231,6 +233,13 @@ class _Tracer:
         outputs = tuple(ref.index for ref in refs)
         self.steps.append(Step(name, own, operation, args, kwargs, outputs, computes_integers))
         return refs
+
+
+def _call_of(layer: keras.Layer) -> Callable[..., Tree]:
+    """Returns the function that shows what a layer consists of."""
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return functools.partial(call_time_distributed, layer)
+    return layer.call
 
 
 # Layers whose result depends on the mask that Keras carries.

@@ -22,6 +22,7 @@ from keras_notes._shared.samples import check_samples
 from keras_notes._shared.types import ArrayLike, Tensor, Tree
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion.graph._layer_lowerings import lower_layers, use_full_precision
+from keras_notes.conversion.graph._operation_lowerings import lower_operations
 from keras_notes.conversion.graph._operator_scopes import name_operators
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_layers
 from keras_notes.conversion.graph._unconvertible import check_convertible
@@ -151,7 +152,6 @@ def save_graphs(
     directory: Path,
     *,
     batch_size: int | None,
-    integers: bool,
     recurrent: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Writes a SavedModel with one signature a graph. On the TensorFlow backend only.
@@ -163,7 +163,6 @@ def save_graphs(
         graphs: The deploy graphs.
         directory: The directory of the SavedModel.
         batch_size: 1, or None for any.
-        integers: Whether the graphs are to compute in integers.
         recurrent: The forms of the recurrent layers, by signature and the path "outer/inner" of the layer.
     """
     archive = keras.export.ExportArchive()
@@ -174,8 +173,9 @@ def save_graphs(
         for path, layer in recurrent_layers(graph.model).items()
         if "/".join(path) in recurrent[graph.signature]
     }
-    lowering = lower_layers(layers, integers=integers, recurrent=forms)
-    with use_full_precision(layers), lowering, name_operators(layers), _deploy_compressed(layers):
+    lowering = lower_layers(layers, recurrent=forms)
+    naming = name_operators(layers)
+    with use_full_precision(layers), lowering, lower_operations(), naming, _deploy_compressed(layers):
         for graph in graphs:
             archive.track(graph.model)
             specs = [

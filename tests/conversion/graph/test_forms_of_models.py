@@ -164,7 +164,7 @@ def test_normalization_is_lowered_without_a_float_island_and_without_a_change(tm
     model = keras.Sequential([keras.Input((6, 4), name="x"), norm, layers.Dense(3)])
     model.set_weights([w + 0.1 * RNG.normal(size=w.shape) for w in model.get_weights()])
     before = keras.ops.convert_to_numpy(norm(X))
-    with lower_layers([norm], integers=False, recurrent={}):
+    with lower_layers([norm], recurrent={}):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(norm(X)), before, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(norm(X)), before)
     bundle = _converted(model, tmp_path / "bundle", "static_int8")
