@@ -20,7 +20,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
-from keras_notes._shared.keras_internals import is_keras_class
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
 from keras_notes.conversion._recipes import RecipeByLayer
@@ -33,7 +32,7 @@ from keras_notes.conversion.graph._names_in_file import (
     recurrent_paths,
 )
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
-from keras_notes.conversion.graph._unconvertible import describe_missing_operations
+from keras_notes.conversion.graph._unconvertible import describe_missing_operations, modules_of_custom_layers
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
 from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
@@ -307,7 +306,7 @@ class ConversionPipeline:
         if keras.backend.backend() == "tensorflow":
             save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, **forms)
             return
-        modules = self._custom_modules()
+        modules = modules_of_custom_layers(layers_in(self._graphs))
         for number, graph in enumerate(self._graphs):
             graph.model.save(job.directory / f"model_{number}.keras")
         job.run(
@@ -320,21 +319,6 @@ class ConversionPipeline:
             batch_size=self._batch_size,
             **forms,
         )
-
-    def _custom_modules(self) -> list[str]:
-        """Returns the modules that define the layers which are not Keras's own.
-
-        Raises:
-            ConversionError: If one is defined in the program itself, which another process cannot import.
-        """
-        custom = {layer_class for layer_class in map(type, layers_in(self._graphs)) if not is_keras_class(layer_class)}
-        if own := sorted(layer_class.__name__ for layer_class in custom if layer_class.__module__ == "__main__"):
-            raise ConversionError(
-                f"On the backend {keras.backend.backend()!r}, custom layers must be defined in a module, which the "
-                f"converter's process imports. Received: {own}, defined in the program itself. Move them to a module, "
-                f"registered by @keras.saving.register_keras_serializable()."
-            )
-        return sorted({layer_class.__module__ for layer_class in custom})
 
     @contextmanager
     def _job(self, recipes: RecipeByLayer) -> Iterator[Job]:
