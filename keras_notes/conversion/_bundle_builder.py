@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -21,7 +21,6 @@ from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.checks import received
-from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.labels import check_labels
 from keras_notes._shared.sample_sources import is_pair, read_labelled
 from keras_notes._shared.samples import read_for_model
@@ -37,8 +36,10 @@ from keras_notes.bundle import (
     Tolerance,
 )
 from keras_notes.conversion._audit import audit
+from keras_notes.conversion._golden_samples import GOLDEN_SAMPLES, check_finite, choose_golden
 from keras_notes.conversion._pipeline import ConversionPipeline
 from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._trained_figures import measure_trained
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import ConversionError
@@ -48,7 +49,7 @@ __all__ = ["BundleBuilder", "BundleContent"]
 BundleContent: TypeAlias = tuple[Manifest, dict[str, bytes]]
 """The manifest of a bundle, and its other files by name: the arguments of `write_bundle`."""
 
-_GOLDEN_SAMPLES = 32
+_SPREADS_OF_THE_LARGEST = 5.0
 # Every tensor of two files is read for each of them.
 _SAMPLES_FOR_TENSOR_ERRORS = 8
 _log = logging.getLogger(__name__)
@@ -86,15 +87,15 @@ class BundleBuilder:
         golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
             own_calibration = read_for_model("calibration", calibration_by_signature.get(name), entry)
-            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, _GOLDEN_SAMPLES)
+            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, GOLDEN_SAMPLES)
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            golden_inputs = _golden_inputs(graph, own_golden, samples)
-            self._golden[name] = graph.run(golden_inputs.arrays)
-            _check_finite(entry, self._golden[name].outputs, golden_inputs)
+            golden_samples = choose_golden(graph, own_golden, samples)
+            self._golden[name] = graph.run(golden_samples.arrays)
+            check_finite(entry, self._golden[name].outputs, golden_samples)
             if samples is not None:
-                ranges[name] = graph.run(samples).inputs if graph.states else samples
+                ranges[name] = graph.run(samples).inputs if graph.states else golden_samples.others(samples)
             graphs.append(graph)
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
@@ -110,6 +111,24 @@ class BundleBuilder:
         Raises:
             ValueError: If x are not inputs of the model, or y are not class ids of it.
         """
+        samples, y = self.read_labelled(data)
+        graph, outputs = self.graphs[0], self._golden[SIGNATURE].outputs
+        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
+        if (count := len(next(iter(samples.values())))) != len(labels):
+            raise ValueError(
+                f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
+            )
+        return samples, labels
+
+    def read_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], ArrayLike]:
+        """Returns samples by input name, and labels.
+
+        Args:
+            data: Inputs and labels, (x, y), or a dataset of them.
+
+        Raises:
+            ValueError: If x are not inputs of the model.
+        """
         graph = self.graphs[0]
         if graph.states:
             raise ValueError(
@@ -118,14 +137,25 @@ class BundleBuilder:
             )
         shapes = {name: tuple(spec.shape) for name, spec in graph.input_specs.items()}
         x, y = data if is_pair(data) else read_labelled("validation_data", data, shapes)
-        outputs = self._golden[SIGNATURE].outputs
-        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
-        samples = graph.arrays("validation_data", x)
-        if (count := len(next(iter(samples.values())))) != len(labels):
-            raise ValueError(
-                f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
-            )
-        return samples, labels
+        return graph.arrays("validation_data", x), y
+
+    def with_figures(
+        self, content: BundleContent, data: tuple[Mapping[str, np.ndarray], ArrayLike], budget: float
+    ) -> BundleContent:
+        """Returns the content of a bundle with the trained model's figures on labelled samples.
+
+        Args:
+            content: The content.
+            data: The samples by input name, and their labels.
+            budget: The largest loss that the file may have.
+
+        Raises:
+            ValueError: If the labels do not fit the outputs.
+        """
+        manifest, files = content
+        figures, scores = measure_trained(self.graphs[0], *data, self._labels)
+        figures = tuple(dataclasses.replace(figure, budget=budget) for figure in figures)
+        return dataclasses.replace(manifest, trained_figures=figures), {**files, **scores}
 
     def measure_accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
         """Returns the accuracy of the trained model, computed by Keras."""
@@ -144,7 +174,10 @@ class BundleBuilder:
         file = describe_model(converted.file.model)
         audit(file, self.name, recipes)
         files: dict[str, bytes] = {}
-        entries = tuple(_signature_entry(graph, file, self._golden[graph.signature], files) for graph in self.graphs)
+        entries = tuple(
+            _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
+            for graph in self.graphs
+        )
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             manifest_sha256="",
@@ -170,7 +203,9 @@ class BundleBuilder:
         return manifest, files
 
 
-def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, files: dict[str, bytes]) -> SignatureEntry:
+def _signature_entry(
+    graph: DeployGraph, file: TfliteFile, golden: GraphRun, tolerance: Tolerance, files: dict[str, bytes]
+) -> SignatureEntry:
     """Describes a signature, and adds its golden files to `files`."""
     signature = next(entry for entry in file.signatures if entry.name == graph.signature)
     main = file.graph(signature)
@@ -179,7 +214,11 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
         path = f"golden/{signature.name}.{side}.{name}.bin"
         files[path] = values.astype(values.dtype.newbyteorder("<")).tobytes()
         tensor = main.tensors[index]
-        return TensorEntry(name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name)
+        is_relative = side == "output" and (grid.scale is None or tolerance.max_error_lsb is None)
+        magnitude = _magnitude(values) if is_relative and values.dtype.kind == "f" else None
+        return TensorEntry(
+            name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name, magnitude
+        )
 
     return SignatureEntry(
         name=signature.name,
@@ -195,6 +234,18 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
         golden_samples=len(next(iter(golden.inputs.values()))),
         states=tuple(StateEntry(state.input, state.output) for state in graph.states),
     )
+
+
+def _magnitude(values: np.ndarray) -> float | None:
+    """Returns what errors of an output are relative to: its largest value, but at least 5 standard deviations.
+
+    Few golden samples may hold no large value: the largest of 32 differs by a factor of 2 from draw to draw, which made
+    the verdict on a sound file depend on it. The largest of a million values of a normal distribution is 5 standard
+    deviations from its mean.
+    """
+    largest = float(np.abs(values).max())
+    spread = _SPREADS_OF_THE_LARGEST * float(values.astype(np.float64).std())
+    return spread if spread > largest else None
 
 
 def _tensor_errors(
@@ -255,7 +306,10 @@ def _by_signature(
 def _description(manifest: Manifest) -> Json:
     """Returns the part of the manifest that travels inside the file: all but measurements on it and files beside it."""
     content = dataclasses.asdict(manifest)
-    beside = ("manifest_sha256", "tolerance", "metrics", "files")
+    beside = ("manifest_sha256", "tolerance", "metrics", "files", "trained_figures")
+    for signature in content["signatures"]:
+        for entry in (*signature["inputs"], *signature["outputs"]):
+            del entry["magnitude"], entry["reference"]
     return {key: value for key, value in content.items() if key not in beside}
 
 
@@ -267,65 +321,3 @@ def _check_label_names(labels: Sequence[str] | None, outputs: Mapping[str, np.nd
     classes = next(iter(outputs.values())).shape[-1]
     if len(labels) != classes:
         raise ValueError(f"`labels` must hold one name a class. Received: {len(labels)} for {classes} classes.")
-
-
-class _GoldenInputs(NamedTuple):
-    """Golden samples, and where they come from.
-
-    Attributes:
-        arrays: The samples by input name.
-        argument: The argument that holds them; None if they are random.
-        places: The number of each sample in that argument.
-    """
-
-    arrays: dict[str, np.ndarray]
-    argument: str | None
-    places: np.ndarray
-
-
-def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray], inputs: _GoldenInputs) -> None:
-    is_finite = np.all([np.isfinite(array).reshape(len(array), -1).all(1) for array in outputs.values()], axis=0)
-    if is_finite.all():
-        return
-    subject = f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity"
-    if not is_finite.any() or inputs.argument is None:
-        raise ConversionError(f"{subject}. Check its weights.")
-    samples = ", ".join(map(str, inputs.places[~is_finite][:5]))
-    number = int((~is_finite).sum())
-    reason = ""
-    if _computes_masks(model):
-        reason = " A sample whose steps are all masked, such as a row of padding, has no mean over its steps."
-    raise ConversionError(
-        f"{subject} for {number} of {len(is_finite)} of them, sample {samples}{', ...' if number > 5 else ''} of "
-        f"`{inputs.argument}`; the others are finite.{reason} Drop such samples, or let the model handle them."
-    )
-
-
-def _computes_masks(model: keras.Model) -> bool:
-    """Returns whether a layer of a model makes masks, as `Masking` and an `Embedding` with mask_zero=True do."""
-    return any(
-        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers_of(model)
-    )
-
-
-def _golden_inputs(
-    graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
-) -> _GoldenInputs:
-    if golden is not None:
-        arrays = graph.arrays("golden", golden)
-        return _GoldenInputs(arrays, "golden", np.arange(_count(arrays)))
-    if calibration is not None:
-        count = _count(calibration)
-        spaced = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
-        places = np.arange(min(count, _GOLDEN_SAMPLES)) if graph.states else spaced
-        return _GoldenInputs({name: array[places] for name, array in calibration.items()}, "calibration", places)
-    if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
-        raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
-    rng = np.random.default_rng(0)
-    shapes = {name: (_GOLDEN_SAMPLES, *spec.shape[1:]) for name, spec in graph.input_specs.items()}
-    arrays = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
-    return _GoldenInputs(arrays, None, np.arange(_GOLDEN_SAMPLES))
-
-
-def _count(arrays: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(arrays.values())))
