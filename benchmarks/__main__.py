@@ -39,6 +39,8 @@ MODULES = {
     "sequence streaming": "sequence.streaming",
     "sequence decoding": "sequence.decoding",
     "translation": "translation.program",
+    "verdicts table": "verdicts.table",
+    "verdicts draws": "verdicts.draws",
     "devices table": "devices.table",
     "devices web": "devices.web",
 }

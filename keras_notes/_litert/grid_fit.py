@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_notes._litert.model import INTEGER_DTYPES, Tensor
+from keras_notes._litert.model import INTEGER_DTYPES, Tensor, TfliteFile
+from keras_notes.bundle import SignatureEntry
 
-__all__ = ["GridFit", "fit_to_grid"]
+__all__ = ["GridFit", "describe_misfits", "fit_to_grid"]
 
 # Values within fewer steps than this tell no more than 3 bits: data of 0..1 on a grid for 0..255 use a single step.
 _FEWEST_STEPS = 8.0
@@ -69,3 +71,24 @@ def fit_to_grid(values: np.ndarray, grid: Tensor) -> GridFit | None:
     minimum, maximum = float(numbers.min()), float(numbers.max())
     outside = float(((numbers < low - grid.scale) | (numbers > high + grid.scale)).mean())
     return GridFit(low, high, minimum, maximum, (maximum - minimum) / grid.scale, outside)
+
+
+def describe_misfits(
+    file: TfliteFile, signature: SignatureEntry, data: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[str]:
+    """Returns a sentence for each input whose data do not fit its grid.
+
+    Args:
+        file: The content of the file.
+        signature: The signature.
+        data: Samples by input name, by the words for them, such as "the golden samples".
+    """
+    entry = next(item for item in file.signatures if item.name == signature.name)
+    graph = file.graph(entry)
+    misfits = []
+    for words, samples in data.items():
+        for name, values in samples.items():
+            fit = fit_to_grid(values, graph.input_grid(entry.inputs[name]))
+            if fit is not None and (sentence := fit.describe_misfit(words, name)) is not None:
+                misfits.append(sentence)
+    return misfits

@@ -1,4 +1,4 @@
-"""Figures of a task: how well outputs answer labels, sample by sample, with a confidence interval. Needs NumPy alone."""
+"""Figures of a task: how well outputs answer labels, sample by sample, with an interval. Needs NumPy alone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class TaskMetric:
         return float(losses.mean() - _Z * error)
 
     def chance(self) -> float | None:
-        """Returns the share of the most frequent answer, which a model gives that knows nothing; None without classes."""
+        """Returns the share of the most frequent answer, which needs no knowledge; None without classes."""
         if not self.is_share:
             return None
         counts = np.unique(self.labels > _HIT if self.threshold is not None else self.labels, return_counts=True)[1]
@@ -156,9 +156,10 @@ def choose_metric(
     """Returns the metric for an output and its labels.
 
     Args:
-        metric: "accuracy", "binary_accuracy", "mae" or "rmse"; a function of labels and outputs; or None, which takes the accuracy that labels and output allow: class ids or one-hot labels
-            for classes on the last axis (of a sample, or of each pixel); 0 and 1 for single labels, of which the output
-            holds probabilities or logits; and the mean absolute error for other numbers of the output's shape.
+        metric: "accuracy", "binary_accuracy", "mae" or "rmse"; a function of labels and outputs; or None, which takes
+            the accuracy that labels and output allow: class ids or one-hot labels for classes on the last axis (of a
+            sample, or of each pixel); 0 and 1 for single labels, of which the output holds probabilities or logits; and
+            the mean absolute error for other numbers of the output's shape.
         y: The labels of all samples.
         shape: The shape of the output without the batch.
         is_integer: Whether the output holds class ids.
@@ -231,10 +232,10 @@ def _of_shape(y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _class_ids(y: np.ndarray, shape: tuple[int, ...], is_integer: bool) -> np.ndarray:
     if is_integer and y.ndim and y.shape[1:] == shape and y.dtype.kind in "iub" and len(y):
         return y
-    if len(shape) and shape[-1] > 1 and y.ndim == len(shape) + 1 and y.shape[1:] == shape:
-        if np.isin(y, (0, 1)).all() and (y.sum(axis=-1) == 1).all() and len(y):
-            return y.argmax(axis=-1)
-    if len(shape) > 1 and shape[-1] > 1 and y.shape[1:] == shape[:-1] and y.dtype.kind in "iu" and len(y):
+    has_classes = bool(shape) and shape[-1] > 1 and y.ndim > 0 and len(y) > 0
+    if has_classes and y.shape[1:] == shape and np.isin(y, (0, 1)).all() and (y.sum(axis=-1) == 1).all():
+        return y.argmax(axis=-1)
+    if has_classes and len(shape) > 1 and y.shape[1:] == shape[:-1] and y.dtype.kind in "iu":
         check_labels(y.reshape(-1), [shape[-1:]])
         return y
     return check_labels(y, [shape])

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_notes._litert import client as tflite_process
+from keras_notes._litert.grid_fit import describe_misfits
 from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes._litert.reader import describe_model
@@ -34,15 +35,16 @@ from keras_notes.bundle import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    TrainedFigure,
 )
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._golden_samples import GOLDEN_SAMPLES, check_finite, choose_golden
 from keras_notes.conversion._pipeline import ConversionPipeline
 from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._reference_outputs import reference_outputs
 from keras_notes.conversion._trained_figures import measure_trained
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
-from keras_notes.errors import ConversionError
 
 __all__ = ["BundleBuilder", "BundleContent"]
 
@@ -77,6 +79,7 @@ class BundleBuilder:
         signatures: Mapping[str, keras.Model] | None = None,
         batch_size: int | None = 1,
         lowering: str | Mapping[str, str] = "auto",
+        reference: keras.Model | ArrayLike | None = None,
     ) -> None:
         self._labels = labels
         self._preprocessing = preprocessing
@@ -100,6 +103,7 @@ class BundleBuilder:
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
         self.graphs = tuple(graphs)
+        self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
         self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
 
     def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -139,23 +143,20 @@ class BundleBuilder:
         x, y = data if is_pair(data) else read_labelled("validation_data", data, shapes)
         return graph.arrays("validation_data", x), y
 
-    def with_figures(
-        self, content: BundleContent, data: tuple[Mapping[str, np.ndarray], ArrayLike], budget: float
-    ) -> BundleContent:
-        """Returns the content of a bundle with the trained model's figures on labelled samples.
+    def measure_trained(
+        self, data: tuple[Mapping[str, np.ndarray], ArrayLike], budget: float
+    ) -> tuple[tuple[TrainedFigure, ...], dict[str, bytes]]:
+        """Returns the trained model's figures on labelled samples, and the files with the scores of the samples.
 
         Args:
-            content: The content.
             data: The samples by input name, and their labels.
             budget: The largest loss that the file may have.
 
         Raises:
             ValueError: If the labels do not fit the outputs.
         """
-        manifest, files = content
         figures, scores = measure_trained(self.graphs[0], *data, self._labels)
-        figures = tuple(dataclasses.replace(figure, budget=budget) for figure in figures)
-        return dataclasses.replace(manifest, trained_figures=figures), {**files, **scores}
+        return tuple(dataclasses.replace(figure, budget=budget) for figure in figures), scores
 
     def measure_accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
         """Returns the accuracy of the trained model, computed by Keras."""
@@ -178,6 +179,8 @@ class BundleBuilder:
             _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
             for graph in self.graphs
         )
+        entries = (_with_reference(entries[0], self._reference, files), *entries[1:])
+        _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             manifest_sha256="",
@@ -234,6 +237,26 @@ def _signature_entry(
         golden_samples=len(next(iter(golden.inputs.values()))),
         states=tuple(StateEntry(state.input, state.output) for state in graph.states),
     )
+
+
+def _with_reference(
+    signature: SignatureEntry, outputs: Mapping[str, np.ndarray], files: dict[str, bytes]
+) -> SignatureEntry:
+    """Returns the signature with the outputs of a float model, whose files it adds to `files`."""
+    entries = []
+    for entry in signature.outputs:
+        if entry.name in outputs:
+            path = f"golden/{signature.name}.reference.{entry.name}.bin"
+            values = outputs[entry.name].astype(np.dtype(entry.golden_dtype).newbyteorder("<"))
+            files[path] = values.tobytes()
+            entry = dataclasses.replace(entry, reference=path)
+        entries.append(entry)
+    return dataclasses.replace(signature, outputs=tuple(entries))
+
+
+def _warn_of_misfits(file: TfliteFile, signature: SignatureEntry, golden: Mapping[str, np.ndarray]) -> None:
+    for misfit in describe_misfits(file, signature, {"the golden samples": golden}):
+        _log.warning("%s", misfit)
 
 
 def _magnitude(values: np.ndarray) -> float | None:

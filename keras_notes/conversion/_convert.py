@@ -45,6 +45,7 @@ def convert(
     validation_data: ArrayLike | None = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
+    reference: keras.Model | ArrayLike | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Converts a trained model to a .tflite file and writes it as a bundle, with golden samples to verify it.
@@ -104,6 +105,9 @@ def convert(
             recipe.
         prefer: The preference of "auto": "bytes" takes the smallest file within the budget; "latency" the smallest of
             the files within 5 % of the fastest, on one thread.
+        reference: The float model that the model came from, or its outputs for the golden samples. The bundle keeps
+            these, and `verify` and `inspect` say how far the file is from them. Defaults, for a quantization-aware
+            model, to its own network run in floating point.
         overwrite: Whether a bundle in `directory` is replaced.
 
     Returns:
@@ -150,16 +154,17 @@ def convert(
         signatures=signatures,
         batch_size=batch_size,
         lowering=lowering,
+        reference=reference,
     )
     labelled = None if validation_data is None else builder.read_labelled(validation_data)
+    figures, scores = (None, {}) if labelled is None else builder.measure_trained(labelled, accuracy_budget)
     if is_auto(recipe):
-        content = choose_best(builder, candidates, edges, dataclasses.replace(criteria, validation_data=labelled))
+        criteria = dataclasses.replace(criteria, validation_data=labelled)
+        manifest, files = choose_best(builder, candidates, edges, criteria)
     else:
-        content = builder.build(candidates[0], edges)
-    if labelled is not None:
-        content = builder.with_figures(content, labelled, accuracy_budget)
-    manifest, files = content
-    return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
+        manifest, files = builder.build(candidates[0], edges)
+    manifest = dataclasses.replace(manifest, trained_figures=figures)
+    return write_bundle(target, manifest, {**files, **text_files, **scores}, overwrite=overwrite)
 
 
 def _check_arguments(edges: str, preprocessing: str | None, batch_size: int | None) -> None:

@@ -50,8 +50,9 @@ def measure_trained(
     count = len(next(iter(samples.values())))
     for metric in metrics.values():
         if len(metric.labels) != count:
+            label = "class id" if metric.name == "accuracy" else "label"
             raise ValueError(
-                f"`validation_data` must hold one label a sample. Received: {len(metric.labels)} for {count} samples."
+                f"`validation_data` must hold one {label} a sample. Received: {len(metric.labels)} for {count} samples."
             )
     outputs = graph.run(samples).outputs
     figures, files = [], {}
@@ -79,13 +80,13 @@ def _figure(
 
 def _activation_of(tensor: Tensor) -> str | None:
     """Returns "sigmoid" or "softmax" if an output is one, followed through nested models; None if not."""
-    operation = operation_of(tensor)
+    operation, inputs = operation_of(tensor)
     if isinstance(operation, keras.Model):
         outputs = keras.tree.flatten(getattr(getattr(operation, "network", operation), "outputs", None) or [])
         index = output_index_of(tensor)
         return _activation_of(outputs[index]) if index < len(outputs) else None
     if type(operation).__name__ in _KEEPING:
-        return _activation_of(keras.tree.flatten(operation.input)[0])
+        return _activation_of(inputs[0]) if inputs else None
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", type(operation).__name__.lower())
     return name if name in _ACTIVATIONS else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,34 +11,13 @@ from keras_notes._litert.grid_fit import fit_to_grid
 from keras_notes._litert.model import TfliteFile
 from keras_notes.bundle import Bundle, SignatureEntry, TensorError, read_tensor_errors
 
-__all__ = ["describe_misfits", "find_causes"]
+__all__ = ["find_causes"]
 
 # Below this ratio the noise of quantization has more than a tenth of the signal's power; above the other it is that of
 # 8 bits on a tensor that uses them.
 _BAD_DB, _SOUND_DB = 10.0, 25.0
 # Masks write such values into scores: -1e9, or the lowest number of a type.
 _MASKED = 1e6
-
-
-def describe_misfits(
-    file: TfliteFile, signature: SignatureEntry, data: Mapping[str, Mapping[str, np.ndarray]]
-) -> list[str]:
-    """Returns a sentence for each input whose data do not fit its grid.
-
-    Args:
-        file: The content of the file.
-        signature: The signature.
-        data: Samples by input name, by the words for them, such as "the golden samples".
-    """
-    entry = next(item for item in file.signatures if item.name == signature.name)
-    graph = file.graph(entry)
-    misfits = []
-    for words, samples in data.items():
-        for name, values in samples.items():
-            fit = fit_to_grid(values, graph.input_grid(entry.inputs[name]))
-            if fit is not None and (sentence := fit.describe_misfit(words, name)) is not None:
-                misfits.append(sentence)
-    return misfits
 
 
 def find_causes(bundle: Bundle, file: TfliteFile) -> Iterator[str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from keras_notes._litert.model import INTEGER_DTYPES, TfliteFile
-from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance
+from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, distance_between
 from keras_notes.errors import BundleError
 from keras_notes.verification._channels import find_lost_channels
 from keras_notes.verification._output_operators import last_operator
 from keras_notes.verification._report import OutputReport
 
-__all__ = ["compare_signature"]
+__all__ = ["compare_signature", "distance_warnings"]
 
+# A quantization-aware model of these distances to its float model answers otherwise than that.
+_FEWEST_AGREEING, _FAR = 0.9, 0.3
 # How far a measure over the golden samples may be off by their draw: beyond it lie 0.1 % of the draws.
 _STANDARD_ERRORS = 3
 # Operators that move channels to another axis, or make the channels of several results one output.
@@ -41,8 +43,18 @@ def compare_signature(bundle: Bundle, signature: SignatureEntry, file: TfliteFil
     if bundle.manifest.batch_size is None and signature.golden_samples > 1:
         _check_batched(signature, outputs, run(signature, inputs, batch_size=signature.golden_samples))
     labelled = bundle.manifest.labels is not None and signature is bundle.manifest.signatures[0]
+    references = bundle.reference(signature)
     return [
-        _compare_output(bundle, signature, entry, file, golden[entry.name], outputs[entry.name], has_classes=labelled)
+        _compare_output(
+            bundle,
+            signature,
+            entry,
+            file,
+            golden[entry.name],
+            outputs[entry.name],
+            references.get(entry.name),
+            has_classes=labelled,
+        )
         for entry in signature.outputs
     ]
 
@@ -54,12 +66,15 @@ def _compare_output(
     file: TfliteFile,
     golden: np.ndarray,
     output: np.ndarray,
+    reference: np.ndarray | None,
     *,
     has_classes: bool,
 ) -> OutputReport:
     tolerance = bundle.manifest.tolerance
     expected, actual = golden.astype(np.float64), output.astype(np.float64)
     report = _output_report(signature, entry, expected, actual)
+    if reference is not None:
+        report = dataclasses.replace(report, distance=distance_between(reference, output))
     if report.agreement is not None and tolerance.agreement is not None:
         return dataclasses.replace(report, failures=tuple(_disagreement(report, tolerance.agreement)))
     failures = _failures(
@@ -71,13 +86,26 @@ def _compare_output(
             f"{outside} of {expected.size} golden values of the output {path!r} "
             f"lie outside of its grid: calibrate with more samples"
         )
-    if report.agreement is None and (
-        lost := find_lost_channels(
-            expected, actual, _channel_axes(file, signature, entry), has_classes=has_classes and entry.shape[-1] > 1
-        )
-    ):
-        failures.append(lost.describe(path, entry.scale))
+    if report.agreement is None:
+        axes = _channel_axes(file, signature, entry)
+        models = (expected,) if reference is None else (expected, reference.astype(np.float64))
+        lost = (find_lost_channels(model, actual, axes, has_classes=has_classes) for model in models)
+        failures += [channels.describe(path, entry.scale) for channels in lost if channels is not None][:1]
     return dataclasses.replace(report, failures=tuple(failures))
+
+
+def distance_warnings(outputs: Iterable[OutputReport]) -> Iterator[str]:
+    """Yields a sentence for each output that is far from the float model, whatever the tolerance says."""
+    for output in outputs:
+        distance = output.distance
+        if distance is None:
+            continue
+        disagrees = distance.top1_agreement is not None and distance.top1_agreement < _FEWEST_AGREEING
+        if disagrees or distance.rms_error > _FAR * distance.spread > 0:
+            yield (
+                f"the output {_path(output.signature, output.name)!r} is far from the float model: {distance}. Train "
+                f"longer, with a smaller learning rate, or leave layers in float (`skip`)"
+            )
 
 
 def _channel_axes(file: TfliteFile, signature: SignatureEntry, entry: TensorEntry) -> tuple[int, ...]:
@@ -160,10 +188,11 @@ def _beyond_chance(error: np.ndarray) -> _BeyondChance:
     is the same in all samples counts in full, however few they are.
     """
     rows = error.reshape(len(error), -1)
-    squares, means = np.square(rows).mean(axis=1), rows.mean(axis=1)
-    # The NaN first: `max` keeps it there.
-    rms_error = math.sqrt(max(squares.mean() - _STANDARD_ERRORS * _standard_error(squares), 0.0))
-    return _BeyondChance(rms_error, max(abs(means.mean()) - _STANDARD_ERRORS * _standard_error(means), 0.0))
+    with np.errstate(invalid="ignore"):  # an infinite error gives a NaN, which fails
+        squares, means = np.square(rows).mean(axis=1), rows.mean(axis=1)
+        # The NaN first: `max` keeps it there.
+        rms_error = math.sqrt(max(squares.mean() - _STANDARD_ERRORS * _standard_error(squares), 0.0))
+        return _BeyondChance(rms_error, max(abs(means.mean()) - _STANDARD_ERRORS * _standard_error(means), 0.0))
 
 
 def _standard_error(values: np.ndarray) -> float:

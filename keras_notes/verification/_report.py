@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from keras_notes._shared.types import Config
+from keras_notes.bundle import Distance
 
 __all__ = ["OutputReport", "Report", "TaskFigure"]
 
@@ -28,6 +29,7 @@ class OutputReport:
             None for a model without states, or a sequence of fewer than 4 steps.
         agreement: Share of integers that are those of the trained model, for an output of integers such as class ids,
             which is judged by it; None for other outputs.
+        distance: Distance of the file to the float model that a quantization-aware model came from; None without one.
         failures: Limits that this output exceeds, as sentences; () if it exceeds none.
 
     Example:
@@ -50,6 +52,7 @@ class OutputReport:
     top1_agreement: float | None
     rms_error_by_quarter: tuple[float, float, float, float] | None = None
     agreement: float | None = None
+    distance: Distance | None = None
     failures: tuple[str, ...] = ()
 
 
@@ -181,6 +184,11 @@ class Report:
             lines.append(f"  accuracy {self.accuracy:.4f} on {self.accuracy_samples} samples")
         if self.is_mixed:
             lines.append(f"  in floating point: {', '.join(self.float_islands)}")
+        lines += [
+            f"  {output.signature}/{output.name} against the float model: {output.distance}"
+            for output in self.outputs
+            if output.distance is not None
+        ]
         lines += [f"  {figure}" for figure in self.figures]
         lines += [f"  WARNING: {warning}" for warning in self.warnings]
         lines += [f"  FAILED: {failure}" for failure in self.failures]

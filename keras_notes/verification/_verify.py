@@ -12,6 +12,7 @@ import os
 from importlib.metadata import version
 
 from keras_notes._litert import client as tflite_process
+from keras_notes._litert.grid_fit import describe_misfits
 from keras_notes._litert.model import Signature, TfliteFile
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
@@ -20,8 +21,8 @@ from keras_notes._shared.task_metrics import MetricArgument
 from keras_notes._shared.types import ArrayLike
 from keras_notes.bundle import Bundle, as_bundle
 from keras_notes.errors import BundleError, VerificationError
-from keras_notes.verification._causes import describe_misfits, find_causes
-from keras_notes.verification._compare import compare_signature
+from keras_notes.verification._causes import find_causes
+from keras_notes.verification._compare import compare_signature, distance_warnings
 from keras_notes.verification._labelled_samples import check_labelled_samples
 from keras_notes.verification._report import OutputReport, Report
 from keras_notes.verification._task_figures import chance_warnings, measure_task, task_failures
@@ -93,7 +94,7 @@ def verify(
     figures = measure_task(bundle, samples, metrics, run(signature, samples)) if metrics else ()
     misfits = describe_misfits(file, signature, {"`x`": samples, "the golden samples": bundle.golden(signature)[0]})
     failures = [failure for output in outputs for failure in output.failures] + list(task_failures(figures))
-    warnings = list(chance_warnings(figures))
+    warnings = [*chance_warnings(figures), *distance_warnings(outputs)]
     # Labels of samples that the file cannot take tell nothing, unless the trained model's answers are known for them.
     is_proven = bool(figures) and all(figure.loss is not None for figure in figures)
     (failures if figures and not is_proven else warnings).extend(misfits)
