@@ -83,6 +83,11 @@ class Bundle:
     directory: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        # Without the manifest, whose hashes and entries fill a screen.
+        name, recipe = self.manifest.name, self.manifest.recipe
+        return f"Bundle({str(self.directory)!r}, name={name!r}, recipe={recipe!r}, model_bytes={self.model_bytes})"
+
     @property
     def model_path(self) -> Path:
         """Path of the .tflite file."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeAlias
 
 import keras
 import numpy as np
 
-from keras_notes._litert import client as tflite_process
 from keras_notes._litert.grid_fit import describe_misfits
 from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
@@ -38,13 +34,15 @@ from keras_notes.bundle import (
     TrainedFigure,
 )
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._golden_samples import GOLDEN_SAMPLES, check_finite, choose_golden
-from keras_notes.conversion._pipeline import ConversionPipeline
+from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs
+from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion._reference_outputs import reference_outputs
+from keras_notes.conversion._refusals import complete_remedy
+from keras_notes.conversion._tensor_errors import tensor_errors
 from keras_notes.conversion._trained_figures import measure_trained
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
-from keras_notes.conversion.passes._model_file import ModelFile
+from keras_notes.errors import ConversionError
 
 __all__ = ["BundleBuilder", "BundleContent"]
 
@@ -52,8 +50,6 @@ BundleContent: TypeAlias = tuple[Manifest, dict[str, bytes]]
 """The manifest of a bundle, and its other files by name: the arguments of `write_bundle`."""
 
 _SPREADS_OF_THE_LARGEST = 5.0
-# Every tensor of two files is read for each of them.
-_SAMPLES_FOR_TENSOR_ERRORS = 8
 _log = logging.getLogger(__name__)
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "keras-notes", "tensorflow")
 
@@ -94,11 +90,11 @@ class BundleBuilder:
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            golden_samples = choose_golden(graph, own_golden, samples)
-            self._golden[name] = graph.run(golden_samples.arrays)
-            check_finite(entry, self._golden[name].outputs, golden_samples)
+            golden_inputs = choose_golden_inputs(graph, own_golden, samples)
+            self._golden[name] = graph.run(golden_inputs.arrays)
+            check_finite(entry, self._golden[name].outputs, golden_inputs)
             if samples is not None:
-                ranges[name] = graph.run(samples).inputs if graph.states else golden_samples.others(samples)
+                ranges[name] = graph.run(samples).inputs if graph.states else golden_inputs.others(samples)
             graphs.append(graph)
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
@@ -164,16 +160,23 @@ class BundleBuilder:
         outputs = graph.run(samples).outputs[graph.output_names[0]]
         return float((outputs.argmax(-1) == labels).mean())
 
-    def build(self, recipes: RecipeByLayer, edges: str) -> BundleContent:
+    def build(self, recipes: RecipeByLayer, edges: str, *, try_remedy: bool = False) -> BundleContent:
         """Converts the model, and returns the content of its bundle.
+
+        Args:
+            recipes: The number formats.
+            edges: The type of the inputs and outputs.
+            try_remedy: Whether the remedy of an error is tried, until it holds all exceptions that are needed.
 
         Raises:
             ConversionError: If the model cannot be converted so, or the file does not hold what the recipe says.
         """
-        converted = self._pipeline.run(recipes, edges)
-        _log.info("auditing the file")
-        file = describe_model(converted.file.model)
-        audit(file, self.name, recipes)
+        try:
+            converted, file = self._convert(recipes, edges)
+        except ConversionError as error:
+            if not try_remedy or error.remedy is None or self._pipeline.is_trained:
+                raise
+            raise complete_remedy(error, lambda other: self._convert(other, edges)) from error
         files: dict[str, bytes] = {}
         entries = tuple(
             _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
@@ -200,10 +203,18 @@ class BundleBuilder:
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
         if converted.reference is not None:
             inputs = self._golden[SIGNATURE].inputs
-            files[TENSORS_FILE] = _tensor_errors(converted.file, converted.reference, entries[0], inputs)
+            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
+
+    def _convert(self, recipes: RecipeByLayer, edges: str) -> tuple[ConvertedFiles, TfliteFile]:
+        """Converts the model and audits its file."""
+        converted = self._pipeline.run(recipes, edges)
+        _log.info("auditing the file")
+        file = describe_model(converted.file.model)
+        audit(file, self.name, recipes, trained=self._pipeline.is_trained)
+        return converted, file
 
 
 def _signature_entry(
@@ -269,31 +280,6 @@ def _magnitude(values: np.ndarray) -> float | None:
     largest = float(np.abs(values).max())
     spread = _SPREADS_OF_THE_LARGEST * float(values.astype(np.float64).std())
     return spread if spread > largest else None
-
-
-def _tensor_errors(
-    file: ModelFile, float_file: ModelFile, signature: SignatureEntry, inputs: Mapping[str, np.ndarray]
-) -> bytes:
-    """Returns tensors.json: the error of each tensor of the file against its value in the float file."""
-    samples = {name: array[:_SAMPLES_FOR_TENSOR_ERRORS] for name, array in inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
-        path, reference = Path(directory) / MODEL_FILE, Path(directory) / "float.tflite"
-        path.write_bytes(file.to_bytes())
-        reference.write_bytes(float_file.to_bytes())
-        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples)
-    return (json.dumps(errors, indent=1) + "\n").encode()
-
-
-def _in_floats(signature: SignatureEntry) -> SignatureEntry:
-    """Returns the signature of the float file."""
-
-    def edges(entries: tuple[TensorEntry, ...]) -> tuple[TensorEntry, ...]:
-        return tuple(
-            entry if entry.scale is None else dataclasses.replace(entry, dtype="float32", scale=None, zero_point=None)
-            for entry in entries
-        )
-
-    return dataclasses.replace(signature, inputs=edges(signature.inputs), outputs=edges(signature.outputs))
 
 
 def _tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) -> Tolerance:

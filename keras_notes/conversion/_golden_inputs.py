@@ -1,4 +1,4 @@
-"""Golden samples: inputs that the bundle keeps with the outputs of the trained model."""
+"""The golden inputs of a conversion: those that were given, some of the calibration samples, or random ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_notes._shared.types import ArrayLike
 from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.errors import ConversionError
 
-__all__ = ["GOLDEN_SAMPLES", "GoldenSamples", "check_finite", "choose_golden"]
+__all__ = ["GOLDEN_SAMPLES", "GoldenInputs", "check_finite", "choose_golden_inputs"]
 
 GOLDEN_SAMPLES = 32
 # Golden samples are held out of the calibration if three quarters of the samples are left for the ranges.
@@ -24,7 +24,7 @@ _CANDIDATES = 256
 _COLUMNS = 2048
 
 
-class GoldenSamples(NamedTuple):
+class GoldenInputs(NamedTuple):
     """Golden samples, and where they come from.
 
     Attributes:
@@ -46,22 +46,48 @@ class GoldenSamples(NamedTuple):
         return {name: np.delete(array, self.places, axis=0) for name, array in calibration.items()}
 
 
-def choose_golden(
+def check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray], inputs: GoldenInputs) -> None:
+    """Raises ConversionError unless the outputs are finite; names the samples for which they are not."""
+    is_finite = np.all([np.isfinite(array).reshape(len(array), -1).all(1) for array in outputs.values()], axis=0)
+    if is_finite.all():
+        return
+    subject = f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity"
+    if not is_finite.any() or inputs.argument is None:
+        raise ConversionError(f"{subject}. Check its weights.")
+    samples = ", ".join(map(str, inputs.places[~is_finite][:5]))
+    number = int((~is_finite).sum())
+    reason = ""
+    if _computes_masks(model):
+        reason = " A sample whose steps are all masked, such as a row of padding, has no mean over its steps."
+    raise ConversionError(
+        f"{subject} for {number} of {len(is_finite)} of them, sample {samples}{', ...' if number > 5 else ''} of "
+        f"`{inputs.argument}`; the others are finite.{reason} Drop such samples, or let the model handle them."
+    )
+
+
+def _computes_masks(model: keras.Model) -> bool:
+    """Returns whether a layer of a model makes masks, as `Masking` and an `Embedding` with mask_zero=True do."""
+    return any(
+        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers_of(model)
+    )
+
+
+def choose_golden_inputs(
     graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
-) -> GoldenSamples:
-    """Returns the golden samples: those of the user, or some of the calibration, or random ones.
+) -> GoldenInputs:
+    """Returns the golden inputs of a signature.
 
     Args:
-        graph: The model.
-        golden: The argument of `convert`.
-        calibration: The calibration samples by input name.
+        graph: The deploy graph.
+        golden: The argument of `convert`; None for a choice.
+        calibration: The calibration samples by input name; None without any.
 
     Raises:
-        ValueError: If there are none and the model takes integers, or the golden samples do not fit it.
+        ValueError: If `golden` does not fit the inputs, or must be given.
     """
     if golden is not None:
         arrays = graph.arrays("golden", golden)
-        return GoldenSamples(arrays, "golden", np.arange(_count(arrays)))
+        return GoldenInputs(arrays, "golden", np.arange(_count(arrays)))
     if calibration is not None:
         count = _count(calibration)
         is_held_out = count >= _FEWEST_TO_HOLD_OUT and not graph.states
@@ -69,38 +95,19 @@ def choose_golden(
             places = np.arange(min(count, GOLDEN_SAMPLES))
         else:
             places = _spread_by_outputs(graph, calibration) if is_held_out else _evenly_spaced(count, GOLDEN_SAMPLES)
-        return GoldenSamples(
-            {name: array[places] for name, array in calibration.items()}, "calibration", places, is_held_out
-        )
-    if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
-        raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
+        arrays = {name: array[places] for name, array in calibration.items()}
+        return GoldenInputs(arrays, "calibration", places, is_held_out)
     rng = np.random.default_rng(0)
-    shapes = {name: (GOLDEN_SAMPLES, *spec.shape[1:]) for name, spec in graph.input_specs.items()}
-    arrays = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
-    return GoldenSamples(arrays, None, np.arange(GOLDEN_SAMPLES))
-
-
-def check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray], samples: GoldenSamples) -> None:
-    """Checks that the outputs of the model for its golden samples are finite.
-
-    Raises:
-        ConversionError: If they are not; names the samples.
-    """
-    is_finite = np.all([np.isfinite(array).reshape(len(array), -1).all(1) for array in outputs.values()], axis=0)
-    if is_finite.all():
-        return
-    subject = f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity"
-    if not is_finite.any() or samples.argument is None:
-        raise ConversionError(f"{subject}. Check its weights.")
-    places = ", ".join(map(str, samples.places[~is_finite][:5]))
-    number = int((~is_finite).sum())
-    reason = ""
-    if _computes_masks(model):
-        reason = " A sample whose steps are all masked, such as a row of padding, has no mean over its steps."
-    raise ConversionError(
-        f"{subject} for {number} of {len(is_finite)} of them, sample {places}{', ...' if number > 5 else ''} of "
-        f"`{samples.argument}`; the others are finite.{reason} Drop such samples, or let the model handle them."
-    )
+    arrays = {}
+    for (name, spec), tensor in zip(graph.input_specs.items(), graph.model.inputs, strict=True):
+        shape = (GOLDEN_SAMPLES, *spec.shape[1:])
+        if np.issubdtype(np.dtype(spec.dtype), np.floating):
+            arrays[name] = rng.normal(size=shape).astype("float32")
+        else:
+            # Without 0, which is often the id of padding.
+            words = _count_words(graph.model, tensor, name)
+            arrays[name] = rng.integers(min(1, words - 1), words, shape).astype(spec.dtype)
+    return GoldenInputs(arrays, None, np.arange(GOLDEN_SAMPLES))
 
 
 def _spread_by_outputs(graph: DeployGraph, calibration: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -133,11 +140,29 @@ def _evenly_spaced(count: int, number: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, number).round().astype(int))
 
 
-def _computes_masks(model: keras.Model) -> bool:
-    """Returns whether a layer of a model makes masks, as `Masking` and an `Embedding` with mask_zero=True do."""
-    return any(
-        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers_of(model)
-    )
+def _count_words(model: keras.Model, tensor: keras.KerasTensor, name: str) -> int:
+    """Returns the number of words that an integer input may hold: that of the embeddings which look them up.
+
+    Raises:
+        ValueError: If the model has no embedding.
+    """
+    embeddings = [layer for layer in layers_of(model) if isinstance(layer, keras.layers.Embedding)]
+    own = [layer.input_dim for layer in embeddings if _takes(layer, tensor)]
+    # An embedding in a layer may have any input: a word that all of them have is in the range of each.
+    counts = own or [layer.input_dim for layer in embeddings]
+    if not counts:
+        raise ValueError(
+            f"`golden` must be given for a model with integer inputs, unless an `Embedding` says their range. "
+            f"Received: golden=None for the input {name!r}. Give 32 typical inputs, or `calibration`."
+        )
+    return min(counts)
+
+
+def _takes(layer: keras.Layer, tensor: keras.KerasTensor) -> bool:
+    try:
+        return layer.input is tensor
+    except (AttributeError, ValueError):  # the layer is used several times, or not in a graph
+        return False
 
 
 def _count(arrays: Mapping[str, np.ndarray]) -> int:
