@@ -7,9 +7,30 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_notes._shared.sample_sources import CALIBRATION_SAMPLES, read_samples
 from keras_notes._shared.types import ArrayLike
 
-__all__ = ["check_samples"]
+__all__ = ["check_samples", "read_for_model"]
+
+
+def read_for_model(
+    argument: str, values: ArrayLike, model: keras.Model, maximum: int = CALIBRATION_SAMPLES
+) -> ArrayLike:
+    """Returns the inputs of a dataset, generator or loader as arrays; other values as they are.
+
+    Args:
+        argument: Name of the argument, for errors.
+        values: Samples in any form; None for none.
+        model: Model whose inputs they are; of a subclassed model the elements of a dataset must be batches.
+        maximum: Number of samples of a dataset that are read.
+
+    Raises:
+        ValueError: If a dataset is empty, or an element does not fit the inputs; names the element.
+        TypeError: If an element does not hold numbers.
+    """
+    inputs = getattr(model, "inputs", None)
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs} if inputs else None
+    return read_samples(argument, values, shapes, maximum)
 
 
 def check_samples(argument: str, values: ArrayLike, specs: Mapping[str, keras.InputSpec]) -> dict[str, np.ndarray]:

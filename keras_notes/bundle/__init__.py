@@ -2,6 +2,7 @@
 
 from keras_notes.bundle._bundle import Bundle, as_bundle, check_target, open_bundle, write_bundle
 from keras_notes.bundle._candidates import CANDIDATES_FILE, Candidate, Choice, read_choice
+from keras_notes.bundle._distance import Distance, distance_between
 from keras_notes.bundle._manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -12,6 +13,7 @@ from keras_notes.bundle._manifest import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    TrainedFigure,
 )
 from keras_notes.bundle._tensor_errors import TENSORS_FILE, TensorError, read_tensor_errors
 from keras_notes.bundle._tokenizer import TOKENIZER_FILE as TOKENIZER_FILE
@@ -26,6 +28,7 @@ __all__ = [
     "Bundle",
     "Candidate",
     "Choice",
+    "Distance",
     "FileEntry",
     "Manifest",
     "SignatureEntry",
@@ -33,8 +36,10 @@ __all__ = [
     "TensorEntry",
     "TensorError",
     "Tolerance",
+    "TrainedFigure",
     "as_bundle",
     "check_target",
+    "distance_between",
     "open_bundle",
     "read_choice",
     "read_tensor_errors",

@@ -3,7 +3,8 @@
     DIRECTORY/
       model.tflite     the converted model
       model.json       the manifest: content of the file, how to feed it, hashes of every file
-      golden/*.bin     inputs, and the trained model's outputs for them: raw, little-endian, row-major
+      golden/*.bin     inputs, and the trained model's outputs for them: raw, little-endian, row-major; also the scores
+                       of validation samples, and the outputs of the float model of a quantization-aware one
       tensors.json     the error of each inner tensor (`_tensor_errors`); not for float32 files
       candidates.json  the candidates of the recipe "auto" (`_candidates`)
       tokenizer.json   the tokenizer of a model of text, in the format of Hugging Face's tokenizers
@@ -35,6 +36,7 @@ from keras_notes.bundle._manifest import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    TrainedFigure,
     listed_files,
     read_manifest,
     to_json,
@@ -81,6 +83,11 @@ class Bundle:
     directory: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        # Without the manifest, whose hashes and entries fill a screen.
+        name, recipe = self.manifest.name, self.manifest.recipe
+        return f"Bundle({str(self.directory)!r}, name={name!r}, recipe={recipe!r}, model_bytes={self.model_bytes})"
+
     @property
     def model_path(self) -> Path:
         """Path of the .tflite file."""
@@ -104,13 +111,48 @@ class Bundle:
             >>> [bundle.manifest.labels[index] for index in outputs["output"].argmax(-1)[:3]]
             ['diagonal', 'column', 'row']
         """
+        inputs, outputs = (
+            {entry.name: self._read(signature, entry, entry.golden) for entry in entries}
+            for entries in (signature.inputs, signature.outputs)
+        )
+        return inputs, outputs
 
-        def read(entry: TensorEntry) -> np.ndarray:
-            dtype = np.dtype(entry.golden_dtype).newbyteorder("<")
-            values = np.fromfile(self.directory / entry.golden, dtype=dtype)
-            return values.reshape(signature.golden_samples, *entry.shape[1:]).astype(entry.golden_dtype)
+    def reference(self, signature: SignatureEntry) -> dict[str, np.ndarray]:
+        """Returns the outputs of the float model that a quantization-aware model came from, for the golden inputs.
 
-        return {e.name: read(e) for e in signature.inputs}, {e.name: read(e) for e in signature.outputs}
+        Args:
+            signature: A signature of the manifest.
+
+        Returns:
+            The values by output name, each of shape (samples, ...); {} for a bundle without them.
+
+        Example:
+            >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+            >>> bundle.reference(bundle.manifest.signatures[0])
+            {}
+        """
+        return {
+            entry.name: self._read(signature, entry, entry.reference)
+            for entry in signature.outputs
+            if entry.reference is not None
+        }
+
+    def scores(self, figure: TrainedFigure) -> np.ndarray | None:
+        """Returns the trained model's score for each sample of a figure; None if the bundle does not hold them.
+
+        Args:
+            figure: A figure of the manifest.
+
+        Example:
+            >>> bundle = open_bundle("tflite/testdata/bars_static_int8")
+            >>> [bundle.scores(figure) for figure in bundle.manifest.trained_figures or ()]
+            []
+        """
+        return None if figure.scores is None else np.fromfile(self.directory / figure.scores, dtype="<f4")
+
+    def _read(self, signature: SignatureEntry, entry: TensorEntry, path: str) -> np.ndarray:
+        values = np.fromfile(self.directory / path, dtype=np.dtype(entry.golden_dtype).newbyteorder("<"))
+        return values.reshape(signature.golden_samples, *entry.shape[1:]).astype(entry.golden_dtype)
 
     def with_metrics(self, metrics: Mapping[str, float]) -> Bundle:
         """Records figures in the manifest, and returns the new bundle.

@@ -30,6 +30,7 @@ __all__ = [
     "StateEntry",
     "TensorEntry",
     "Tolerance",
+    "TrainedFigure",
     "listed_files",
     "read_manifest",
     "to_json",
@@ -40,6 +41,7 @@ MODEL_FILE = "model.tflite"
 MANIFEST_FILE = "model.json"
 # Stands for the manifest's own hash while the hash is computed.
 _NO_HASH = "0" * 64
+_BYTES_OF_A_SCORE = 4
 # Far more than any manifest needs: parsing takes several times that memory.
 _MAX_BYTES = 16 * 2**20
 
@@ -76,6 +78,9 @@ class TensorEntry:
         zero_point: The integer that stands for 0.0; None without a grid.
         golden: Path of the file with the golden values, which are in the units of the trained model.
         golden_dtype: Type of the golden values: float32, or an integer type for ids.
+        magnitude: Value of an output that relative limits are relative to; None for its largest absolute golden value.
+        reference: Path of the file with the outputs of the float model that a quantization-aware model came from, for
+            the golden inputs, laid out like the golden values; None without such a model.
 
     Example:
         >>> from keras_notes.bundle import open_bundle
@@ -97,6 +102,8 @@ class TensorEntry:
     zero_point: int | None
     golden: str
     golden_dtype: str
+    magnitude: float | None = None
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,8 @@ class Tolerance:
         max_error_lsb: Largest absolute error in steps of the output's integer grid.
         rms_error_lsb: Largest root mean square of the error, in those steps.
         mean_error_lsb: Largest absolute value of the mean signed error, in those steps.
+        agreement: Smallest share of equal integers in an output of integers, such as class ids; None to measure such
+            an output as any other.
 
     Example:
         >>> from keras_notes.bundle import open_bundle
@@ -193,6 +202,37 @@ class Tolerance:
     max_error_lsb: float | None
     rms_error_lsb: float | None
     mean_error_lsb: float | None
+    agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainedFigure:
+    """The trained model's own figure on labelled samples, to stand beside that of the file.
+
+    Attributes:
+        output: Name of the output of the first signature.
+        metric: Name of the metric, such as "accuracy" or "rmse".
+        value: Figure of the trained model, computed by Keras.
+        samples: Number of samples.
+        data_sha256: SHA-256 of the samples and their labels: on the same data each sample is compared with itself.
+        threshold: Value of the output from which a single label is true; None for metrics without one.
+        scores: Path of the file with the score of each sample in float32, little-endian; None if there are none.
+        budget: Largest loss that the file may have, in points: 0.01 is one point; None for one point.
+
+    Example:
+        >>> figure = TrainedFigure("output", "accuracy", 0.971, 600, 64 * "0", None, None)
+        >>> f"{figure.metric} {figure.value} on {figure.samples} samples"
+        'accuracy 0.971 on 600 samples'
+    """
+
+    output: str
+    metric: str
+    value: float
+    samples: int
+    data_sha256: str
+    threshold: float | None = None
+    scores: str | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +254,7 @@ class Manifest:
         versions: Version of each package that made the bundle.
         metrics: Figures measured on model.tflite itself, by name.
         files: Size and hash of every other file, by its path in the bundle.
+        trained_figures: Figures of the trained model on validation data; None if no such data were given.
 
     Example:
         >>> from keras_notes.bundle import open_bundle
@@ -236,6 +277,7 @@ class Manifest:
     versions: dict[str, str]
     metrics: dict[str, float]
     files: dict[str, FileEntry]
+    trained_figures: tuple[TrainedFigure, ...] | None = None
 
 
 def to_json(manifest: Manifest) -> str:
@@ -244,9 +286,22 @@ def to_json(manifest: Manifest) -> str:
     Raises:
         BundleError: If the manifest does not follow the schema.
     """
-    unsigned = json.dumps({**dataclasses.asdict(manifest), "manifest_sha256": _NO_HASH}, indent=2) + "\n"
+    content = _without_options(dataclasses.replace(manifest, manifest_sha256=_NO_HASH))
+    unsigned = json.dumps(content, indent=2) + "\n"
     _check_schema(_parse(unsigned, "The manifest"), "The manifest")
     return unsigned.replace(_NO_HASH, hashlib.sha256(unsigned.encode()).hexdigest(), 1)
+
+
+def _without_options(value: object) -> Json:
+    """Returns a dataclass as plain values; a field that is None by default is left out if it is None."""
+    if dataclasses.is_dataclass(value):
+        items = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return {
+            field.name: _without_options(item) for field, item in items if not (item is None and field.default is None)
+        }
+    if isinstance(value, dict):
+        return {key: _without_options(item) for key, item in value.items()}
+    return [_without_options(item) for item in value] if isinstance(value, tuple) else value
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -312,6 +367,7 @@ def _check_schema(data: Json, subject: str) -> None:
 
 
 def _manifest_from(data: Config) -> Manifest:
+    figures = data.get("trained_figures")
     return Manifest(
         **{
             **data,
@@ -319,6 +375,7 @@ def _manifest_from(data: Config) -> Manifest:
             "tolerance": Tolerance(**data["tolerance"]),
             "labels": None if data["labels"] is None else tuple(data["labels"]),
             "files": {name: FileEntry(**entry) for name, entry in data["files"].items()},
+            "trained_figures": None if figures is None else tuple(TrainedFigure(**entry) for entry in figures),
         }
     )
 
@@ -328,12 +385,19 @@ def _check_golden_sizes(path: Path, manifest: Manifest) -> None:
     for signature in manifest.signatures:
         for entry in (*signature.inputs, *signature.outputs):
             size = signature.golden_samples * math.prod(entry.shape[1:]) * np.dtype(entry.golden_dtype).itemsize
-            listed = manifest.files.get(entry.golden)
-            if listed is None or listed.bytes != size:
-                raise BundleError(
-                    f"{str(path)!r} must list {one_line(entry.golden)} with {size} bytes, "
-                    f"for {signature.golden_samples} samples. {received(bytes=listed and listed.bytes)}"
-                )
+            for file in (entry.golden, entry.reference):
+                _check_size(path, manifest, file, size, signature.golden_samples)
+    for figure in manifest.trained_figures or ():
+        _check_size(path, manifest, figure.scores, _BYTES_OF_A_SCORE * figure.samples, figure.samples)
+
+
+def _check_size(path: Path, manifest: Manifest, file: str | None, size: int, samples: int) -> None:
+    listed = None if file is None else manifest.files.get(file)
+    if file is not None and (listed is None or listed.bytes != size):
+        raise BundleError(
+            f"{str(path)!r} must list {one_line(file)} with {size} bytes, for {samples} samples. "
+            f"{received(bytes=listed and listed.bytes)}"
+        )
 
 
 def _check_states(path: Path, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ from keras import ops, tree
 from keras_notes._shared.checks import received
 from keras_notes._shared.keras_internals import is_keras_class
 from keras_notes._shared.layer_patterns import check_skip, matches_any, skip_patterns
+from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import Operation, Tree
 from keras_notes.compression._compressed_model import CompressedModel
 from keras_notes.compression._copies import copy_model, input_arrays, inputs_of, spec_like
@@ -53,7 +54,8 @@ def equalize(model: keras.Model, calibration: Tree, *, skip: Sequence[str] = ())
 
     Args:
         model: Built model: functional, sequential, nested, or subclassed of layers and `keras.ops`. It is not changed.
-        calibration: Typical inputs, about 250 from the training set, on which max|x_c| is measured.
+        calibration: Typical inputs, about 250 from the training set, on which max|x_c| is measured: arrays or a
+            dataset, as for `quantize_aware`.
         skip: Patterns of the names or paths ("block/*") of layers that keep their weights.
 
     Returns:
@@ -84,6 +86,7 @@ def equalize(model: keras.Model, calibration: Tree, *, skip: Sequence[str] = ())
         )
     patterns = skip_patterns(skip)
     copy = copy_model(model)
+    calibration = read_for_model("calibration", calibration, model)
     structure = inputs_of(copy)
     structure = tree.map_structure(spec_like, calibration) if structure is None else structure
     program = trace(

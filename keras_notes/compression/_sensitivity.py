@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_notes._shared.checks import check_at_least
+from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import Tree
 from keras_notes.compression._compressed_model import CompressedModel
 from keras_notes.compression._quantize_aware import quantize_aware
@@ -51,7 +52,8 @@ def sensitivity(
 
     Args:
         model: Built model, which is not changed.
-        x: Typical inputs, on which ranges are calibrated and the error is measured.
+        x: Typical inputs, on which ranges are calibrated and the error is measured: arrays or a dataset, as for
+            `quantize_aware`.
         recipe: Recipe of `quantize_aware`.
         skip: Patterns of the names or paths of layers that always stay in floating point.
         samples: Number of inputs that are used. The model runs on them once for each of its layers, and once more.
@@ -77,7 +79,7 @@ def sensitivity(
         not.
     """
     check_at_least("samples", samples, 1)
-    x = tree.map_structure(lambda values: np.asarray(values)[:samples], x)
+    x = tree.map_structure(lambda values: np.asarray(values)[:samples], read_for_model("x", x, model, samples))
     expected = _outputs(model, x)
     quantized = quantize_aware(model, recipe=recipe, calibration=x, skip=skip)
     total_error = _error(quantized, x, expected)

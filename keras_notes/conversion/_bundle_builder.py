@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeAlias
 
 import keras
 import numpy as np
 
-from keras_notes._litert import client as tflite_process
+from keras_notes._litert.grid_fit import describe_misfits
 from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.checks import received
 from keras_notes._shared.labels import check_labels
+from keras_notes._shared.sample_sources import is_pair, read_labelled
+from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike, Json
 from keras_notes.bundle import (
     FORMAT_VERSION,
@@ -30,13 +30,19 @@ from keras_notes.bundle import (
     SignatureEntry,
     StateEntry,
     TensorEntry,
+    Tolerance,
+    TrainedFigure,
 )
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._pipeline import ConversionPipeline
+from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs
+from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
 from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
-from keras_notes.conversion._trial_run import TRIAL_LIMITS, run_trial
+from keras_notes.conversion._reference_outputs import reference_outputs
+from keras_notes.conversion._refusals import complete_remedy
+from keras_notes.conversion._tensor_errors import tensor_errors
+from keras_notes.conversion._trained_figures import measure_trained
+from keras_notes.conversion._trial_run import run_trial
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
-from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import ConversionError
 
 __all__ = ["BundleBuilder", "BundleContent"]
@@ -44,9 +50,7 @@ __all__ = ["BundleBuilder", "BundleContent"]
 BundleContent: TypeAlias = tuple[Manifest, dict[str, bytes]]
 """The manifest of a bundle, and its other files by name: the arguments of `write_bundle`."""
 
-_GOLDEN_SAMPLES = 32
-# Every tensor of two files is read for each of them.
-_SAMPLES_FOR_TENSOR_ERRORS = 8
+_SPREADS_OF_THE_LARGEST = 5.0
 _log = logging.getLogger(__name__)
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "keras-notes", "tensorflow")
 
@@ -72,6 +76,7 @@ class BundleBuilder:
         signatures: Mapping[str, keras.Model] | None = None,
         batch_size: int | None = 1,
         lowering: str | Mapping[str, str] = "auto",
+        reference: keras.Model | ArrayLike | None = None,
         input_range: InputRange | None = None,
     ) -> None:
         self._labels = labels
@@ -82,28 +87,52 @@ class BundleBuilder:
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
-            own_calibration, own_golden = calibration_by_signature.get(name), golden_by_signature.get(name)
+            own_calibration = read_for_model("calibration", calibration_by_signature.get(name), entry)
+            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, GOLDEN_SAMPLES)
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            self._golden[name] = graph.run(_golden_inputs(graph, own_golden, samples))
-            _check_finite(entry, self._golden[name].outputs)
+            golden_inputs = choose_golden_inputs(graph, own_golden, samples)
+            self._golden[name] = graph.run(golden_inputs.arrays)
+            check_finite(entry, self._golden[name].outputs, golden_inputs)
             if samples is not None:
-                ranges[name] = graph.run(samples).inputs if graph.states else samples
+                ranges[name] = graph.run(samples).inputs if graph.states else golden_inputs.others(samples)
             graphs.append(graph)
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
         self.graphs = tuple(graphs)
+        self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
         names = {name for graph in graphs for name in graph.input_specs}
         self._pipeline = ConversionPipeline(
             self.graphs, batch_size, ranges, lowering, parse_input_range(input_range, names)
         )
 
-    def check_labelled(self, x: ArrayLike, y: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
+
+        Args:
+            data: Inputs and class ids, (x, y), or a dataset of them.
 
         Raises:
             ValueError: If x are not inputs of the model, or y are not class ids of it.
+        """
+        samples, y = self.read_labelled(data)
+        graph, outputs = self.graphs[0], self._golden[SIGNATURE].outputs
+        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
+        if (count := len(next(iter(samples.values())))) != len(labels):
+            raise ValueError(
+                f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
+            )
+        return samples, labels
+
+    def read_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], ArrayLike]:
+        """Returns samples by input name, and labels.
+
+        Args:
+            data: Inputs and labels, (x, y), or a dataset of them.
+
+        Raises:
+            ValueError: If x are not inputs of the model.
         """
         graph = self.graphs[0]
         if graph.states:
@@ -111,14 +140,24 @@ class BundleBuilder:
                 f"`validation_data` must be None for a model with states, of which {self.name!r} has "
                 f"{len(graph.states)}: its samples are the steps of one sequence."
             )
-        outputs = self._golden[SIGNATURE].outputs
-        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
-        samples = graph.arrays("validation_data", x)
-        if (count := len(next(iter(samples.values())))) != len(labels):
-            raise ValueError(
-                f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
-            )
-        return samples, labels
+        shapes = {name: tuple(spec.shape) for name, spec in graph.input_specs.items()}
+        x, y = data if is_pair(data) else read_labelled("validation_data", data, shapes)
+        return graph.arrays("validation_data", x), y
+
+    def measure_trained(
+        self, data: tuple[Mapping[str, np.ndarray], ArrayLike], budget: float
+    ) -> tuple[tuple[TrainedFigure, ...], dict[str, bytes]]:
+        """Returns the trained model's figures on labelled samples, and the files with the scores of the samples.
+
+        Args:
+            data: The samples by input name, and their labels.
+            budget: The largest loss that the file may have.
+
+        Raises:
+            ValueError: If the labels do not fit the outputs.
+        """
+        figures, scores = measure_trained(self.graphs[0], *data, self._labels)
+        return tuple(dataclasses.replace(figure, budget=budget) for figure in figures), scores
 
     def measure_accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
         """Returns the accuracy of the trained model, computed by Keras."""
@@ -126,19 +165,31 @@ class BundleBuilder:
         outputs = graph.run(samples).outputs[graph.output_names[0]]
         return float((outputs.argmax(-1) == labels).mean())
 
-    def build(self, recipes: RecipeByLayer, edges: str) -> BundleContent:
+    def build(self, recipes: RecipeByLayer, edges: str, *, try_remedy: bool = False) -> BundleContent:
         """Converts the model, and returns the content of its bundle.
+
+        Args:
+            recipes: The number formats.
+            edges: The type of the inputs and outputs.
+            try_remedy: Whether the remedy of an error is tried, until it holds all exceptions that are needed.
 
         Raises:
             ConversionError: If the model cannot be converted so, or the file does not hold what the recipe says.
         """
-        converted = self._pipeline.run(recipes, edges)
+        try:
+            converted, file = self._convert(recipes, edges)
+        except ConversionError as error:
+            if not try_remedy or error.remedy is None or self._pipeline.is_trained:
+                raise
+            raise complete_remedy(error, lambda other: self._convert(other, edges)) from error
         recipes = converted.recipes
-        _log.info("auditing the file")
-        file = describe_model(converted.file.model)
-        audit(file, self.name, recipes)
         files: dict[str, bytes] = {}
-        entries = tuple(_signature_entry(graph, file, self._golden[graph.signature], files) for graph in self.graphs)
+        entries = tuple(
+            _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
+            for graph in self.graphs
+        )
+        entries = (_with_reference(entries[0], self._reference, files), *entries[1:])
+        _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             manifest_sha256="",
@@ -148,7 +199,7 @@ class BundleBuilder:
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
-            tolerance=recipes.tolerance,
+            tolerance=_tolerance_for(recipes.tolerance, entries),
             labels=None if self._labels is None else tuple(self._labels),
             preprocessing=self._preprocessing,
             versions={package: version(package) for package in _PACKAGES},
@@ -161,13 +212,23 @@ class BundleBuilder:
         run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
             inputs = self._golden[SIGNATURE].inputs
-            files[TENSORS_FILE] = _tensor_errors(converted.file, converted.reference, entries[0], inputs)
+            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
 
+    def _convert(self, recipes: RecipeByLayer, edges: str) -> tuple[ConvertedFiles, TfliteFile]:
+        """Converts the model and audits its file."""
+        converted = self._pipeline.run(recipes, edges)
+        _log.info("auditing the file")
+        file = describe_model(converted.file.model)
+        audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
+        return converted, file
 
-def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, files: dict[str, bytes]) -> SignatureEntry:
+
+def _signature_entry(
+    graph: DeployGraph, file: TfliteFile, golden: GraphRun, tolerance: Tolerance, files: dict[str, bytes]
+) -> SignatureEntry:
     """Describes a signature, and adds its golden files to `files`."""
     signature = next(entry for entry in file.signatures if entry.name == graph.signature)
     main = file.graph(signature)
@@ -176,13 +237,18 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
         path = f"golden/{signature.name}.{side}.{name}.bin"
         files[path] = values.astype(values.dtype.newbyteorder("<")).tobytes()
         tensor = main.tensors[index]
-        return TensorEntry(name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name)
+        is_relative = side == "output" and (grid.scale is None or tolerance.max_error_lsb is None)
+        magnitude = _magnitude(values) if is_relative and values.dtype.kind == "f" else None
+        return TensorEntry(
+            name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name, magnitude
+        )
 
     return SignatureEntry(
         name=signature.name,
         inputs=tuple(
             edge("input", name, index, main.input_grid(index), golden.inputs[name])
-            for name, index in sorted(signature.inputs.items())
+            # In the order of the model's inputs, in which a list of arrays is read.
+            for name, index in sorted(signature.inputs.items(), key=lambda item: list(golden.inputs).index(item[0]))
         ),
         outputs=tuple(
             edge("output", name, index, main.output_grid(index), golden.outputs[name])
@@ -193,29 +259,50 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
     )
 
 
-def _tensor_errors(
-    file: ModelFile, float_file: ModelFile, signature: SignatureEntry, inputs: Mapping[str, np.ndarray]
-) -> bytes:
-    """Returns tensors.json: the error of each tensor of the file against its value in the float file."""
-    samples = {name: array[:_SAMPLES_FOR_TENSOR_ERRORS] for name, array in inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
-        path, reference = Path(directory) / MODEL_FILE, Path(directory) / "float.tflite"
-        path.write_bytes(file.to_bytes())
-        reference.write_bytes(float_file.to_bytes())
-        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples, TRIAL_LIMITS)
-    return (json.dumps(errors, indent=1) + "\n").encode()
+def _with_reference(
+    signature: SignatureEntry, outputs: Mapping[str, np.ndarray], files: dict[str, bytes]
+) -> SignatureEntry:
+    """Returns the signature with the outputs of a float model, whose files it adds to `files`."""
+    entries = []
+    for entry in signature.outputs:
+        if entry.name in outputs:
+            path = f"golden/{signature.name}.reference.{entry.name}.bin"
+            values = outputs[entry.name].astype(np.dtype(entry.golden_dtype).newbyteorder("<"))
+            files[path] = values.tobytes()
+            entry = dataclasses.replace(entry, reference=path)
+        entries.append(entry)
+    return dataclasses.replace(signature, outputs=tuple(entries))
 
 
-def _in_floats(signature: SignatureEntry) -> SignatureEntry:
-    """Returns the signature of the float file."""
+def _warn_of_misfits(file: TfliteFile, signature: SignatureEntry, golden: Mapping[str, np.ndarray]) -> None:
+    for misfit in describe_misfits(file, signature, {"the golden samples": golden}):
+        _log.warning("%s", misfit)
 
-    def edges(entries: tuple[TensorEntry, ...]) -> tuple[TensorEntry, ...]:
-        return tuple(
-            entry if entry.scale is None else dataclasses.replace(entry, dtype="float32", scale=None, zero_point=None)
-            for entry in entries
-        )
 
-    return dataclasses.replace(signature, inputs=edges(signature.inputs), outputs=edges(signature.outputs))
+def _magnitude(values: np.ndarray) -> float | None:
+    """Returns what errors of an output are relative to: its largest value, but at least 5 standard deviations.
+
+    Few golden samples may hold no large value: the largest of 32 differs by a factor of 2 from draw to draw, which made
+    the verdict on a sound file depend on it. The largest of a million values of a normal distribution is 5 standard
+    deviations from its mean.
+    """
+    largest = float(np.abs(values).max())
+    spread = _SPREADS_OF_THE_LARGEST * float(values.astype(np.float64).std())
+    return spread if spread > largest else None
+
+
+def _tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) -> Tolerance:
+    """Returns the tolerance with a smallest agreement if there are outputs of integers.
+
+    It is 3 standard errors below that of the recipe: so far a share that is measured on these few samples may be off.
+    """
+    has_ids = any(
+        entry.scale is None and np.dtype(entry.golden_dtype).kind in "iub" for s in signatures for entry in s.outputs
+    )
+    if not has_ids or (share := tolerance.agreement) is None:
+        return dataclasses.replace(tolerance, agreement=None)
+    samples = min(signature.golden_samples for signature in signatures)
+    return dataclasses.replace(tolerance, agreement=share - 3 * math.sqrt(share * (1 - share) / samples))
 
 
 def _by_signature(
@@ -237,7 +324,10 @@ def _by_signature(
 def _description(manifest: Manifest) -> Json:
     """Returns the part of the manifest that travels inside the file: all but measurements on it and files beside it."""
     content = dataclasses.asdict(manifest)
-    beside = ("manifest_sha256", "tolerance", "metrics", "files")
+    beside = ("manifest_sha256", "tolerance", "metrics", "files", "trained_figures")
+    for signature in content["signatures"]:
+        for entry in (*signature["inputs"], *signature["outputs"]):
+            del entry["magnitude"], entry["reference"]
     return {key: value for key, value in content.items() if key not in beside}
 
 
@@ -249,29 +339,3 @@ def _check_label_names(labels: Sequence[str] | None, outputs: Mapping[str, np.nd
     classes = next(iter(outputs.values())).shape[-1]
     if len(labels) != classes:
         raise ValueError(f"`labels` must hold one name a class. Received: {len(labels)} for {classes} classes.")
-
-
-def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray]) -> None:
-    if not all(np.isfinite(values).all() for values in outputs.values()):
-        raise ConversionError(
-            f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity. "
-            f"Check its weights."
-        )
-
-
-def _golden_inputs(
-    graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    if golden is not None:
-        return graph.arrays("golden", golden)
-    if calibration is not None and graph.states:
-        return {name: array[:_GOLDEN_SAMPLES] for name, array in calibration.items()}
-    if calibration is not None:
-        count = len(next(iter(calibration.values())))
-        places = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
-        return {name: array[places] for name, array in calibration.items()}
-    if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
-        raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
-    rng = np.random.default_rng(0)
-    shapes = {name: (_GOLDEN_SAMPLES, *spec.shape[1:]) for name, spec in graph.input_specs.items()}
-    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}

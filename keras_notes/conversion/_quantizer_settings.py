@@ -6,17 +6,24 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
 from keras_notes._litert.model import TfliteFile
-from keras_notes.conversion._recipes import RecipeByLayer
-from keras_notes.conversion.passes._first_layers import LossyLayer
+from keras_notes._shared.layer_patterns import Path, matching_patterns
+from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
+from keras_notes.conversion._refusals import float_layers_of, refuse
+from keras_notes.conversion.grids._comparisons import find_input_comparisons
+from keras_notes.conversion.grids._first_layers import LossyLayer, column_spreads, find_lossy_layers
+from keras_notes.conversion.grids._fit_ranges import fit_ranges
+from keras_notes.conversion.grids._input_ranges import find_odd_images, set_input_ranges
+from keras_notes.conversion.passes._schema import TensorRange, name_of, signatures_of, text_of
 from keras_notes.errors import ConversionError
 
 __all__ = [
-    "add_float_comparisons",
-    "add_float_layers",
     "find_float_edges",
     "find_recipes_by_operator",
-    "warn_of_odd_images",
+    "fit_to_kernels",
 ]
 
 _log = logging.getLogger(__name__)
@@ -25,7 +32,48 @@ _MAX_COLUMNS = 8
 _TOLERABLE_STEPS = 16.0
 
 
-def add_float_layers(recipes: RecipeByLayer, lossy: Sequence[LossyLayer], edges: str) -> RecipeByLayer:
+def fit_to_kernels(
+    model: schema.ModelT,
+    ranges: Mapping[str, TensorRange],
+    recipes: RecipeByLayer,
+    edges: str,
+    calibration: Mapping[str, Mapping[str, np.ndarray]],
+    input_ranges: Mapping[str, tuple[float, float]],
+) -> tuple[dict[str, TensorRange], RecipeByLayer]:
+    """Returns ranges whose scales every kernel takes, and recipes with operators that must see inputs unrounded.
+
+    Args:
+        model: The float file.
+        ranges: The range of each tensor over the calibration samples, by name.
+        recipes: The recipes of all layers.
+        edges: The type of the inputs and outputs.
+        calibration: The calibration samples of each input, by signature.
+        input_ranges: The ranges that are declared for inputs, by name.
+
+    Raises:
+        ConversionError: If the columns of an integer input are too unlike for one grid.
+    """
+
+    def activations_of(tensor_name: str) -> str:
+        return recipes.recipe_of(tensor_name).activations
+
+    fitted = fit_ranges(model, set_input_ranges(model, ranges, input_ranges), activations_of)
+    if edges == "uint8":
+        _warn_of_odd_images(find_odd_images(model, fitted))
+    spreads = {
+        name_of(graph.tensors[entry.tensorIndex]): column_spreads(samples[name_of(entry)])
+        for number, graph in enumerate(model.subgraphs)
+        for signature in signatures_of(model, number)
+        if (samples := calibration[text_of(signature.signatureKey)])
+        for entry in signature.inputs
+    }
+    recipes = _add_float_layers(recipes, find_lossy_layers(model, fitted, activations_of, spreads), edges)
+    if edges == "float32":
+        recipes = _add_float_comparisons(recipes, find_input_comparisons(model, activations_of))
+    return fitted, recipes
+
+
+def _add_float_layers(recipes: RecipeByLayer, lossy: Sequence[LossyLayer], edges: str) -> RecipeByLayer:
     """Returns the recipes with first layers in float32.
 
     Args:
@@ -59,7 +107,7 @@ def add_float_layers(recipes: RecipeByLayer, lossy: Sequence[LossyLayer], edges:
     return _with_float(recipes, results)
 
 
-def add_float_comparisons(recipes: RecipeByLayer, results: Sequence[str]) -> RecipeByLayer:
+def _add_float_comparisons(recipes: RecipeByLayer, results: Sequence[str]) -> RecipeByLayer:
     """Returns the recipes with comparisons of the input in float32, which see no rounding there.
 
     Args:
@@ -77,10 +125,6 @@ def _with_float(recipes: RecipeByLayer, results: Sequence[str]) -> RecipeByLayer
     return dataclasses.replace(recipes, float_operators=recipes.float_operators | frozenset(results))
 
 
-def _layer_of(tensor_name: str) -> str:
-    return tensor_name.rsplit("/", 1)[0] if "/" in tensor_name else tensor_name
-
-
 def find_float_edges(file: TfliteFile, recipes: RecipeByLayer) -> list[str]:
     """Returns which of "INPUT" and "OUTPUT" stay in floating point, because an operator there does."""
     sides = set()
@@ -96,14 +140,29 @@ def find_float_edges(file: TfliteFile, recipes: RecipeByLayer) -> list[str]:
     return sorted(sides)
 
 
-def find_recipes_by_operator(file: TfliteFile, recipes: RecipeByLayer) -> dict[str, str]:
+def find_recipes_by_operator(
+    file: TfliteFile,
+    recipes: RecipeByLayer,
+    known_paths: Sequence[Path],
+    *,
+    trained: bool = False,
+    loop_forms: Sequence[str] = ("unrolled",),
+) -> dict[str, str]:
     """Returns the recipe of each operator whose recipe is not the default, by the names of its results.
 
+    Args:
+        file: The description of the float file.
+        recipes: The recipes.
+        known_paths: Paths of the layers and operations of the model: one may have no operator, such as a dropout.
+        trained: Whether the model is quantization-aware, so that `skip` was checked when it was made.
+        loop_forms: Lowerings with which all loops of the model compute in integers.
+
     Raises:
-        ConversionError: If a loop would compute in integers, or a pattern matches no operator.
+        ConversionError: If loops would compute in integers, or a pattern matches no layer.
     """
     by_operator: dict[str, str] = {}
-    matched: set[str] = set()
+    matched = {pattern for path in known_paths for pattern in matching_patterns(recipes.layers, path)}
+    loops: list[Path] = []
     for graph in file.graphs:
         for operator in graph.operators:
             scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
@@ -111,23 +170,36 @@ def find_recipes_by_operator(file: TfliteFile, recipes: RecipeByLayer) -> dict[s
             recipe = recipes.recipe_of(result)
             matched.update(recipes.patterns_of(result))
             if operator.name == "WHILE" and recipe.is_integer:
-                layer = scope.split("/")[0]
-                raise ConversionError(
-                    f"A loop must not compute in integers: nothing can see the ranges in it. Received: {scope!r} with "
-                    f"the recipe {recipe.name!r}. Declare the layer, recipe={{'default': {recipes.default.name!r}, "
-                    f"'layers': {{{layer!r}: 'dynamic_int8'}}}}, or write its steps out, lowering={{{layer!r}: "
-                    f"'unrolled'}}, which takes memory for each."
-                )
+                loops.append(layers_of_tensor(result))
             if recipe != recipes.default:
                 by_operator[scope] = recipe.name
-    if unmatched := sorted(set(recipes.layers) - matched):
+    unmatched = sorted(set(recipes.layers) - matched)
+    if unmatched and not trained:
+        names = ", ".join(dict.fromkeys("/".join(path) for path in known_paths))
         raise ConversionError(
-            f"`recipe['layers']` must name layers of the model. Received: {unmatched}, which no operator of it matches."
+            f"`recipe['layers']` must name layers of the model: {names}. Received: {unmatched}, which no operator of "
+            f"it matches."
         )
+    if loops:
+        _refuse_loops(loops, recipes, loop_forms)
     return by_operator
 
 
-def warn_of_odd_images(images: Mapping[str, tuple[tuple[float, float], tuple[float, float]]]) -> None:
+def _refuse_loops(loops: Sequence[Path], recipes: RecipeByLayer, forms: Sequence[str]) -> None:
+    names = ", ".join(dict.fromkeys("/".join(path) for path in loops))
+    exceptions = float_layers_of(loops, "dynamic_int8")
+    problem = (
+        f"A loop must not compute in integers: nothing can see the ranges in it. Received: {names!r} with the recipe "
+        f"{recipes.default.name!r}."
+    )
+    raise refuse([problem], recipes, exceptions, lowerings=[dict.fromkeys(exceptions, form) for form in forms])
+
+
+def _layer_of(tensor_name: str) -> str:
+    return "/".join(layers_of_tensor(tensor_name))
+
+
+def _warn_of_odd_images(images: Mapping[str, tuple[tuple[float, float], tuple[float, float]]]) -> None:
     """Warns of uint8 images whose integers are not their pixels.
 
     Args:

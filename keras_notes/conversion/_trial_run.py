@@ -18,8 +18,8 @@ from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.sandbox import Limits
 from keras_notes.bundle import SignatureEntry
 from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion.grids._weighted_operators import step_ratios
 from keras_notes.conversion.passes._model_file import ModelFile
-from keras_notes.conversion.passes._weighted_operators import step_ratios
 from keras_notes.errors import BundleError, ConversionError
 
 __all__ = ["TRIAL_LIMITS", "run_trial"]

@@ -12,10 +12,18 @@ from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.types import Tree
 from keras_notes.distillation.cache._teacher_cache import TeacherCache
 from keras_notes.distillation.objective._feature_match import FeatureMatch, as_feature_match
+from keras_notes.distillation.objective._form_checks import Endings, check_form, check_forms
 from keras_notes.distillation.objective._objective import Term
-from keras_notes.distillation.objective._output_forms import check_forms, final_activations, forms_of, outputs_of
+from keras_notes.distillation.objective._output_forms import (
+    activation_of_layer,
+    final_activations,
+    forms_of,
+    outputs_of,
+)
 from keras_notes.distillation.objective._output_term import LossTerm, output_term
 from keras_notes.distillation.objective._schedules import Number, constant_or_schedule
+from keras_notes.distillation.objective._weighted_losses import as_teacher_loss
+from keras_notes.distillation.recording._layer_outputs import find_layer
 from keras_notes.distillation.recording._teachers import check_model, models_of
 from keras_notes.losses import DistillationLoss
 
@@ -132,15 +140,45 @@ def check_models(
             )
         _check_inputs(teacher, student, preprocess)
         outputs = [outputs_of(model) for model in (teacher, student)]
-        loss_terms = [term for term, _ in terms if isinstance(term, LossTerm)]
-        if any(structure is None for structure in outputs) or not loss_terms:
+        if any(structure is None for structure in outputs) or not any(isinstance(term, LossTerm) for term, _ in terms):
             continue
         _check_names(*outputs)
         _check_outputs(*map(keras.tree.flatten, outputs))
-        for term in loss_terms:
-            losses = term.for_outputs(outputs[1])
-            check_forms(losses, final_activations(teacher), of_teacher=True)
-            check_forms(losses, final_activations(student), of_teacher=False)
+    _check_output_losses(teachers, student, [term for term, _ in terms if isinstance(term, LossTerm)])
+    for match in (term for term, _ in terms if isinstance(term, FeatureMatch)):
+        _check_feature_loss(teachers, student, match)
+
+
+def _check_output_losses(teachers: list[keras.Model], student: keras.Model, terms: list[LossTerm]) -> None:
+    """Raises ValueError if a loss does not take what the models end in, as far as their graphs tell."""
+    structure = outputs_of(student)
+    is_of_student = structure is not None
+    for teacher in teachers:
+        structure = outputs_of(teacher) if structure is None else structure
+    if structure is None:
+        return
+    activations = [final_activations(teacher) for teacher in teachers]
+    leaves = keras.tree.flatten(structure)
+    names = sorted(structure) if isinstance(structure, dict) and len(structure) == len(leaves) else None
+    for term in terms:
+        # Another structure of losses says which outputs the student has; the teacher's may be in another one.
+        if is_of_student or isinstance(term.losses, keras.losses.Loss):
+            losses, shapes = term.for_outputs(structure), [tuple(leaf.shape) for leaf in leaves]
+            check_forms(losses, activations, final_activations(student), shapes, names)
+
+
+def _check_feature_loss(teachers: list[keras.Model], student: keras.Model, match: FeatureMatch) -> None:
+    """Raises ValueError if the loss of a match does not take what its layers end in; unknown layers fail elsewhere."""
+    pairs = [(student, match.student_layer, "student")]
+    if teachers:
+        pairs.append((teachers[match.teacher % len(teachers)], match.teacher_layer, "teacher"))
+    layers = [model if path is None else find_layer(model, path, role=role) for model, path, role in pairs]
+    student_activation, *teacher_activations = map(activation_of_layer, layers)
+    names = [f"{role}'s feature {layer.name!r}" for layer, (_, _, role) in zip(layers, pairs, strict=True)]
+    endings = Endings(
+        tuple(teacher_activations), student_activation, None, names[-1] if teachers else "teacher", names[0]
+    )
+    check_form(as_teacher_loss(match.loss), endings)
 
 
 def _check_names(teacher: Tree, student: Tree) -> None:

@@ -20,12 +20,14 @@ from keras_notes.distillation._arguments import (
     terms_of,
 )
 from keras_notes.distillation._distillation_model import TwoTermModel
+from keras_notes.distillation._start_checks import student_probe
 from keras_notes.distillation._teacher_record import TeacherRecord, inputs_and_record
 from keras_notes.distillation._teacher_sources import CachedTeacher, LiveTeachers, TeacherSource
 from keras_notes.distillation.cache._teacher_cache import TeacherCache
 from keras_notes.distillation.objective._feature_match import FeatureMatch
+from keras_notes.distillation.objective._form_checks import check_label_losses, states_form
 from keras_notes.distillation.objective._objective import Objective
-from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations, outputs_of
+from keras_notes.distillation.objective._output_forms import final_activations, outputs_of
 from keras_notes.distillation.objective._schedules import (
     Number,
     constant_or_schedule,
@@ -36,6 +38,7 @@ from keras_notes.distillation.objective._schedules import (
 )
 from keras_notes.distillation.objective._teacher_selection import teacher_shares
 from keras_notes.distillation.recording._student_features import StudentFeatures
+from keras_notes.losses import TeacherLoss
 
 __all__ = ["Distiller"]
 
@@ -141,6 +144,7 @@ class Distiller(TwoTermModel):
         self._objective = Objective(terms, teacher_shares(teacher_weights, self._teachers.count), self.temperature)
         # Training on labels alone needs no connectors.
         self._student_features = StudentFeatures(student, matches if self._uses_teacher else [])
+        self._student_probe = student_probe(student)
         frozen = [*models, *([preprocess] if isinstance(preprocess, keras.Layer) else [])]
         for model in frozen:
             model.trainable = False
@@ -192,8 +196,14 @@ class Distiller(TwoTermModel):
         self._check_cache(x)
         self._check_cache(validation_data)
         if self._uses_teacher:
-            outputs = outputs_of(self.student)
-            self._teachers.check_outputs(x, lambda count: self._objective.losses_by_output(outputs, count))
+            activations = final_activations(self.student)
+            self._teachers.check_outputs(x, self._losses_by_output, activations)
+            if self._student_probe is not None and any(map(states_form, self._objective.output_losses)):
+                others = [final_activations(model) for model in self.teacher_models]
+                self._student_probe.check(x, self._losses_by_output, others)
+
+    def _losses_by_output(self, count: int) -> list[list[TeacherLoss | None]]:
+        return self._objective.losses_by_output(outputs_of(self.student), count)
 
     def evaluate(self, x=None, *args, **kwargs):
         """Measures the student, and its distillation loss. See `keras.Model.evaluate`."""

@@ -10,7 +10,9 @@ from keras import ops
 from keras_notes._shared.checks import check_between, check_same_shape, received
 from keras_notes._shared.types import Config, Tensor, Tree
 from keras_notes.distillation._distillation_model import TwoTermModel
-from keras_notes.distillation.objective._output_forms import check_label_losses, final_activations
+from keras_notes.distillation._start_checks import student_probe
+from keras_notes.distillation.objective._form_checks import check_forms, check_label_losses, states_form
+from keras_notes.distillation.objective._output_forms import final_activations
 from keras_notes.distillation.objective._schedules import deserialize_value
 from keras_notes.distillation.objective._weighted_losses import as_teacher_loss, weighted_loss
 from keras_notes.losses import DistillationLoss
@@ -80,9 +82,30 @@ class MutualDistiller(TwoTermModel):
             raise TypeError(
                 f"`distillation_loss` must be a loss object. {received(distillation_loss=distillation_loss)}"
             )
+        self._check_forms()
+        self._probes = [student_probe(student) for student in self.students]
         self.student_loss_weight = check_between("student_loss_weight", student_loss_weight, 0.0, 1.0)
         if all(student.built for student in self.students):
             self.built = True
+
+    def _check_forms(self) -> None:
+        """Raises ValueError if the loss does not take what the students end in: each is the teacher of the others."""
+        loss = as_teacher_loss(self.distillation_loss)
+        activations = [final_activations(student) for student in self.students]
+        shapes = [
+            tuple(tensor.shape) for student in self.students for tensor in getattr(student, "outputs", None) or ()
+        ]
+        for i, student in enumerate(activations):
+            check_forms([loss], activations[:i] + activations[i + 1 :], student, shapes[:1])
+
+    def _check_data(self, x: Tree, validation_data: Tree) -> None:
+        """Checks the outputs of students whose graphs do not tell what they end in."""
+        loss = as_teacher_loss(self.distillation_loss)
+        if not self._uses_teacher or not states_form(loss):
+            return
+        for probe in self._probes:
+            if probe is not None:
+                probe.check(x, lambda count: [[loss] * count])
 
     @property
     def _names(self) -> list[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import keras
 import numpy as np
 
 from keras_notes._shared.checks import received
+from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.types import Tree
 from keras_notes.distillation._seeded_batches import SeededBatches
-from keras_notes.distillation.objective._output_forms import check_values
-from keras_notes.distillation.recording._teachers import RecordingModel, Teachers
+from keras_notes.distillation.objective._form_checks import check_values
+from keras_notes.distillation.objective._output_forms import final_activations
+from keras_notes.distillation.recording._teachers import RecordingModel
 from keras_notes.losses import TeacherLoss
 
-__all__ = ["LossesByOutput", "StartOfTraining", "TeacherProbe"]
+__all__ = ["LossesByOutput", "OutputProbe", "StartOfTraining", "check_outputs", "student_probe"]
 
 LossesByOutput: TypeAlias = Callable[[int], list[list[TeacherLoss | None]]]
 """A function of the number of outputs that returns lists of losses of that length."""
@@ -23,30 +25,68 @@ LossesByOutput: TypeAlias = Callable[[int], list[list[TeacherLoss | None]]]
 _SAMPLES = 32
 
 
-class TeacherProbe:
-    """Checks the teacher's outputs on the first samples of arrays, which can be read twice.
+class OutputProbe:
+    """Checks outputs of models on the first samples of arrays, which can be read twice.
 
     Data sets that are read only once, or that shuffle when they are read, are not touched; there the losses of the
-    first batch are checked.
+    first batch are checked. It is constructed with the Distiller, and so under the same distribution strategy.
+
+    Args:
+        models: The models.
+        outputs: A function of a batch of the student's inputs that returns the outputs of each model.
+        of_teacher: Whether the models are teachers.
     """
 
-    def __init__(self, teachers: Teachers) -> None:
-        # Constructed with the Distiller, and so under the same distribution strategy.
-        self._model = RecordingModel(lambda inputs: teachers.record(inputs)["outputs"], teachers.models)
+    def __init__(
+        self, models: Sequence[keras.Model], outputs: Callable[[Tree], Tree], *, of_teacher: bool = True
+    ) -> None:
+        self._model = RecordingModel(outputs, models)
+        self._of_teacher = of_teacher
 
-    def check(self, x: Tree, losses_by_output: LossesByOutput) -> None:
-        """Raises ValueError if a teacher returns NaN, or probabilities where a loss expects logits.
+    def check(self, x: Tree, losses_by_output: LossesByOutput, others: Sequence[Sequence[str | None]] = ()) -> None:
+        """Raises ValueError if a model returns probabilities where a loss expects logits, or the reverse.
+
+        A teacher must not return NaN either.
 
         Args:
             x: Inputs of the student.
             losses_by_output: Lists of losses for a number of outputs.
+            others: For each model of the other side the result of `final_activations`.
         """
-        first = _first_samples(x)
+        # No teacher runs beside a cache.
+        is_joined = hasattr(x, "cache") and not self._of_teacher
+        first = _first_samples(getattr(x, "dataset", x) if is_joined else x)
         if first is None or keras.distribution.distribution() is not None:
             return
         for outputs in self._model.predict_on_batch(first):
-            for losses in losses_by_output(len(outputs)):
-                check_values(losses, list(outputs))
+            check_outputs(list(outputs), losses_by_output, of_teacher=self._of_teacher, others=others)
+
+
+def check_outputs(
+    outputs: Sequence[np.ndarray],
+    losses_by_output: LossesByOutput,
+    *,
+    of_teacher: bool = True,
+    others: Sequence[Sequence[str | None]] = (),
+) -> None:
+    """Checks outputs of one model against every list of losses. See `OutputProbe.check`."""
+    for losses in losses_by_output(len(outputs)):
+        check_values(losses, outputs, of_teacher=of_teacher, others=others)
+
+
+def student_probe(student: keras.Model) -> OutputProbe | None:
+    """Returns a probe of a student whose graph does not tell what it ends in; None where none is needed, or possible.
+
+    Args:
+        student: The student. One with states would keep what it was shown.
+    """
+    activations = final_activations(student)
+    is_known = bool(activations) and all(name is not None for name in activations)
+    if is_known or any(getattr(layer, "stateful", False) for layer in layers_of(student)):
+        return None
+    return OutputProbe(
+        [student], lambda inputs: (tuple(keras.tree.flatten(student(inputs, training=False))),), of_teacher=False
+    )
 
 
 def _first_samples(x: Tree) -> Tree | None:

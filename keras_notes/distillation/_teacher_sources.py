@@ -9,12 +9,17 @@ import keras
 
 from keras_notes._shared.types import Tree
 from keras_notes.distillation._fingerprints import weight_sums
-from keras_notes.distillation._start_checks import LossesByOutput, TeacherProbe
+from keras_notes.distillation._start_checks import LossesByOutput, OutputProbe, check_outputs
 from keras_notes.distillation._teacher_record import LayerPath, TeacherRecord
+from keras_notes.distillation.cache._cache_settings import CacheSettings
+from keras_notes.distillation.cache._reader import CacheFiles
 from keras_notes.distillation.cache._teacher_cache import TeacherCache
 from keras_notes.distillation.recording._teachers import Teachers
 
 __all__ = ["CachedTeacher", "LiveTeachers", "TeacherSource"]
+
+# Samples of a cache whose outputs are checked.
+_SAMPLES = 32
 
 
 class TeacherSource(Protocol):
@@ -44,8 +49,14 @@ class TeacherSource(Protocol):
         """Forgets which caches were compared with the teachers."""
         ...
 
-    def check_outputs(self, x: Tree, losses_by_output: LossesByOutput) -> None:
-        """Raises ValueError if the teachers' outputs for the first samples do not fit the losses."""
+    def check_outputs(self, x: Tree, losses_by_output: LossesByOutput, student: Sequence[str | None]) -> None:
+        """Raises ValueError if the teachers' outputs for the first samples do not fit the losses.
+
+        Args:
+            x: Inputs of the student.
+            losses_by_output: Lists of losses for a number of outputs.
+            student: The result of `final_activations` for the student.
+        """
         ...
 
     def check_cache(self, cache: TeacherCache, *, is_fitting: bool) -> None:
@@ -72,7 +83,7 @@ class LiveTeachers:
         features: Sequence[tuple[int, LayerPath]],
     ) -> None:
         self._teachers = Teachers(models, preprocess, features)
-        self._probe = TeacherProbe(self._teachers)
+        self._probe = OutputProbe(models, lambda inputs: self._teachers.record(inputs)["outputs"])
         self._checked_state: tuple | None = None
         self.models = self._teachers.models
         self.count = len(self.models)
@@ -89,8 +100,11 @@ class LiveTeachers:
     def start_training(self) -> None:
         self._checked_state = None
 
-    def check_outputs(self, x: Tree, losses_by_output: LossesByOutput) -> None:
-        self._probe.check(x, losses_by_output)
+    def check_outputs(self, x: Tree, losses_by_output: LossesByOutput, student: Sequence[str | None]) -> None:
+        cache = getattr(x, "cache", None)
+        if isinstance(cache, TeacherCache):
+            _check_cached_outputs(cache, losses_by_output, student)
+        self._probe.check(x, losses_by_output, [student])
 
     def check_cache(self, cache: TeacherCache, *, is_fitting: bool) -> None:
         """Compares fingerprints; within one `fit` once, unless a callback changed the frozen teacher's weights.
@@ -136,8 +150,19 @@ class CachedTeacher:
     def start_training(self) -> None:
         """Does nothing: nothing is remembered."""
 
-    def check_outputs(self, x: Tree, losses_by_output: LossesByOutput) -> None:
-        """Does nothing: the outputs were checked when the cache was built."""
+    def check_outputs(self, x: Tree, losses_by_output: LossesByOutput, student: Sequence[str | None]) -> None:
+        """Checks the first outputs of the cache: whether they are finite was checked when it was built."""
+        _check_cached_outputs(self._cache, losses_by_output, student)
 
     def check_cache(self, cache: TeacherCache, *, is_fitting: bool) -> None:
         """Does nothing: there is no model to compare a cache with."""
+
+
+def _check_cached_outputs(cache: TeacherCache, losses_by_output: LossesByOutput, student: Sequence[str | None]) -> None:
+    """Checks the first outputs that a cache holds of each teacher; the top k are log-probabilities."""
+    settings = CacheSettings.from_json(cache.settings)
+    if settings.storage.top_k is not None:
+        return
+    arrays = CacheFiles(cache.directory, check_bytes=False).first(_SAMPLES)
+    for outputs in settings.unpack(arrays)["outputs"]:
+        check_outputs(outputs, losses_by_output, others=[student])

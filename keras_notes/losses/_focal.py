@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -25,6 +26,8 @@ from keras_notes.losses._maths.backends import branch
 from keras_notes.losses._maths.log_odds import focal_of_ids, focal_of_independent, focal_of_labels, focal_of_one_hot
 
 __all__ = ["FocalLoss"]
+
+Alpha: TypeAlias = float | Sequence[float] | Mapping[int, float] | None
 
 
 def _along_axis(values: Tensor, like: Tensor, axis: int) -> Tensor:
@@ -51,7 +54,9 @@ class FocalLoss(Loss):
     Args:
         gamma: Focusing exponent, >= 0. At 2 a sample with p_t = 0.9 counts 100 times less than in cross-entropy.
         alpha: Class weight. `exclusive=True`: a number in [0, 1], or one weight >= 0 a class. `exclusive=False`: a
-            number in [0, 1], or one a label: the weight of the label when it is set, 1 - alpha when it is not.
+            number in [0, 1], or one a label: the weight of the label when it is set, 1 - alpha when it is not. Or a
+            dictionary as `class_weight` of `fit`: {class id: weight}; `exclusive=False`: {0: weight of a label that is
+            not set, 1: weight of one that is}.
         exclusive: True for one class a sample, False for independent labels.
         from_logits: Whether predictions are logits. The default fits a model that ends in a softmax or sigmoid.
         label_smoothing: Share in [0, 1) of each label that is moved to the uniform distribution over the classes (over
@@ -87,7 +92,7 @@ class FocalLoss(Loss):
     def __init__(
         self,
         gamma: float = 2.0,
-        alpha: float | Sequence[float] | None = None,
+        alpha: Alpha = None,
         *,
         exclusive: bool = True,
         from_logits: bool = False,
@@ -178,7 +183,9 @@ class FocalLoss(Loss):
         logits = to_logits(y_pred, from_logits=self.from_logits, exclusive=False)
         labels = self._smoothed(aligned_labels(y_true, y_pred, self.axis), 0.5)
         weights_set, weights_not = labels, 1.0 - labels
-        if self.alpha is not None:
+        if isinstance(self.alpha, dict):
+            weights_set, weights_not = self.alpha[1] * weights_set, self.alpha[0] * weights_not
+        elif self.alpha is not None:
             alpha = self._alpha_per_class(logits)
             weights_set, weights_not = alpha * weights_set, (1.0 - alpha) * weights_not
         values = focal_of_independent(logits, weights_set, weights_not, self.gamma, self.gamma)
@@ -214,13 +221,41 @@ class FocalLoss(Loss):
             )
 
 
-def _check_alpha(alpha: float | Sequence[float] | None, exclusive: bool) -> float | list[float] | None:
+def _check_alpha(alpha: Alpha, exclusive: bool) -> float | list[float] | dict[int, float] | None:
     if alpha is None:
         return None
+    if isinstance(alpha, Mapping):
+        return _weights_by_class(alpha, exclusive)
     if np.ndim(alpha) == 0:
-        return check_between("alpha", alpha.item() if isinstance(alpha, np.ndarray) else alpha, 0.0, 1.0)
+        return _check_share(alpha.item() if isinstance(alpha, np.ndarray) else alpha, exclusive)
     if np.ndim(alpha) != 1:
         raise ValueError(f"`alpha` must be a number or a flat sequence. {received(alpha=alpha)}")
+    weights = [float(weight) for weight in np.asarray(alpha).tolist()]
     if exclusive:
-        return [check_non_negative("alpha", float(weight)) for weight in np.asarray(alpha).tolist()]
-    return [check_between("alpha", float(weight), 0.0, 1.0) for weight in np.asarray(alpha).tolist()]
+        return [check_non_negative("alpha", weight) for weight in weights]
+    return [_check_share(weight, exclusive) for weight in weights]
+
+
+def _weights_by_class(alpha: Mapping[int, float], exclusive: bool) -> list[float] | dict[int, float]:
+    """Returns weights by class id as a list for exclusive classes, as a dictionary of 0 and 1 for a sigmoid."""
+    # Keys of a saved loss are text.
+    ids = [int(key) if str(key).isdecimal() else -1 for key in alpha]
+    weights = {i: check_non_negative("alpha", weight) for i, weight in zip(ids, alpha.values(), strict=True)}
+    if sorted(weights) != list(range(len(weights) if exclusive else 2)) or not weights:
+        keys = "each class id from 0 on" if exclusive else "0 (a label that is not set) and 1 (one that is)"
+        raise ValueError(f"`alpha` must have a weight for {keys}. {received(alpha=dict(alpha))}")
+    return [weights[key] for key in sorted(weights)] if exclusive else dict(sorted(weights.items()))
+
+
+def _check_share(alpha: float | Sequence[float], exclusive: bool) -> float:
+    try:
+        return check_between("alpha", alpha, 0.0, 1.0)
+    except ValueError as error:
+        remedy = (
+            "a list with one weight a class" if exclusive else "{0: weight of a label not set, 1: weight of one set}"
+        )
+        call = "class_balanced_alpha(counts)"
+        raise ValueError(
+            f"{error} Weights beyond 1 are given for all classes: {remedy}, such as "
+            f"`alpha={call if exclusive else f'dict(enumerate({call}))'}`."
+        ) from None

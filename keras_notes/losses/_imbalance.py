@@ -30,7 +30,8 @@ def class_balanced_alpha(counts: Sequence[int], beta: float = 0.9999) -> list[fl
             for N distinguishable samples a class.
 
     Returns:
-        One weight a class, for `FocalLoss(alpha=...)`.
+        One weight a class, for `FocalLoss(alpha=...)`. For one sigmoid, with the counts of the labels 0 and 1:
+        `FocalLoss(exclusive=False, alpha=dict(enumerate(weights)))`.
 
     Raises:
         ValueError: If a class has no sample, or beta is not in [0, 1).

@@ -15,6 +15,7 @@ from keras_notes.bundle import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    TrainedFigure,
     open_bundle,
 )
 from keras_notes.conversion._recipes import EDGES
@@ -54,13 +55,15 @@ def test_every_bundle_that_we_write_follows_the_schema(converted, recipe, edges)
         (StateEntry, DEFINITION["$defs"]["state"]),
         (TensorEntry, DEFINITION["$defs"]["tensor"]),
         (Tolerance, DEFINITION["$defs"]["tolerance"]),
+        (TrainedFigure, DEFINITION["$defs"]["trained_figure"]),
         (FileEntry, DEFINITION["$defs"]["file"]),
     ],
 )
 def test_the_fields_of_the_classes_are_the_properties_of_the_schema(entry, definition):
-    fields = [field.name for field in dataclasses.fields(entry)]
-    assert fields == list(definition["properties"])
-    assert fields == definition["required"]
+    fields = dataclasses.fields(entry)
+    assert [field.name for field in fields] == list(definition["properties"])
+    # What is None by default is left out of the file, so that bundles without it are as they were.
+    assert [field.name for field in fields if field.default is not None] == definition["required"]
     assert definition["additionalProperties"] is False
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_notes.losses import FocalLoss
+from keras_notes.losses import FocalLoss, class_balanced_alpha
 from tests.losses.contract import check_loss, check_trains_in_a_plain_model
 from tests.losses.references import exclusive_focal, independent_focal, sigmoid, softmax
 from tests.support.gradients import value_and_gradient
@@ -214,6 +214,8 @@ def test_worked_example_of_the_paper():
         {"alpha": 0.25, "gamma": 0.5},
         {"alpha": [0.1, 0.2, 0.3, 0.4, 0.5], "label_smoothing": 0.1},
         {"exclusive": False, "alpha": 0.25, "from_logits": True},
+        {"exclusive": False, "alpha": {0: 0.5, 1: 2.0}, "from_logits": True},
+        {"alpha": {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 4: 0.5}},
     ],
 )
 def test_keeps_the_contract(batch, arguments):
@@ -312,6 +314,10 @@ def test_class_ids_out_of_range_give_nan_where_they_cannot_be_seen(batch):
         ({"alpha": 5}, ValueError, r"`alpha` must be in \[0, 1\]. Received: alpha=5."),
         ({"alpha": [0.5, -0.5]}, ValueError, "`alpha` must be >= 0. Received: alpha=-0.5."),
         ({"alpha": [0.5, 2.0], "exclusive": False}, ValueError, r"`alpha` must be in \[0, 1\]"),
+        ({"alpha": 1.9, "exclusive": False}, ValueError, r"alpha=dict\(enumerate\(class_balanced_alpha\(counts\)\)\)"),
+        ({"alpha": {0: 0.1, 2: 0.9}}, ValueError, "each class id from 0 on"),
+        ({"alpha": {"cat": 0.1}}, ValueError, "each class id from 0 on"),
+        ({"alpha": {1: 0.9}, "exclusive": False}, ValueError, "must have a weight for 0 .* and 1"),
         ({"alpha": [[0.5]]}, ValueError, "`alpha` must be a number or a flat sequence"),
         ({"label_smoothing": 1.0}, ValueError, "`label_smoothing` must be < 1"),
         ({"ignore_class": 0.5}, TypeError, "`ignore_class` must be an integer"),
@@ -339,3 +345,26 @@ def test_wrong_arguments_are_errors_at_once(arguments, error, message):
 def test_shapes_that_do_not_fit_are_errors_and_never_broadcast(arguments, y_true_shape, y_pred_shape, message):
     with pytest.raises(ValueError, match=message):
         FocalLoss(from_logits=True, **arguments)(np.zeros(y_true_shape), np.zeros(y_pred_shape, "float32"))
+
+
+# Weights in the form of `class_weight`
+
+
+def test_a_dictionary_of_weights_is_the_list_of_them(batch):
+    logits, ids = batch
+    weights = [0.1, 0.5, 1.0, 2.0, 3.0]
+    by_list, by_id = (
+        FocalLoss(alpha=alpha, from_logits=True)(ids, logits) for alpha in (weights, dict(enumerate(weights)))
+    )
+    assert float(by_list) == float(by_id)
+
+
+def test_a_dictionary_weights_the_two_values_of_a_label():
+    labels, logits = np.array([[1.0], [0.0]]), np.array([[0.3], [-0.7]], "float32")
+    plain = FocalLoss(exclusive=False, from_logits=True, reduction=None)(labels, logits)
+    weights = dict(enumerate(class_balanced_alpha([950, 50], 0.999)))
+    weighted = FocalLoss(alpha=weights, exclusive=False, from_logits=True, reduction=None)(labels, logits)
+    np.testing.assert_allclose(np.asarray(weighted), np.asarray(plain) * [weights[1], weights[0]], rtol=1e-6)
+    share = FocalLoss(alpha=0.75, exclusive=False, from_logits=True)(labels, logits)
+    both = FocalLoss(alpha={0: 0.25, 1: 0.75}, exclusive=False, from_logits=True)(labels, logits)
+    assert float(share) == pytest.approx(float(both), rel=1e-6)

@@ -90,7 +90,8 @@ std::vector<std::int32_t> shape_of(const json& sizes) {
 
 TensorSpec tensor_of(const json& from, const json& files) {
   TensorSpec tensor{from.at("name"),   dtype_named(from.at("dtype")),       shape_of(from.at("shape")), std::nullopt,
-                    from.at("golden"), dtype_named(from.at("golden_dtype"))};
+                    from.at("golden"), dtype_named(from.at("golden_dtype")),
+                    optional_number(from.value("magnitude", json()))};
   if (!files.contains(tensor.golden)) throw CannotRun("model.json must have the hash of " + tensor.golden + ".");
   if (const auto scale = optional_number(from.at("scale"))) {
     if (!(*scale > 0)) {
@@ -130,7 +131,7 @@ Signature signature_of(const json& from, const json& files) {
 Tolerance tolerance_of(const json& from) {
   return {optional_number(from.at("max_error")), optional_number(from.at("rms_error")),
           optional_number(from.at("max_error_lsb")), optional_number(from.at("rms_error_lsb")),
-          optional_number(from.at("mean_error_lsb"))};
+          optional_number(from.at("mean_error_lsb")), optional_number(from.value("agreement", json()))};
 }
 
 Bundle checked_bundle(const fs::path& directory) {

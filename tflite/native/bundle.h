@@ -21,6 +21,8 @@ struct TensorSpec {
   std::optional<Grid> grid;
   std::string golden;
   Dtype golden_dtype;
+  // What relative limits are relative to; without it the largest golden value.
+  std::optional<double> magnitude;
 
   // Whether the edge of the file takes or gives integers of a grid.
   bool is_quantized() const;
@@ -44,7 +46,7 @@ struct Signature {
 
 // The largest errors that pass; none where a measure does not apply.
 struct Tolerance {
-  std::optional<double> max_error, rms_error, max_error_lsb, rms_error_lsb, mean_error_lsb;
+  std::optional<double> max_error, rms_error, max_error_lsb, rms_error_lsb, mean_error_lsb, agreement;
 };
 
 struct Bundle {

@@ -14,7 +14,7 @@ from keras_notes._shared.types import Json, Tensor, Tree
 from keras_notes.distillation._fingerprints import model_fingerprint
 from keras_notes.distillation._teacher_record import TeacherRecord
 from keras_notes.distillation.cache._shards import FORMAT_VERSION
-from keras_notes.distillation.objective._output_forms import check_finite
+from keras_notes.distillation.objective._form_checks import check_finite
 from keras_notes.distillation.recording._teachers import Teachers
 from keras_notes.losses import DistillationLoss, top_k_targets
 

@@ -60,6 +60,10 @@ class CacheFiles:
         places = np.minimum(np.searchsorted(self._keys, fingerprints), len(self._keys) - 1)
         return self._gather(np.asarray(self._rows[places])), self._keys[places] != fingerprints
 
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        """Returns the stored arrays of the first samples, at most `count` of them."""
+        return self._gather(np.arange(min(count, self.samples)))
+
     def _gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         arrays: dict[str, np.ndarray] = {}

@@ -23,6 +23,7 @@ from keras_notes.distillation.cache._cache_settings import (
 from keras_notes.distillation.cache._dataset_shards import Source, check_batches, is_arrays
 from keras_notes.distillation.cache._joined_batches import JoinedBatches, JoinedStream
 from keras_notes.distillation.cache._reader import CacheFiles
+from keras_notes.distillation.objective._output_forms import FORMS, final_activations
 from keras_notes.distillation.objective._weighted_losses import as_teacher_loss, name_of_class
 from keras_notes.distillation.recording._teachers import RecordingModel, Teachers, models_of
 
@@ -176,6 +177,8 @@ class TeacherCache:
             form=check_choice("form", form, ("logits", "probs", "log_probs")),
             dtype=check_choice("dtype", dtype, ("float16", "float32")),
         )
+        if storage.top_k is not None:
+            _check_form(teachers, storage.form)
         source = Source(dataset, views, check_at_least("batch_size", batch_size, 1))
         shard_size = check_at_least("shard_size", shard_size, 1)
         is_complete = build_cache(
@@ -389,6 +392,18 @@ class TeacherCache:
     @classmethod
     def from_config(cls, config: Config) -> TeacherCache:
         return cls(config["directory"])
+
+
+def _check_form(teachers: Sequence[keras.Model], form: str) -> None:
+    """Raises ValueError if the top k are to be computed from another form than that of a teacher's outputs."""
+    for teacher in teachers:
+        for activation in final_activations(teacher):
+            form_of_teacher = FORMS.get(activation or "", form)
+            if form_of_teacher != form:
+                raise ValueError(
+                    f"`form` must be that of the teacher's outputs, with `top_k`. {received(form=form)} "
+                    f"{teacher.name!r} ends in {activation!r}: use `form={form_of_teacher!r}`."
+                )
 
 
 def _check_named(feature_keys: Sequence[str]) -> tuple[str, ...]:

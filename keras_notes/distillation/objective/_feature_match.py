@@ -7,13 +7,14 @@ import keras
 from keras_notes._shared.checks import check_integer, check_non_negative, received
 from keras_notes._shared.types import Config
 from keras_notes.distillation._teacher_record import LayerPath
+from keras_notes.distillation.objective._loss_forms import LossLike
 from keras_notes.distillation.objective._schedules import (
     Number,
     constant_or_schedule,
     deserialize_value,
     serialize_value,
 )
-from keras_notes.distillation.objective._weighted_losses import LossLike, as_loss
+from keras_notes.distillation.objective._weighted_losses import as_loss
 
 __all__ = ["FeatureMatch", "as_feature_match"]
 

@@ -1,42 +1,33 @@
-"""Logits or probabilities: the form of a model's outputs, and checks that the losses expect that form."""
+"""Logits or probabilities: the form of a model's outputs, as its graph tells it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import keras
-import numpy as np
 
-from keras_notes._shared.keras_internals import operation_of, output_index_of
+from keras_notes._shared.keras_internals import is_keras_class, operation_of, output_index_of
 from keras_notes._shared.types import Operation, Tree
-from keras_notes.distillation.objective._weighted_losses import AdaptedLoss, LossLike
-from keras_notes.losses import TeacherLoss
 
 __all__ = [
+    "FORMS",
+    "PROBABILITIES",
     "OutputForm",
-    "check_finite",
-    "check_forms",
-    "check_label_losses",
-    "check_values",
+    "activation_of_layer",
     "final_activations",
     "forms_of",
     "outputs_of",
 ]
 
-# Functions of Keras whose `from_logits` is False.
-_CROSS_ENTROPIES = (
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "sparse_categorical_crossentropy",
-)
-# Layers and operations of Keras that return the values of their input.
+# Layers and operations of Keras that return the values of their input, or means of some of them.
 _VALUE_KEEPING = ("Identity", "Reshape", "Flatten", "Permute", "Dropout", "Cast", "Squeeze", "ExpandDims", "Transpose")
-_PROBABILITIES = ("softmax", "sigmoid")
-# How far a row of float16 probabilities may be from 1.
-_ROUNDING = 1e-2
+_AVERAGING = ("AveragePooling", "GlobalAveragePooling", "UpSampling", "Cropping")
+# Layers of Keras that return numbers of either sign, whatever they take.
+_LINEAR = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "Normalization")
+PROBABILITIES = ("softmax", "sigmoid")
+"""Names of the activations that give probabilities."""
+FORMS = {"softmax": "probs", "sigmoid": "probs", "log_softmax": "log_probs", "linear": "logits"}
+"""The form of outputs behind an activation."""
 
 
 class OutputForm(NamedTuple):
@@ -75,21 +66,44 @@ def _activation_of(tensor: keras.KerasTensor) -> str | None:
         return _activation_of(operation.outputs[output_index_of(tensor)])
     if operation is not None and _keeps_values(operation):
         return _activation_of(inputs[0])
+    return None if operation is None else _activation_of_operation(operation)
+
+
+def _activation_of_operation(operation: Operation) -> str | None:
     if isinstance(operation, keras.layers.TimeDistributed):
         operation = operation.layer
     if isinstance(operation, keras.layers.Softmax):
         return "softmax"
+    class_name = type(operation).__name__
+    if class_name in ("Softmax", "Sigmoid", "LogSoftmax"):  # operations of `keras.ops`
+        return {"LogSoftmax": "log_softmax"}.get(class_name, class_name.lower())
+    if class_name in _LINEAR and is_keras_class(type(operation)):
+        return "linear"
     activation = getattr(operation, "activation", None)
-    if activation is not None:
-        return getattr(activation, "__name__", None)
-    return "softmax" if type(operation).__name__ == "Softmax" else None
+    return None if activation is None else getattr(activation, "__name__", None)
+
+
+def activation_of_layer(layer: keras.Layer) -> str | None:
+    """Returns the activation behind the output of a layer or model; None where it cannot be told.
+
+    Args:
+        layer: A layer of a model, built or not.
+    """
+    if getattr(layer, "outputs", None):
+        activations = final_activations(layer)
+        return activations[0] if len(activations) == 1 else None
+    try:
+        return _activation_of(layer.output)
+    except (AttributeError, ValueError):  # called more than once, or never in a graph
+        return None if _keeps_values(layer) else _activation_of_operation(layer)
 
 
 def _keeps_values(operation: Operation) -> bool:
-    """Whether an operation returns the values of its input, in another shape or dtype."""
+    """Whether an operation returns the values of its input, or their means, in another shape or dtype."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
-    return type(operation).__name__ in _VALUE_KEEPING
+    class_name = type(operation).__name__
+    return class_name in _VALUE_KEEPING or class_name.rstrip("123D") in _AVERAGING
 
 
 def forms_of(teacher: keras.Model, student: keras.Model) -> list[OutputForm]:
@@ -99,113 +113,9 @@ def forms_of(teacher: keras.Model, student: keras.Model) -> list[OutputForm]:
     teacher_activations, student_activations = ([*names, *[None] * (count - len(names))] for names in activations)
     return [
         OutputForm(
-            teacher="probs" if first in _PROBABILITIES else "logits",
-            from_logits=second not in _PROBABILITIES,
+            teacher="probs" if first in PROBABILITIES else "logits",
+            from_logits=second not in PROBABILITIES,
             exclusive="sigmoid" not in (first, second),
         )
         for first, second in zip(teacher_activations, student_activations, strict=True)
     ]
-
-
-def check_forms(losses: Sequence[TeacherLoss | None], activations: Sequence[str | None], *, of_teacher: bool) -> None:
-    """Raises ValueError if a loss expects logits and the model ends in a softmax or sigmoid, or the reverse.
-
-    Args:
-        losses: A loss, or None, for each output.
-        activations: The result of `final_activations`; may be empty.
-        of_teacher: Whether the activations are the teacher's.
-    """
-    for loss, activation in zip(losses, activations, strict=False):
-        if not takes_logits(loss):
-            continue
-        expects_probs = loss.teacher == "probs" if of_teacher else not loss.from_logits
-        if expects_probs and activation == "linear":
-            role, argument = ("teacher", "teacher='logits'") if of_teacher else ("student", "from_logits=True")
-            raise ValueError(
-                f"The {role} must give probabilities to this {type(loss).__name__}. Received: an output without an "
-                f"activation. Use `{argument}`."
-            )
-        if activation not in _PROBABILITIES:
-            continue
-        if of_teacher and loss.teacher == "logits":
-            raise ValueError(
-                f"The teacher must give logits to {type(loss).__name__}. Received: an output behind a {activation}. "
-                f'Use `DistillationLoss(teacher="probs")`, or take the activation off the teacher.'
-            )
-        if not of_teacher and loss.from_logits:
-            raise ValueError(
-                f"The student must give logits to {type(loss).__name__}. Received: an output behind a {activation}. "
-                f"Take the activation off the student and compile with a loss `from_logits=True`, or use "
-                f"`DistillationLoss(from_logits=False)`."
-            )
-
-
-def check_label_losses(losses: Tree, activations: Sequence[str | None]) -> None:
-    """Raises ValueError if the student's loss on labels takes probabilities and the student ends in a linear layer.
-
-    Keras clips logits to probabilities there without a warning, and training makes no progress.
-    """
-    identifiers = keras.tree.flatten(losses)
-    identifiers = identifiers * len(activations) if len(identifiers) == 1 else identifiers
-    for identifier, activation in zip(identifiers, activations, strict=False):
-        if activation == "linear" and _takes_probabilities(identifier):
-            raise ValueError(
-                f"`loss` must take the student's outputs. Received: {_name_of(identifier)}, which takes probabilities, "
-                f"for an output without an activation. Use a loss object with `from_logits=True`."
-            )
-
-
-def _takes_probabilities(identifier: LossLike | None) -> bool:
-    """Whether a loss object, a function or a name stands for a loss of probabilities."""
-    if isinstance(identifier, str):
-        identifier = keras.losses.get(identifier)
-    if isinstance(identifier, keras.losses.Loss):
-        return _has_config(identifier) and identifier.get_config().get("from_logits") is False
-    return getattr(identifier, "__name__", "") in _CROSS_ENTROPIES
-
-
-def _has_config(loss: keras.losses.Loss) -> bool:
-    return type(loss).get_config is not keras.losses.Loss.get_config
-
-
-def _name_of(identifier: LossLike) -> str:
-    if isinstance(identifier, str):
-        return identifier
-    return getattr(identifier, "name", getattr(identifier, "__name__", str(identifier)))
-
-
-def takes_logits(loss: TeacherLoss | None) -> TypeGuard[TeacherLoss]:
-    """Whether a loss is a `TeacherLoss` on logits, and not a Keras loss behind an adapter."""
-    return loss is not None and loss.temperature is not None and not isinstance(loss, AdaptedLoss)
-
-
-def check_finite(values: np.ndarray, where: str) -> None:
-    """Raises ValueError if outputs of a teacher are NaN or inf; logits of -inf rule a class out."""
-    wrong = np.isnan(values) | (values == np.inf)
-    if not wrong.any():
-        return
-    samples = wrong.reshape(len(values), -1).any(axis=1)
-    raise ValueError(
-        f"The teacher must give finite numbers. Received: NaN or inf {where}for {int(samples.sum())} of {len(samples)} "
-        f"samples of a batch, such as sample {int(samples.argmax())}. Check the teacher's weights and that it gets the "
-        f"input that it was trained on (`preprocess`)."
-    )
-
-
-def check_values(losses: Sequence[TeacherLoss | None], outputs: Sequence[np.ndarray]) -> None:
-    """Raises ValueError if a teacher's outputs are not finite, or are probabilities where a loss expects logits.
-
-    Logits of -inf rule a class out; they are allowed.
-    """
-    for loss, values in zip(losses, outputs, strict=False):
-        values = np.asarray(values, "float32")
-        check_finite(values, "")
-        if not takes_logits(loss) or loss.teacher != "logits":
-            continue
-        sums = values.sum(axis=loss.axis)
-        # Never true for a whole batch by chance: logits have no reason to be positive and to sum to one.
-        if loss.exclusive and values.min() >= 0 and np.abs(sums - 1).max() < _ROUNDING and values.shape[-1] > 1:
-            raise ValueError(
-                f"The teacher must give logits to {type(loss).__name__}. Received: a first batch whose values are all "
-                f'>= 0 and sum to 1, as probabilities do. Use `DistillationLoss(teacher="probs")`.'
-            )

@@ -26,6 +26,7 @@ from keras_notes.losses import DecoupledDistillationLoss, DistillationLoss, Teac
 __all__ = ["KerasDistillationTerm", "LossTerm", "OutputTerm", "output_term"]
 
 _CROSS_ENTROPIES = ("kl_divergence", "categorical_crossentropy", "sparse_categorical_crossentropy")
+_BINARY_CROSS_ENTROPY = "binary_crossentropy"
 
 
 class OutputTerm:
@@ -249,8 +250,8 @@ def _structure_of_logits_losses(
 ) -> Tree:
     """Returns the losses that a `LogitsDistillation` computes, one for each output.
 
-    Its losses of probabilities (by name or as an object) become T^2 KL of the softened outputs, which differs from a
-    cross-entropy by a constant. Other losses are computed as it does, on the outputs over T.
+    Its cross-entropies and divergence (by name or as an object) become T^2 KL of the softened outputs, which differs
+    from a cross-entropy by a constant. Other losses are computed as it does, on the outputs over T.
     """
     losses, temperature = logits_distillation.loss, logits_distillation.temperature
     if not keras.tree.is_nested(losses) and forms and len(forms) > 1:
@@ -270,4 +271,6 @@ def _logits_loss(
     name = getattr(item, "name", getattr(item, "__name__", ""))
     if name in _CROSS_ENTROPIES:
         return DistillationLoss(temperature, **form._asdict())
+    if name == _BINARY_CROSS_ENTROPY:
+        return DistillationLoss(temperature, **form._replace(exclusive=False)._asdict())
     return ScaledLoss(item, temperature)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import keras
 from keras import ops
@@ -11,11 +10,11 @@ from keras import ops
 from keras_notes._shared.checks import check_same_shape, differ, received
 from keras_notes._shared.keras_internals import get_mask, set_mask
 from keras_notes._shared.types import Tensor, Tree
+from keras_notes.distillation.objective._loss_forms import LossForm, LossLike, form_of_loss
 from keras_notes.losses import AttentionRelationLoss, TeacherLoss, WholeSampleLoss
 
 __all__ = [
     "AdaptedLoss",
-    "LossLike",
     "ScaledLoss",
     "as_loss",
     "as_teacher_loss",
@@ -25,9 +24,6 @@ __all__ = [
     "weighted_loss",
     "weights_by_output",
 ]
-
-LossLike: TypeAlias = str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor]
-"""A Keras loss: an object, a function of (y_true, y_pred), or the name of one."""
 
 # Attributes of `TeacherLoss` that other losses may have under the same names and with the same meaning.
 _SHARED_ATTRIBUTES = (
@@ -71,15 +67,25 @@ class AdaptedLoss(TeacherLoss):
 
     Args:
         original: The loss. Attributes that are named as those of `TeacherLoss` keep their meaning.
+
+    Attributes:
+        form: What a loss of probabilities takes; None for losses of any numbers.
     """
 
     def __init__(self, original: keras.losses.Loss) -> None:
         super().__init__(reduction=original.reduction, name=original.name)
         self.original = original
+        self.form: LossForm | None = form_of_loss(self._compared_by())
         # Keras does not say which attributes a loss has.
         for name in _SHARED_ATTRIBUTES:
             if hasattr(original, name):
                 setattr(self, name, getattr(original, name))
+        if self.form is not None:
+            self.teacher, self.from_logits, self.exclusive = self.form
+
+    def _compared_by(self) -> LossLike:
+        """Returns the loss, or the function, that compares teacher and student."""
+        return self.original
 
     @property
     def dtype(self) -> str:
@@ -99,6 +105,9 @@ class _AdaptedScaledLoss(AdaptedLoss):
         super().__init__(original)
         if isinstance(original.loss, keras.losses.Loss):
             self.axis = AdaptedLoss(original.loss).axis
+
+    def _compared_by(self) -> LossLike:
+        return self.original.loss
 
     def at_temperature(
         self, y_true: Tensor, y_pred: Tensor, temperature: Tensor | float, sample_weight: Tensor | None = None
@@ -138,7 +147,10 @@ def as_teacher_loss(loss: keras.losses.Loss) -> TeacherLoss:
 
 def name_of_class(loss: TeacherLoss) -> str:
     """Returns the name of the class of a loss, for messages; for an adapter that of the loss in it."""
-    return type(loss.original if isinstance(loss, AdaptedLoss) else loss).__name__
+    original = loss.original if isinstance(loss, AdaptedLoss) else loss
+    if not isinstance(original, ScaledLoss):
+        return type(original).__name__
+    return type(original.loss).__name__ if isinstance(original.loss, keras.losses.Loss) else original.name
 
 
 def copy_weight(sample_weight: Tensor, y_pred: Tensor) -> Tensor:

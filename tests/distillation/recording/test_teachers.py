@@ -446,7 +446,7 @@ def test_a_softmax_that_no_graph_shows_is_found_at_the_first_batch():
     distiller = compiled(kn.Distiller(Probabilities(), table(random_logits(1))))
     before = kernel(distiller.student)
     with pytest.raises(
-        ValueError, match=r'>= 0 and sum to 1, as probabilities do\. Use `DistillationLoss\(teacher="probs"'
+        ValueError, match=r'>= 0 and sum to 1, as probabilities do\. Use `kn\.losses\.DistillationLoss\(teacher="probs"'
     ):
         fitted(distiller)
     np.testing.assert_array_equal(kernel(distiller.student), before)

@@ -6,8 +6,8 @@ import pytest
 from keras import layers, ops
 
 import keras_notes as kn
-from keras_notes.conversion import _pipeline
-from keras_notes.conversion.passes._fit_ranges import step_of
+from keras_notes.conversion import _quantizer_settings
+from keras_notes.conversion.grids._fit_ranges import step_of
 
 X = np.random.default_rng(0).random((64, 8, 8, 3)).astype("float32")
 NEVER = keras.initializers.Constant(-100.0)
@@ -75,7 +75,7 @@ def test_rescaling_to_powers_of_two_runs_in_int16(tmp_path):
 
 
 def test_what_no_kernel_takes_is_an_error_that_names_the_layer(tmp_path, monkeypatch):
-    monkeypatch.setattr(_pipeline, "fit_ranges", lambda model, ranges, activations_of: ranges)
+    monkeypatch.setattr(_quantizer_settings, "fit_ranges", lambda model, ranges, activations_of: ranges)
     image = keras.Input((16,))
     hidden = layers.Dense(8, activation="relu", bias_initializer=NEVER, name="dead")(image)
     model = keras.Model(image, layers.Dense(3)(hidden))

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import add_constant, code_index, code_of, constant_of, name_of, signatures_of
-from keras_notes.conversion.passes._weighted_operators import constants_by_name, float_values
+from keras_notes.conversion.grids._weighted_operators import float_values
+from keras_notes.conversion.passes._schema import (
+    add_constant,
+    code_index,
+    code_of,
+    constant_of,
+    constants_by_name,
+    name_of,
+    signatures_of,
+)
 
 __all__ = ["compare_on_one_grid", "find_input_comparisons"]
 

@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_notes as kn
 from keras_notes.conversion import _pipeline
-from keras_notes.conversion.passes._fit_biases import fit_biases
+from keras_notes.conversion.grids._fit_biases import fit_biases
 
 X = np.random.default_rng(0).uniform(-1, 1, (64, 6, 6, 2)).astype("float32")
 # Output 0 of each layer has these biases, beside weights that are smaller by these factors.

@@ -4,63 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import code_of, constant_of, name_of
+from keras_notes.conversion.passes._schema import WEIGHTED_OPERATORS, code_of, name_of
 
-__all__ = [
-    "BIASES",
-    "WEIGHTED_OPERATORS",
-    "WeightPlaces",
-    "constants_by_name",
-    "float_values",
-    "input_at",
-    "scales_of",
-    "step_ratios",
-]
+__all__ = ["float_values", "input_at", "scales_of", "step_ratios"]
 
-_OPERATORS = schema.BuiltinOperator
 # The quantizer copies a constant that operators need on several grids.
 _COPY = re.compile(r"_duplicated_\d+$")
-BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
-
-
-@dataclass(frozen=True)
-class WeightPlaces:
-    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
-
-    x: int
-    weights: int
-    bias: int
-    channels: int
-
-
-WEIGHTED_OPERATORS = {
-    _OPERATORS.CONV_2D: WeightPlaces(0, 1, 2, 0),
-    _OPERATORS.FULLY_CONNECTED: WeightPlaces(0, 1, 2, 0),
-    _OPERATORS.DEPTHWISE_CONV_2D: WeightPlaces(0, 1, 2, 3),
-    _OPERATORS.TRANSPOSE_CONV: WeightPlaces(2, 1, 3, 0),
-}
 
 
 def input_at(graph: schema.SubGraphT, operator: schema.OperatorT, place: int) -> schema.TensorT | None:
     """Returns the tensor at a place among the inputs of an operator; None if it is left out."""
     is_there = len(operator.inputs) > place and operator.inputs[place] >= 0
     return graph.tensors[operator.inputs[place]] if is_there else None
-
-
-def constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
-    """Returns the values of the float constants of a file, flat."""
-    constants = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            values = constant_of(model, tensor)
-            if values is not None:
-                constants[name_of(tensor)] = values
-    return constants
 
 
 def float_values(tensor: schema.TensorT, constants: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from keras import layers, ops
 import keras_notes as kn
 from keras_notes._litert.client import outputs
 from keras_notes._litert.reader import read_tflite
-from keras_notes.conversion import _pipeline
+from keras_notes.conversion import _pipeline, _quantizer_settings
 
 STEPS, PADDING = 5, 7.0
 RNG = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_constants_are_on_the_grid_of_what_they_are_compared_with(tmp_path, monk
 
 def test_without_the_pass_steps_are_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(_pipeline, "compare_on_one_grid", lambda model, float_model: False)
-    monkeypatch.setattr(_pipeline, "find_input_comparisons", lambda model, activations_of: [])
+    monkeypatch.setattr(_quantizer_settings, "find_input_comparisons", lambda model, activations_of: [])
     keras.utils.set_random_seed(0)
     bundle = kn.convert(masked_lstm(), tmp_path / "bundle", "static_int8", calibration=SERIES)
     with pytest.raises(kn.errors.VerificationError):

@@ -14,9 +14,17 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._fit_ranges import step_of
-from keras_notes.conversion.passes._schema import TensorRange, code_of, constant_of, name_of, signatures_of
-from keras_notes.conversion.passes._weighted_operators import WEIGHTED_OPERATORS, WeightPlaces, input_at
+from keras_notes.conversion.grids._fit_ranges import step_of
+from keras_notes.conversion.grids._weighted_operators import input_at
+from keras_notes.conversion.passes._schema import (
+    WEIGHTED_OPERATORS,
+    TensorRange,
+    WeightPlaces,
+    code_of,
+    constant_of,
+    name_of,
+    signatures_of,
+)
 
 __all__ = ["LossyLayer", "column_spreads", "find_lossy_layers"]
 

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import add_constant, code_of, name_of
-from keras_notes.conversion.passes._weighted_operators import (
+from keras_notes.conversion.grids._weighted_operators import float_values, input_at, scales_of
+from keras_notes.conversion.passes._schema import (
     BIASES,
     WEIGHTED_OPERATORS,
     WeightPlaces,
+    add_constant,
+    code_of,
     constants_by_name,
-    float_values,
-    input_at,
-    scales_of,
+    name_of,
 )
 
 __all__ = ["LARGEST_BIAS", "fit_biases", "smallest_weight_scales"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._fit_ranges import MOVES
+from keras_notes.conversion.grids._fit_ranges import MOVES
 from keras_notes.conversion.passes._schema import TensorRange, code_of, name_of, signatures_of
 
 __all__ = ["find_odd_images", "set_input_ranges"]
