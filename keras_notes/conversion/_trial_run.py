@@ -16,8 +16,10 @@ import numpy as np
 from keras_notes._litert import client as tflite_process
 from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.sandbox import Limits
+from keras_notes._shared.layer_patterns import Path as LayerPath
 from keras_notes.bundle import SignatureEntry
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
+from keras_notes.conversion._refusals import float_layers_of, refuse
 from keras_notes.conversion.grids._weighted_operators import step_ratios
 from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import BundleError, ConversionError
@@ -29,6 +31,7 @@ TRIAL_LIMITS = Limits(cpu_seconds=60.0, memory_bytes=16 * 2**30)
 _KERNELS = {"xnnpack": "LiteRT's default kernels (XNNPACK)", "builtin": "LiteRT's builtin kernels"}
 # How LiteRT names an operator that it refuses.
 _NODE = re.compile(r"Node number (\d+) \((\w+)\)")
+_REPLACE = "Replace the layer of that operator, or use another recipe."
 # From this ratio of a step of the products to a step of the result on, XNNPACK refuses a file.
 _REFUSED_RATIO = 256.0
 
@@ -67,42 +70,40 @@ def run_trial(
                     tflite_process.outputs(path, signature, sample, kernels, limits=TRIAL_LIMITS)
                 except BundleError as error:
                     reason = str(error).replace(repr(str(path)), "the file")
-                    layers = _refused_layers(description, signature, reason) or _layers_by_ratio(file)
-                    raise ConversionError(
+                    problem = (
                         f"The model {model_name!r} converted with the recipe {recipes.default.name!r} must run on "
-                        f"{words}. Received: {reason} {_remedy(layers, recipes, is_trained)}"
-                    ) from error
+                        f"{words}. Received: {reason}"
+                    )
+                    raise _error(problem, description, signature, file, recipes, is_trained) from error
 
 
-def _remedy(layers: list[str], recipes: RecipeByLayer, is_trained: bool) -> str:
-    where = f"The operator belongs to the layer {layers[0]!r}. " if layers else ""
-    if not recipes.needs_calibration:
-        return f"{where}Replace the layer, or use another recipe."
-    if not layers:
-        return "Use the recipe 'dynamic_int8', which has no ranges."
-    if is_trained:
-        return f"{where}Give it in `skip` of `quantize_aware`: skip={layers}."
-    exceptions = {pattern: recipe.name for pattern, recipe in recipes.layers.items()} | dict.fromkeys(layers, "float32")
-    return (
-        f"{where}Calibrate with samples on which its outputs vary, or declare it: recipe={{'default': "
-        f"{recipes.default.name!r}, 'layers': {exceptions}}}."
-    )
+def _error(
+    problem: str,
+    description: TfliteFile,
+    signature: SignatureEntry,
+    file: ModelFile,
+    recipes: RecipeByLayer,
+    is_trained: bool,
+) -> ConversionError:
+    layers = _refused_layers(description, signature, problem) or _layers_by_ratio(file)
+    if not layers or not recipes.needs_calibration:
+        remedy = "Use the recipe 'dynamic_int8', which has no ranges." if recipes.needs_calibration else _REPLACE
+        return ConversionError(f"{problem} {remedy}", problems=[problem])
+    names = ", ".join("/".join(path) for path in layers)
+    problem = f"{problem} The operator belongs to the layer {names!r}."
+    return refuse([problem], recipes, float_layers_of(layers), trained=is_trained)
 
 
-def _refused_layers(file: TfliteFile, signature: SignatureEntry, reason: str) -> list[str]:
+def _refused_layers(file: TfliteFile, signature: SignatureEntry, reason: str) -> list[LayerPath]:
     """Returns the layer of the operator that a message names by its number."""
     graph = next(file.graph(entry) for entry in file.signatures if entry.name == signature.name)
     node = _NODE.search(reason)
     if node is None or int(node[1]) >= len(graph.operators) or graph.operators[int(node[1])].name != node[2]:
         return []  # XNNPACK names the whole part of the graph that it was to run
-    return [_layer_of(graph.tensors[graph.operators[int(node[1])].outputs[0]].name)]
+    return [layers_of_tensor(graph.tensors[graph.operators[int(node[1])].outputs[0]].name)]
 
 
-def _layers_by_ratio(file: ModelFile) -> list[str]:
+def _layers_by_ratio(file: ModelFile) -> list[LayerPath]:
     """Returns the layers whose scales XNNPACK refuses."""
     refused = [name for name, ratio in step_ratios(file.model).items() if ratio >= _REFUSED_RATIO]
-    return sorted({_layer_of(name) for name in refused})
-
-
-def _layer_of(result: str) -> str:
-    return result.rsplit("/", 1)[0] if "/" in result else result
+    return sorted({layers_of_tensor(name) for name in refused})
