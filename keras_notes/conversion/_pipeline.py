@@ -21,7 +21,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
 from keras_notes.compression import CompressedModel
-from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator, fit_to_kernels
+from keras_notes.conversion._quantizer_settings import (
+    check_fused,
+    find_float_edges,
+    find_recipes_by_operator,
+    fit_to_kernels,
+    is_fused,
+)
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion.graph._names_in_file import (
@@ -132,7 +138,7 @@ class ConversionPipeline:
         float_file = self._convert_to_float(recipes)
         if recipes.default.name == "float32" and not recipes.layers:
             return ConvertedFiles(float_file.copy(), None, recipes)
-        if _is_fused(self._recurrent_forms(recipes)):
+        if is_fused(self._recurrent_forms(recipes)):
             return self._convert_to_fused_int8(recipes, edges, float_file)
         if self.is_trained:
             calibrated = self._strip_trained_ranges(float_file, recipes)
@@ -281,8 +287,8 @@ class ConversionPipeline:
 
     def _forms(self, recipes: RecipeByLayer) -> _Forms:
         recurrent = self._recurrent_forms(recipes)
-        if _is_fused(recurrent):
-            _check_fused(recipes, self._batch_size)
+        if is_fused(recurrent):
+            check_fused(recipes, self._batch_size)
         return {"recurrent": recurrent}
 
     def _recurrent_forms(self, recipes: RecipeByLayer) -> dict[str, dict[str, str]]:
@@ -344,20 +350,3 @@ def _integers_of(recipes: RecipeByLayer, tensor_name: str) -> str | None:
     """Returns the integer type in which the operator that gives a tensor computes; None for floating point."""
     recipe = recipes.recipe_of(tensor_name)
     return recipe.activations if recipe.is_integer else None
-
-
-def _is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:
-    """Returns whether a recurrent layer becomes a fused operator, from the forms by signature and path."""
-    return any("fused" in forms.values() for forms in recurrent.values())
-
-
-def _check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
-    """Raises ConversionError if no quantizer makes such a file, or the operator cannot run in it."""
-    if batch_size != 1:
-        raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
-    if recipes.layers or recipes.default.name not in ("float32", "static_int8"):
-        raise ConversionError(
-            f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
-            f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
-            f"lowering 'loop'."
-        )
