@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_notes._shared.types import Tensor
 from keras_notes.compression.quantization._affine import Grid, IntegerFormat, grid_of_range, range_of
-from keras_notes.compression.quantization._evaluator import Evaluator, Rounded, Rounding, WeightedSum
+from keras_notes.compression.quantization._evaluator import Evaluator, Rounded, Rounding, WeightedSum, Weights
 
 __all__ = ["Calibrator"]
 
@@ -38,8 +38,8 @@ class Calibrator(Evaluator):
     def round_to(self, tensor: Tensor, grid: Grid | None) -> Rounded:
         return Rounded(tensor, grid)
 
-    def quantize_weights(self, weighted_sum: WeightedSum) -> tuple[Tensor, Tensor]:
-        return weighted_sum.weights.kernel, None
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
+        return weights.kernel, None
 
     def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
         return weighted_sum.bias

@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_notes._shared.softmax_masks import MASK_MARGIN
-from keras_notes._shared.types import Tensor, Tree
+from keras_notes._shared.types import Operation, Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid, IntegerFormat, fake_quantize, grid_of_range
 
 __all__ = [
@@ -238,8 +238,10 @@ class Evaluator:
         """Rounds values to a known grid."""
         raise NotImplementedError
 
-    def scope(self, path: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
-        """Returns the context in which a layer is computed."""
+    def scope(
+        self, path: tuple[str, ...], operation: Operation | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which the layer or operation at a path is computed."""
         return contextlib.nullcontext()
 
     def same_grid(self, tensor: Tensor, grid: Grid | None) -> Rounded:
@@ -274,8 +276,13 @@ class Evaluator:
         """Rounds a rounded value again, at another point."""
         return self.round(lambda: value.tensor, name)
 
-    def quantize_weights(self, weighted_sum: WeightedSum) -> tuple[Tensor, Tensor]:
-        """Returns the weights of a sum on their grid, and the scale of each channel."""
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
+        """Returns weights on their grid, and the scale of each channel.
+
+        Args:
+            weights: Weights.
+            weighted_sum: Sum that they belong to, whose bias must fit; None for a table.
+        """
         raise NotImplementedError
 
     def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
@@ -299,7 +306,7 @@ class Evaluator:
 
     def compute_sum(self, weighted_sum: WeightedSum) -> Tensor:
         """Computes a weighted sum."""
-        kernel, scale = self.quantize_weights(weighted_sum)
+        kernel, scale = self.quantize_weights(weighted_sum.weights, weighted_sum)
         result = weighted_sum.apply(weighted_sum.x.tensor, kernel)
         return result if weighted_sum.bias is None else result + self.quantize_bias(weighted_sum, scale)
 

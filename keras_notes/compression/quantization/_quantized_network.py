@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_notes._shared.layer_patterns import layers_by_path
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._calibrator import Calibrator
@@ -20,9 +21,9 @@ from keras_notes.compression.quantization._evaluator import Evaluator, Rounded, 
 from keras_notes.compression.quantization._interpreter import has_rule, interpret
 from keras_notes.compression.quantization._ranges import Ranges
 from keras_notes.compression.quantization._simulator import Simulator
-from keras_notes.compression.quantization._tracer import Program, Step, trace
+from keras_notes.compression.quantization._tracer import Program, Refusal, Step, StepsRefusedError, trace
 
-__all__ = ["QuantizedNetwork", "calibrate", "trace_network"]
+__all__ = ["QuantizedNetwork", "calibrate", "find_refusals", "trace_network"]
 
 _BATCH = 64
 # The end of the names of points among constants.
@@ -39,7 +40,18 @@ def trace_network(network: keras.Model, structure: Tree, config: QuantizationCon
         structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
         config: Choices of `quantize_aware`.
     """
-    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=config.is_float)
+    # A layer that `only` does not match is opened for the layers in it that match.
+    around = {
+        path[:end]
+        for path, _ in layers_by_path(network)
+        if config.only and not config.is_float(path)
+        for end in range(1, len(path))
+    }
+
+    def is_float(path: tuple[str, ...]) -> bool:
+        return config.is_float(path) and path not in around
+
+    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=is_float)
 
 
 def calibrate(
@@ -60,6 +72,24 @@ def calibrate(
     for start in range(0, len(arrays[0]), _BATCH):
         _evaluate(program, specs, evaluator, [array[start : start + _BATCH] for array in arrays])
     return evaluator.ranges
+
+
+def find_refusals(network: keras.Model, structure: Tree, config: QuantizationConfig) -> list[Refusal]:
+    """Returns every layer and operation that cannot compute in integers, as far as one look at the network shows them.
+
+    Args:
+        network: Built model.
+        structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
+        config: Choices of `quantize_aware`.
+    """
+    refusals: list[Refusal] = []
+    try:
+        program = trace_network(network, structure, config)
+    except StepsRefusedError as error:
+        return list(error.refusals)
+    specs = tree.flatten(structure)
+    _evaluate(program, specs, Calibrator(config.format, config.bits), _zeros(specs), refusals)
+    return refusals
 
 
 class QuantizedNetwork(keras.Layer):
@@ -103,6 +133,12 @@ class QuantizedNetwork(keras.Layer):
     def steps(self) -> tuple[Step, ...]:
         """The steps of the network, in the order in which they are computed."""
         return self._program.steps
+
+    @property
+    def output_paths(self) -> list[tuple[str, ...]]:
+        """The path of the step that computes each output, in a flat list; () for an output that is an input."""
+        paths = {number: step.path for step in self.steps for number in step.outputs}
+        return [paths.get(getattr(leaf, "index", -1), ()) for leaf in tree.flatten(self._program.outputs)]
 
     def call(self, inputs: Tree, training: bool = False) -> Tree:
         """Computes the outputs, in the structure of the network's outputs."""
@@ -227,11 +263,16 @@ def _zeros(specs: Sequence[keras.KerasTensor]) -> list[np.ndarray]:
 
 
 def _evaluate(
-    program: Program, specs: Sequence[keras.KerasTensor], evaluator: Evaluator, inputs: Sequence[Tensor]
+    program: Program,
+    specs: Sequence[keras.KerasTensor],
+    evaluator: Evaluator,
+    inputs: Sequence[Tensor],
+    refusals: list[Refusal] | None = None,
 ) -> Tree:
     """Interprets a program on its flat inputs, floating-point ones in float32."""
     tensors = [
         ops.cast(values, "float32") if "float" in spec.dtype else ops.convert_to_tensor(values)
         for values, spec in zip(inputs, specs, strict=True)
     ]
-    return interpret(program, evaluator, tensors, [f"input/{number}" for number in range(len(tensors))])
+    names = [f"input/{number}" for number in range(len(tensors))]
+    return interpret(program, evaluator, tensors, names, refusals)

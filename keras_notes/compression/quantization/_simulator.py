@@ -167,7 +167,7 @@ class Simulator(Evaluator):
     def _sums(self, weighted_sum: WeightedSum) -> tuple[Tensor, Tensor]:
         """Returns the integer sums of products and bias, and the scale of the sums, by channel."""
         x_scale = grid_of(weighted_sum.x).scale
-        kernel, scale = self.quantize_weights(weighted_sum)
+        kernel, scale = self.quantize_weights(weighted_sum.weights, weighted_sum)
         step = ops.reshape(scale, (-1,)) * x_scale
         sums = weighted_sum.apply(ops.round(weighted_sum.x.tensor / x_scale), ops.round(kernel / scale))
         if weighted_sum.bias is not None:
@@ -178,7 +178,7 @@ class Simulator(Evaluator):
         x = weighted_sum.x
         if x.grid is None:
             return None
-        _, scale = self.quantize_weights(weighted_sum)
+        _, scale = self.quantize_weights(weighted_sum.weights, weighted_sum)
         return ops.max(scale) * x.grid.scale * FINEST
 
     def widen(self, name: str, value: Operand) -> None:
@@ -192,12 +192,14 @@ class Simulator(Evaluator):
             finest = ops.stop_gradient(ops.convert_to_tensor(finest, "float32"))
             self._finest[name] = ops.maximum(self._finest[name], finest) if name in self._finest else finest
 
-    def quantize_weights(self, weighted_sum: WeightedSum) -> tuple[Tensor, Tensor]:
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
         """Quantizes each weight tensor once; later uses share the result."""
-        weights = weighted_sum.weights
         if weights.name not in self.constants:
             bits = self.bits if weights.low_bits else 8
-            scale = ops.stop_gradient(self._scale_for_bias(weighted_sum, self._scale(weights, bits)))
+            scale = self._scale(weights, bits)
+            if weighted_sum is not None:
+                scale = self._scale_for_bias(weighted_sum, scale)
+            scale = ops.stop_gradient(scale)
             kernel = snap_to_scale(weights.kernel, scale)
             if self.training:
                 kernel = weights.kernel + ops.stop_gradient(kernel - weights.kernel)
