@@ -21,7 +21,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
 from keras_notes.compression import CompressedModel
-from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
+from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator, fit_to_kernels
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
 from keras_notes.conversion.graph._names_in_file import (
@@ -33,6 +33,8 @@ from keras_notes.conversion.graph._names_in_file import (
 )
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
 from keras_notes.conversion.graph._unconvertible import describe_missing_operations, modules_of_custom_layers
+from keras_notes.conversion.grids._comparisons import compare_on_one_grid
+from keras_notes.conversion.grids._fit_biases import fit_biases
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
 from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
@@ -60,10 +62,12 @@ class ConvertedFiles:
         file: The file with the number formats of the recipe.
         reference: The float32 file that `file` was made of, with the same names of tensors; None if nothing in `file`
             was quantized.
+        recipes: The number formats, with the operators that compute in float32 because integers do not serve them.
     """
 
     file: ModelFile
     reference: ModelFile | None
+    recipes: RecipeByLayer
 
 
 class _Forms(TypedDict):
@@ -87,6 +91,7 @@ class ConversionPipeline:
         batch_size: 1, or None for any.
         calibration: Samples of each input, states included, by signature; empty if no recipe needs ranges.
         lowering: The form of recurrent layers, as for `convert`.
+        input_ranges: The smallest and the largest value of inputs, by name, in place of the measured ones.
 
     Raises:
         ValueError: If `lowering` names no recurrent layer of the model, or no lowering.
@@ -98,8 +103,10 @@ class ConversionPipeline:
         batch_size: int | None,
         calibration: Mapping[str, Mapping[str, np.ndarray]],
         lowering: str | Mapping[str, str] = "auto",
+        input_ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self._graphs = graphs
+        self._input_ranges = input_ranges or {}
         self._batch_size = batch_size
         self._calibration = calibration
         self._recurrent_paths = recurrent_paths(self._graphs)
@@ -124,7 +131,7 @@ class ConversionPipeline:
         """
         float_file = self._convert_to_float(recipes)
         if recipes.default.name == "float32" and not recipes.layers:
-            return ConvertedFiles(float_file.copy(), reference=None)
+            return ConvertedFiles(float_file.copy(), None, recipes)
         if _is_fused(self._recurrent_forms(recipes)):
             return self._convert_to_fused_int8(recipes, edges, float_file)
         if self.is_trained:
@@ -182,6 +189,10 @@ class ConversionPipeline:
     def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Quantizes a float file."""
         float_file, ranges = self._lookup_embeddings(calibrated.file, recipes), calibrated.ranges
+        if not self.is_trained and recipes.needs_calibration:
+            ranges, recipes = fit_to_kernels(
+                float_file.model, ranges, recipes, edges, self._calibration, self._input_ranges
+            )
         description = describe_model(float_file.model)
         stand_ins = StandIns(float_file.model, dict(ranges), functools.partial(_integers_of, recipes), self.is_trained)
         known_file = float_file.copy()
@@ -206,16 +217,18 @@ class ConversionPipeline:
         file = ModelFile(tflite)
         changed = file.run_passes(
             [
+                functools.partial(fit_biases, float_model=float_file.model),
                 *self._restoring_passes(float_file),
                 functools.partial(shrink_tables, float_model=float_file.model, is_trained=self.is_trained),
                 stand_ins.replace,
+                functools.partial(compare_on_one_grid, float_model=float_file.model),
                 select_integers,
                 functools.partial(set_edge_types, edges=edges),
                 deduplicate_buffers,
             ]
         )
         is_quantized = changed or tflite != float_file.to_bytes()
-        return ConvertedFiles(file, reference=float_file if is_quantized else None)
+        return ConvertedFiles(file, float_file if is_quantized else None, recipes)
 
     def _lookup_embeddings(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
         """Looks the tables up that get another type than their rows, so that they become small."""
@@ -245,7 +258,7 @@ class ConversionPipeline:
             path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
         file.run_passes([self._name_tensors, functools.partial(set_edge_types, edges=edges)])
-        return ConvertedFiles(file, reference=float_file)
+        return ConvertedFiles(file, float_file, recipes)
 
     def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
         """Runs the converter; if it lacks operations, the error names their layers."""
