@@ -105,6 +105,7 @@ class ConversionPipeline:
         self._calibration = calibration
         self._recurrent_paths = recurrent_paths(self._graphs)
         self._lowering = parse_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
+        self._naming_pass = functools.partial(name_tensors, names=layer_names(graphs))
         self._float_files: dict[str, ModelFile] = {}
         self._calibrated: dict[str, _Calibrated] = {}
 
@@ -145,7 +146,7 @@ class ConversionPipeline:
                 self._save_model(job, forms)
                 path = self._run_converter(job, "float.tflite", int8=False)
                 file = ModelFile(path.read_bytes())
-            file.run_passes([functools.partial(name_tensors, names=layer_names(self._graphs))])
+            file.run_passes([self._naming_pass])
             self._float_files[key] = file
         return self._float_files[key]
 
@@ -245,12 +246,7 @@ class ConversionPipeline:
             self._save_calibration(job)
             path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
-        file.run_passes(
-            [
-                functools.partial(name_tensors, names=layer_names(self._graphs)),
-                functools.partial(set_edge_types, edges=edges),
-            ]
-        )
+        file.run_passes([self._naming_pass, functools.partial(set_edge_types, edges=edges)])
         return ConvertedFiles(file, reference=float_file)
 
     def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
