@@ -22,9 +22,9 @@ __all__ = ["LayerNames", "name_tensors", "path_in_file", "place_of"]
 _NUMBERED = re.compile(r"(.+)_\d+")
 _NUMBERED_OPERATION = re.compile(r"(\w+?)(?:_(\d+))?")
 # TensorFlow's names of operations that Keras names otherwise.
-_KERAS_NAMES = {"AddV2": "add", "Neg": "negative", "Pow": "power", "SelectV2": "where", "clip_by_value": "clip",
-                "concat": "concatenate", "mul": "multiply", "strided_slice": "get_item", "sub": "subtract",
-                "truediv": "divide"}  # fmt: skip
+_KERAS_NAMES = {"AddV2": "add", "Neg": "negative", "Pow": "power", "SelectV2": "where", "TopKV2": "top_k",
+                "clip_by_value": "clip", "concat": "concatenate", "mul": "multiply", "strided_slice": "get_item",
+                "sub": "subtract", "truediv": "divide"}  # fmt: skip
 
 
 @dataclass(frozen=True)
