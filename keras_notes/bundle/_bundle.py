@@ -111,7 +111,6 @@ class Bundle:
             >>> [bundle.manifest.labels[index] for index in outputs["output"].argmax(-1)[:3]]
             ['diagonal', 'column', 'row']
         """
-
         inputs, outputs = (
             {entry.name: self._read(signature, entry, entry.golden) for entry in entries}
             for entries in (signature.inputs, signature.outputs)

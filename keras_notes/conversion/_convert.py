@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ def convert(
     validation_data: ArrayLike | None = None,
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
+    reference: keras.Model | ArrayLike | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Converts a trained model to a .tflite file and writes it as a bundle, with golden samples to verify it.
@@ -62,8 +64,9 @@ def convert(
             ranges, with the recipe that it was trained for. The states of recurrent layers with stateful=True become
             inputs and outputs.
         directory: The directory of the bundle, which must not exist yet unless `overwrite` is true.
-        recipe: The number format; or a default and exceptions by layer name ("block/dense", "conv*"), of which the last
-            match counts: `{"default": "static_int8", "layers": {"head": "float32"}}`.
+        recipe: The number format; or a default and exceptions by the name of a layer or operation ("block/dense",
+            "conv*", "cumsum"), of which the last match counts:
+            `{"default": "static_int8", "layers": {"head": "float32"}}`.
 
             - "float32";
             - "float16": weights float16, computed in float32;
@@ -82,7 +85,8 @@ def convert(
             without labels, of which the first 512 samples are used (shuffle it): a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a `DataLoader`, a list, a generator, or a function that returns one.
         golden: Inputs of the same form, kept in the bundle with the outputs of the model; of a dataset the first 32.
-            Defaults to 32 of the calibration samples, evenly spaced (for a model with states the first 32); without
+            Defaults to 32 of the calibration samples, for a model with states the first 32; of 128 and more, to 32 that
+            are spread over the outputs of the model and set no ranges, so that they show errors on other data. Without
             calibration data, to 32 seeded samples: of the standard normal distribution, or for integers, ids of the
             words that the model's `Embedding` has.
         labels: One name a class, for the device to show.
@@ -96,15 +100,22 @@ def convert(
             "auto", see `keras_notes.layers.LSTM`; or a dict of these by layer name or path, of which the last match
             counts, as for `recipe`: `{"encoder/lstm*": "fused"}`. A fused LSTM needs a runtime that resets its state,
             and the recipe "float32" or "static_int8".
-        validation_data: Test inputs and their class ids, (x, y), or a dataset of them, to measure accuracy for "auto";
-            for a model with one output. Without them the error on the golden samples counts. A dataset is read whole,
-            but of a source of unknown length, such as a generator, the first 10000 samples.
-        accuracy_budget: The largest loss of a file for "auto", >= 0: of accuracy, as a fraction (0.01 is one point); or
-            without validation data, the root mean square error as a share of the outputs' standard deviation. Every
-            file must also be within the tolerance of its recipe.
+        validation_data: Test inputs and their labels, (x, y), or a dataset of them: class ids, one-hot labels, single
+            labels of 0 and 1, or other numbers of the output's shape; for several outputs a dict of labels by output.
+            The bundle keeps the trained model's figure, and `verify` with the same data compares the file with it.
+            "auto" chooses by them; it takes class ids for a model with one output, and without them the error on the
+            golden samples counts. A dataset is read whole, but of a source of unknown length, such as a generator, the
+            first 10000 samples.
+        accuracy_budget: The largest loss of a file, >= 0: of accuracy, as a fraction (0.01 is one point); of an error,
+            as a share of the standard deviation of the labels; for "auto" without validation data, the root mean square
+            error as a share of the outputs' standard deviation. Every file must also be within the tolerance of its
+            recipe.
         prefer: The preference of "auto": "bytes" takes the smallest file within the budget, but one that is up to 25 %
             larger where the smallest takes more than twice its time; "latency" the smallest of the files within 5 % of
             the fastest, on one thread.
+        reference: The float model that the model came from, or its outputs for the golden samples. The bundle keeps
+            these, and `verify` and `inspect` say how far the file is from them. Defaults, for a quantization-aware
+            model, to its own network run in floating point.
         overwrite: Whether a bundle in `directory` is replaced.
 
     Returns:
@@ -113,7 +124,8 @@ def convert(
     Raises:
         ValueError: If an argument is out of its range, or samples have the wrong shape or are not finite.
         TypeError: If an argument has another type.
-        ConversionError: If the model cannot be converted with these arguments.
+        ConversionError: If the model cannot be converted with these arguments. Where others help, `error.remedy` holds
+            them.
         BundleError: If `directory` exists already.
 
     Example:
@@ -140,7 +152,6 @@ def convert(
     if not is_auto(recipe):
         _check_edges(candidates[0], edges)
         _check_calibration(candidates[0], has_calibration=calibration is not None, is_trained=scheme is not None)
-        _check_no_validation(candidates[0], validation_data)
     target = check_target(directory, overwrite)
     builder = BundleBuilder(
         model,
@@ -151,12 +162,17 @@ def convert(
         signatures=signatures,
         batch_size=batch_size,
         lowering=lowering,
+        reference=reference,
     )
+    labelled = None if validation_data is None else builder.read_labelled(validation_data)
+    figures, scores = (None, {}) if labelled is None else builder.measure_trained(labelled, accuracy_budget)
     if is_auto(recipe):
+        criteria = dataclasses.replace(criteria, validation_data=labelled)
         manifest, files = choose_best(builder, candidates, edges, criteria)
     else:
-        manifest, files = builder.build(candidates[0], edges)
-    return write_bundle(target, manifest, {**files, **text_files}, overwrite=overwrite)
+        manifest, files = builder.build(candidates[0], edges, try_remedy=True)
+    manifest = dataclasses.replace(manifest, trained_figures=figures)
+    return write_bundle(target, manifest, {**files, **text_files, **scores}, overwrite=overwrite)
 
 
 def _check_arguments(edges: str, preprocessing: str | None, batch_size: int | None) -> None:
@@ -191,11 +207,3 @@ def _check_calibration(recipes: RecipeByLayer, *, has_calibration: bool, is_trai
     if has_calibration and not needs_calibration:
         reason = "the model has trained ones" if is_trained else f"{recipes.default.name} has none"
         _log.info("`calibration` sets no ranges, because %s; golden samples are taken from it", reason)
-
-
-def _check_no_validation(recipes: RecipeByLayer, validation_data: object) -> None:
-    if validation_data is not None:
-        raise ValueError(
-            f"`validation_data` must be None for the recipe {recipes.default.name!r}; only 'auto' chooses by it. "
-            f"To measure the accuracy of a bundle, use `verify(bundle, x, y)`."
-        )

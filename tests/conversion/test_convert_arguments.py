@@ -80,9 +80,9 @@ ARGUMENTS = {
         {"recipe": "auto", "prefer": "speed"},
         "`prefer` must be one of 'bytes', 'latency'. Received: prefer='speed'",
     ),
-    "validation data for a recipe by name": (
-        {"calibration": X, "validation_data": (X, [0] * 100)},
-        "`validation_data` must be None for the recipe 'static_int8'; only 'auto' chooses by it",
+    "labels of no class for a recipe by name": (
+        {"calibration": X, "validation_data": (X, [4] * 100)},
+        r"`y` must hold class ids in \[0, 4\)\. Received: 4",
     ),
     "labels of classes that there are not": (
         {"recipe": "auto", "validation_data": (X, [4] * 100)},
@@ -318,3 +318,18 @@ def test_a_tokenizer_is_kept_as_it_is(net, tmp_path, without_converter):
     bundle = kn.convert(net, tmp_path / "bundle", calibration=X, tokenizer=str(tmp_path / "words.json"))
     assert (bundle.directory / "tokenizer.json").read_bytes() == content
     assert bundle.manifest.files["tokenizer.json"].bytes == len(content)
+
+
+@pytest.mark.usefixtures("without_converter")
+def test_golden_samples_of_many_are_spread_by_outputs_and_set_no_ranges(net, tmp_path):
+    samples = bars(200, seed=5)[0]
+    outputs = net.predict(samples, verbose=0)
+    chosen = []
+    for name, order in (("forwards", np.arange(200)), ("backwards", np.arange(200)[::-1])):
+        bundle = kn.convert(net, tmp_path / name, calibration=samples[order])
+        golden = bundle.golden(bundle.manifest.signatures[0])[0]["image"]
+        chosen.append({int(np.flatnonzero((sample == samples).all((1, 2, 3)))[0]) for sample in golden})
+    # The order of the samples moves a choice to its neighbor at most.
+    assert len(chosen[0]) == 32
+    assert len(chosen[0] & chosen[1]) >= 16
+    assert np.ptp(outputs[list(chosen[0])]) > 0.7 * np.ptp(outputs)

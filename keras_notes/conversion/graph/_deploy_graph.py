@@ -14,7 +14,6 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_notes._shared.checks import received
 from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.layer_patching import patch_call
 from keras_notes._shared.layer_patterns import Path as LayerPath
@@ -23,7 +22,10 @@ from keras_notes._shared.samples import check_samples
 from keras_notes._shared.types import ArrayLike, Tensor, Tree
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion.graph._layer_lowerings import lower_layers, use_full_precision
+from keras_notes.conversion.graph._operation_lowerings import lower_operations
+from keras_notes.conversion.graph._operator_scopes import name_operators
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_layers
+from keras_notes.conversion.graph._unconvertible import check_convertible
 from keras_notes.conversion.passes._fake_quant import insert_fake_quant
 from keras_notes.errors import ConversionError
 
@@ -150,7 +152,6 @@ def save_graphs(
     directory: Path,
     *,
     batch_size: int | None,
-    integers: bool,
     recurrent: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Writes a SavedModel with one signature a graph. On the TensorFlow backend only.
@@ -162,19 +163,19 @@ def save_graphs(
         graphs: The deploy graphs.
         directory: The directory of the SavedModel.
         batch_size: 1, or None for any.
-        integers: Whether the graphs are to compute in integers.
         recurrent: The forms of the recurrent layers, by signature and the path "outer/inner" of the layer.
     """
     archive = keras.export.ExportArchive()
-    layers = {id(layer): layer for graph in graphs for layer in layers_of(graph.model)}.values()
+    layers = list({id(layer): layer for graph in graphs for layer in layers_of(graph.model)}.values())
     forms = {
         id(layer): recurrent[graph.signature]["/".join(path)]
         for graph in graphs
         for path, layer in recurrent_layers(graph.model).items()
         if "/".join(path) in recurrent[graph.signature]
     }
-    lowering = lower_layers(layers, integers=integers, recurrent=forms)
-    with use_full_precision(layers), lowering, _deploy_compressed(layers):
+    lowering = lower_layers(layers, recurrent=forms)
+    naming = name_operators(layers)
+    with use_full_precision(layers), lowering, lower_operations(), naming, _deploy_compressed(layers):
         for graph in graphs:
             archive.track(graph.model)
             specs = [
@@ -211,10 +212,10 @@ def deploy_graph(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ConversionError: If an input has an unknown size, or the inputs are not known at all.
+        ConversionError: If an input has an unknown size, the inputs are not known at all, or the model is not one
+            that runs by itself.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. {received(model=type(model).__name__)}")
+    check_convertible(model)
     if not getattr(model, "inputs", None):
         model, names = _make_functional(model, example)
         output_names = output_names or names

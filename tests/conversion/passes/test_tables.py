@@ -11,7 +11,7 @@ from keras_notes.compression import quantize_aware
 from keras_notes.conversion import _pipeline
 from keras_notes.conversion._bundle_builder import BundleBuilder
 from keras_notes.conversion._recipes import parse_recipe
-from keras_notes.conversion.passes._lookup_tables import lookup_tables
+from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.conversion.passes._shrink_tables import shrink_tables
 
@@ -105,20 +105,20 @@ def test_a_quantization_aware_table_is_in_the_file_as_it_was_trained(recipe, tmp
 
 def test_a_file_without_tables_and_a_second_run_change_nothing(text_bundles, testdata):
     tables = ModelFile(text_bundles["float32"].model_path.read_bytes())
-    assert not tables.run_passes([lambda model: lookup_tables(model, lambda name: False)])
+    assert not tables.run_passes([lambda model: lookup_embeddings(model, lambda name: False)])
     float_model = tables.copy().model
-    assert tables.run_passes([lambda model: lookup_tables(model, lambda name: True)])
-    assert not tables.run_passes([lambda model: lookup_tables(model, lambda name: True)])
+    assert tables.run_passes([lambda model: lookup_embeddings(model, lambda name: True)])
+    assert not tables.run_passes([lambda model: lookup_embeddings(model, lambda name: True)])
     assert not tables.run_passes([lambda model: shrink_tables(model, float_model)])
     small = ModelFile(text_bundles["int16x8"].model_path.read_bytes())
     assert not small.run_passes([lambda model: shrink_tables(model, float_model)])
     other = ModelFile((testdata / "model.tflite").read_bytes())
-    assert not other.run_passes([lambda model: lookup_tables(model, lambda name: True)])
+    assert not other.run_passes([lambda model: lookup_embeddings(model, lambda name: True)])
     assert not other.run_passes([lambda model: shrink_tables(model, float_model)])
 
 
 def test_a_table_that_stays_in_floats_fails_the_audit(monkeypatch, tmp_path):
-    monkeypatch.setattr(_pipeline, "lookup_tables", lambda model, is_lookup: False)
+    monkeypatch.setattr(_pipeline, "lookup_embeddings", lambda model, is_lookup: False)
     with pytest.raises(
         kn.errors.ConversionError, match=r"weights in the type of the recipe\. Received: GATHER embedding"
     ):
