@@ -81,6 +81,7 @@ class BundleBuilder:
         self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._golden: dict[str, GraphRun] = {}
+        self._input_ranges: dict[str, dict[str, tuple[float, float]]] = {}
         graphs, ranges = [], {}
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
@@ -93,6 +94,7 @@ class BundleBuilder:
             golden_inputs = _golden_inputs(graph, own_golden, samples)
             self._golden[name] = graph.run(golden_inputs.arrays)
             _check_finite(entry, self._golden[name].outputs, golden_inputs)
+            self._input_ranges[name] = _ranges_of(samples or (golden_inputs.arrays if golden_inputs.argument else {}))
             if samples is not None:
                 ranges[name] = graph.run(samples).inputs if graph.states else samples
             graphs.append(graph)
@@ -144,7 +146,10 @@ class BundleBuilder:
         file = describe_model(converted.file.model)
         audit(file, self.name, recipes)
         files: dict[str, bytes] = {}
-        entries = tuple(_signature_entry(graph, file, self._golden[graph.signature], files) for graph in self.graphs)
+        entries = tuple(
+            _signature_entry(graph, file, self._golden[graph.signature], self._input_ranges[graph.signature], files)
+            for graph in self.graphs
+        )
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             manifest_sha256="",
@@ -170,7 +175,23 @@ class BundleBuilder:
         return manifest, files
 
 
-def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, files: dict[str, bytes]) -> SignatureEntry:
+def _ranges_of(samples: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Returns minimum and maximum of each input of finite numbers, in the digits of its type."""
+    ends = {name: (a.min(), a.max()) for name, a in samples.items() if a.size and a.dtype.kind in "iuf"}
+    return {name: (_short(low), _short(high)) for name, (low, high) in ends.items() if np.isfinite([low, high]).all()}
+
+
+def _short(value: np.generic) -> float:
+    return float(str(value))
+
+
+def _signature_entry(
+    graph: DeployGraph,
+    file: TfliteFile,
+    golden: GraphRun,
+    input_ranges: Mapping[str, tuple[float, float]],
+    files: dict[str, bytes],
+) -> SignatureEntry:
     """Describes a signature, and adds its golden files to `files`."""
     signature = next(entry for entry in file.signatures if entry.name == graph.signature)
     main = file.graph(signature)
@@ -179,7 +200,10 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
         path = f"golden/{signature.name}.{side}.{name}.bin"
         files[path] = values.astype(values.dtype.newbyteorder("<")).tobytes()
         tensor = main.tensors[index]
-        return TensorEntry(name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name)
+        ends = input_ranges.get(name) if side == "input" else None
+        return TensorEntry(
+            name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name, range=ends
+        )
 
     return SignatureEntry(
         name=signature.name,
