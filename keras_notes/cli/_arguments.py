@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_notes._shared.checks import check_choice
-from keras_notes._shared.recipe_names import AUTO, RECIPES
+from keras_notes._shared.recipe_names import AUTO, RECIPES, canonical_recipe
 from keras_notes._shared.types import ArrayLike, Config
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_model_exists(source: str) -> None:
 
 
 def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
-    """Loads a `.keras` file in safe mode, a SavedModel, or the model that a function "module:function" returns.
+    """Loads a `.keras` or `.h5` file in safe mode, a SavedModel, or what a function "module:function" returns.
 
     Args:
         source: A path, or "module:function".
@@ -51,6 +51,8 @@ def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
         ValueError: If it is none of them, or cannot be loaded.
     """
     import keras
+
+    from keras_notes.conversion import load_keras2_model
 
     for name in _REGISTERING:
         importlib.import_module(f"keras_notes.{name}")
@@ -64,6 +66,8 @@ def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
     if path.is_dir():
         return _load_saved_model(path)
     try:
+        if path.suffix in (".h5", ".hdf5"):
+            return load_keras2_model(path)
         # Always in safe mode: a model may hold code, and files are untrusted.
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file may raise anything from BadZipFile to KeyError
@@ -146,7 +150,7 @@ def parse_recipe(default: str, layers: Sequence[str]) -> str | Config:
         ValueError: If one has no "=".
     """
     if not layers:
-        return check_choice("recipe", default, (*RECIPES, AUTO))
+        return check_choice("recipe", canonical_recipe(default), (*RECIPES, AUTO))
     pairs = [layer.partition("=") for layer in layers]
     if wrong := [layer for layer, (_, equals, _) in zip(layers, pairs, strict=True) if not equals]:
         raise ValueError(f"`--layer` must be PATTERN=RECIPE. Received: {wrong[0]!r}.")

@@ -19,8 +19,9 @@ import shtab
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._shared.checks import check_choice
 from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES
+from keras_notes._shared.task_metrics import METRICS
 from keras_notes.benchmarking import bench
-from keras_notes.bundle import check_target, read_choice
+from keras_notes.bundle import Choice, check_target, read_choice
 from keras_notes.cli import _arguments, _inspect
 from keras_notes.cli._native_output import quiet_start
 from keras_notes.errors import KerasNotesError, VerificationError
@@ -76,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     verifying = commands.add_parser("verify", help="compare a bundle with the trained model")
     _add_directory(verifying)
     _add_completion(verifying.add_argument("-x", type=Path, metavar="X.npy", help="test inputs"), shtab.FILE)
-    verifying.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids, to measure the accuracy")
+    verifying.add_argument("-y", type=Path, metavar="Y.npy", help="their labels, to measure the file by the task")
+    verifying.add_argument("--metric", help=f"{', '.join(METRICS)}; the accuracy that suits the labels by default")
     verifying.set_defaults(run=_verify)
 
     inspecting = commands.add_parser("inspect", help="say what a bundle or a .tflite file holds")
@@ -145,9 +147,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="import a module that registers custom layers"
     )
+    parser.add_argument(
+        "-x", type=Path, metavar="X.npy", help="test inputs; the bundle keeps the model's figure on them"
+    )
+    parser.add_argument("-y", type=Path, metavar="Y.npy", help="their labels; class ids for the recipe auto")
     choosing = parser.add_argument_group("the recipe auto", "makes a file by each recipe that fits, and keeps the best")
-    choosing.add_argument("-x", type=Path, metavar="X.npy", help="test inputs, to measure the accuracy of each file")
-    choosing.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids")
     choosing.add_argument(
         "--accuracy-budget", type=float, default=0.01, metavar="LOSS", help="accuracy that it may lose; 0.01 by default"
     )
@@ -170,8 +174,9 @@ def _convert(options: argparse.Namespace) -> None:
             _log_to_stderr()
         bundle = convert(_arguments.load_model(options.model, options.trust), options.output, **arguments)
         report = verify(bundle)
-    if (choice := read_choice(bundle)) is not None and not options.json:
-        print(choice)
+    options.choice = read_choice(bundle)
+    if options.choice is not None and not options.json:
+        print(options.choice)
     _print_report(report, options)
     if not options.json:
         print(f"written to {options.output}")
@@ -190,7 +195,7 @@ def _log_to_stderr() -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     x, y = _arguments.load_labelled(options.x, options.y) or (None, None)
-    _print_report(verify(options.directory, x, y, kernels=options.kernels), options)
+    _print_report(verify(options.directory, x, y, metric=options.metric, kernels=options.kernels), options)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -214,5 +219,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _print_report(report: Report, options: argparse.Namespace) -> None:
-    as_json = getattr(options, "json", False)
-    print(json.dumps(report.to_dict()) if as_json else report)
+    if not getattr(options, "json", False):
+        print(report)
+        return
+    choice: Choice | None = getattr(options, "choice", None)
+    candidates = {} if choice is None else {"choice": choice.to_dict()}
+    print(json.dumps({**report.to_dict(), **candidates}))
