@@ -33,6 +33,7 @@ MODULES = {
     "conversion after_training": "conversion.after_training",
     "conversion tolerance": "conversion.tolerance",
     "conversion engines": "conversion.engines",
+    "conversion converter": "conversion.converter",
     "conversion matrix": "conversion.matrix",
     "conversion digests": "conversion.digests",
     "sequence lowerings": "sequence.lowerings",
@@ -40,6 +41,8 @@ MODULES = {
     "sequence decoding": "sequence.decoding",
     "translation": "translation.program",
     "real_networks": "real_networks.program",
+    "verdicts table": "verdicts.table",
+    "verdicts draws": "verdicts.draws",
     "devices table": "devices.table",
     "devices web": "devices.web",
 }

@@ -217,6 +217,7 @@ class TrainedFigure:
         data_sha256: SHA-256 of the samples and their labels: on the same data each sample is compared with itself.
         threshold: Value of the output from which a single label is true; None for metrics without one.
         scores: Path of the file with the score of each sample in float32, little-endian; None if there are none.
+        budget: Largest loss that the file may have, in points: 0.01 is one point; None for one point.
 
     Example:
         >>> figure = TrainedFigure("output", "accuracy", 0.971, 600, 64 * "0", None, None)
@@ -231,6 +232,7 @@ class TrainedFigure:
     data_sha256: str
     threshold: float | None = None
     scores: str | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from keras_notes._litert.model import Operator, Tensor, TfliteFile
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes._shared.layer_patterns import Path, matching_patterns
+from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
+from keras_notes.conversion._refusals import float_layers_of, refuse
 from keras_notes.errors import ConversionError
 
 __all__ = ["find_float_edges", "find_recipes_by_operator"]
@@ -33,16 +36,31 @@ def find_float_edges(file: TfliteFile, recipes: RecipeByLayer) -> list[str]:
     return sorted(sides)
 
 
-def find_recipes_by_operator(file: TfliteFile, recipes: RecipeByLayer) -> dict[str, str]:
+def find_recipes_by_operator(
+    file: TfliteFile,
+    recipes: RecipeByLayer,
+    known_paths: Sequence[Path],
+    *,
+    trained: bool = False,
+    loop_forms: Sequence[str] = ("unrolled",),
+) -> dict[str, str]:
     """Returns the recipe of each operator whose recipe is not the default, by the names of its results.
 
     Operators of "dynamic_int8" with few weights, and depthwise convolutions, have "weight_only_int8" instead.
 
+    Args:
+        file: The description of the float file.
+        recipes: The recipes.
+        known_paths: Paths of the layers and operations of the model: one may have no operator, such as a dropout.
+        trained: Whether the model is quantization-aware, so that `skip` was checked when it was made.
+        loop_forms: Lowerings with which all loops of the model compute in integers.
+
     Raises:
-        ConversionError: If a loop would compute in integers, or a pattern matches no operator.
+        ConversionError: If loops would compute in integers, or a pattern matches no layer.
     """
     by_operator: dict[str, str] = {}
-    matched: set[str] = set()
+    matched = {pattern for path in known_paths for pattern in matching_patterns(recipes.layers, path)}
+    loops: list[Path] = []
     small = _find_small_operators(file)
     for graph in file.graphs:
         for operator in graph.operators:
@@ -51,22 +69,31 @@ def find_recipes_by_operator(file: TfliteFile, recipes: RecipeByLayer) -> dict[s
             recipe = recipes.recipe_of(result)
             matched.update(recipes.patterns_of(result))
             if operator.name == "WHILE" and recipe.is_integer:
-                layer = scope.split("/")[0]
-                raise ConversionError(
-                    f"A loop must not compute in integers: nothing can see the ranges in it. Received: {scope!r} with "
-                    f"the recipe {recipe.name!r}. Declare the layer, recipe={{'default': {recipes.default.name!r}, "
-                    f"'layers': {{{layer!r}: 'dynamic_int8'}}}}, or write its steps out, lowering={{{layer!r}: "
-                    f"'unrolled'}}, which takes memory for each."
-                )
+                loops.append(layers_of_tensor(result))
             if recipe.name == "dynamic_int8" and id(operator) in small:
                 by_operator[scope] = "weight_only_int8"
             elif recipe != recipes.default:
                 by_operator[scope] = recipe.name
-    if unmatched := sorted(set(recipes.layers) - matched):
+    unmatched = sorted(set(recipes.layers) - matched)
+    if unmatched and not trained:
+        names = ", ".join(dict.fromkeys("/".join(path) for path in known_paths))
         raise ConversionError(
-            f"`recipe['layers']` must name layers of the model. Received: {unmatched}, which no operator of it matches."
+            f"`recipe['layers']` must name layers of the model: {names}. Received: {unmatched}, which no operator of "
+            f"it matches."
         )
+    if loops:
+        _refuse_loops(loops, recipes, loop_forms)
     return by_operator
+
+
+def _refuse_loops(loops: Sequence[Path], recipes: RecipeByLayer, forms: Sequence[str]) -> None:
+    names = ", ".join(dict.fromkeys("/".join(path) for path in loops))
+    exceptions = float_layers_of(loops, "dynamic_int8")
+    problem = (
+        f"A loop must not compute in integers: nothing can see the ranges in it. Received: {names!r} with the recipe "
+        f"{recipes.default.name!r}."
+    )
+    raise refuse([problem], recipes, exceptions, lowerings=[dict.fromkeys(exceptions, form) for form in forms])
 
 
 def _find_small_operators(file: TfliteFile) -> set[int]:

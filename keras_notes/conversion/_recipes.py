@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
 from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES, canonical_recipe
 from keras_notes.bundle import Tolerance
 
 __all__ = [
@@ -20,16 +21,13 @@ __all__ = [
     "RecipeByLayer",
     "candidate_recipes",
     "is_auto",
+    "layers_of_tensor",
     "parse_recipe",
     "trained_recipe",
 ]
 
 RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
 """The name of a recipe, or {"default": name, "layers": {pattern: name}}."""
-
-# Not a format, but the best of them.
-AUTO = "auto"
-EDGES = ("float32", "uint8", "int8", "int16")
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,6 @@ _RECIPES = {
     )
 }
 
-RECIPES = tuple(_RECIPES)
-
 
 @dataclass(frozen=True)
 class RecipeByLayer:
@@ -122,7 +118,7 @@ class RecipeByLayer:
 
     def recipe_of(self, tensor_name: str) -> Recipe:
         """Returns the recipe of the operator that gives a tensor named "layer/.../operation"."""
-        return self.recipe_at(_layers_of(tensor_name))
+        return self.recipe_at(layers_of_tensor(tensor_name))
 
     def recipe_at(self, path: Path) -> Recipe:
         """Returns the recipe of the layer at a path."""
@@ -131,7 +127,7 @@ class RecipeByLayer:
 
     def patterns_of(self, tensor_name: str) -> list[str]:
         """Returns the patterns that match a tensor's layers, or its operation if that belongs to no layer."""
-        return matching_patterns(self.layers, _layers_of(tensor_name))
+        return matching_patterns(self.layers, layers_of_tensor(tensor_name))
 
 
 def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bool) -> list[RecipeByLayer]:
@@ -159,23 +155,27 @@ def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bo
     return fitting
 
 
-def trained_recipe(recipe: RecipeArgument, trained: str, floats: Sequence[str]) -> RecipeByLayer:
+def trained_recipe(
+    recipe: RecipeArgument, trained: str, floats: Sequence[str], only: Sequence[str] = ()
+) -> RecipeByLayer:
     """Returns the recipe of a quantization-aware model.
 
     Args:
         recipe: The argument of `convert`.
         trained: The name of the recipe that the model was trained for.
         floats: Patterns of the layers that it left in floating point.
+        only: Patterns of the layers that it was trained for; empty for all.
 
     Raises:
         ValueError: If the argument names another recipe.
     """
-    if recipe != trained:
+    if canonical_recipe(recipe) != trained:
         raise ValueError(
             f"`recipe` must be the one that the quantization-aware model was trained for, {trained!r}; its exceptions "
             f"are those of `skip`. {received(recipe=recipe)}"
         )
-    return parse_recipe({"default": trained, "layers": dict.fromkeys(floats, "float32")})
+    layers = {"*": "float32", **dict.fromkeys(only, trained)} if only else {}
+    return parse_recipe({"default": trained, "layers": {**layers, **dict.fromkeys(floats, "float32")}})
 
 
 def is_auto(recipe: RecipeArgument) -> bool:
@@ -206,9 +206,10 @@ def parse_recipe(recipe: RecipeArgument) -> RecipeByLayer:
     )
 
 
-def _layers_of(tensor_name: str) -> Path:
+def layers_of_tensor(tensor_name: str) -> Path:
+    """Returns the path of the layer or operation that computes a tensor named "layer/.../operation"."""
     return tuple(tensor_name.split("/")[:-1]) or (tensor_name,)
 
 
 def _recipe_named(argument: str, name: object, choices: tuple[str, ...] = RECIPES) -> Recipe:
-    return _RECIPES[check_choice(argument, name, choices)]
+    return _RECIPES[check_choice(argument, canonical_recipe(name), choices)]

@@ -247,11 +247,13 @@ def _weights_by_class(alpha: Mapping[int, float], exclusive: bool) -> list[float
     return [weights[key] for key in sorted(weights)] if exclusive else dict(sorted(weights.items()))
 
 
-def _check_share(alpha: float, exclusive: bool) -> float:
+def _check_share(alpha: float | Sequence[float], exclusive: bool) -> float:
     try:
         return check_between("alpha", alpha, 0.0, 1.0)
     except ValueError as error:
-        remedy = "a list with one weight a class" if exclusive else "{0: weight of a label not set, 1: weight of one set}"
+        remedy = (
+            "a list with one weight a class" if exclusive else "{0: weight of a label not set, 1: weight of one set}"
+        )
         call = "class_balanced_alpha(counts)"
         raise ValueError(
             f"{error} Weights beyond 1 are given for all classes: {remedy}, such as "

@@ -14,11 +14,15 @@ from keras_notes._shared.types import Tensor
 from keras_notes.compression.quantization._affine import Grid, dequantize
 
 __all__ = [
+    "abs_int",
     "add_int",
     "average_pool_int",
+    "leaky_relu_int",
     "matmul_int",
     "multiply_int",
+    "prelu_int",
     "requantize_int",
+    "rescale_int",
     "rsqrt_int",
 ]
 
@@ -125,9 +129,58 @@ def add_int(x: Tensor, x_grid: Grid, y: Tensor, y_grid: Grid, grid: Grid, sign: 
     return dequantize(ops.cast(ops.right_shift(total, shift), "float32"), grid)
 
 
+def rescale_int(x: Tensor, before: Grid, after: Grid) -> Tensor:
+    """Moves values from one grid to another as LiteRT's own kernels do; XNNPACK has no RELU of two grids.
+
+    With before.scale / after.scale = m * 2^n and m in [1/2, 1), the integer is round(q * m * 2^n) if n >= 0, and
+    otherwise round(round(q * m) / 2^-n); half away from 0.
+
+    References:
+        gemmlowp, fixedpoint/fixedpoint.h; LiteRT, tflite/kernels/activations.cc, QuantizedReluX.
+    """
+    steps, ratio = ops.round(x / before.scale), before.scale / after.scale
+    return dequantize(ops.where(ratio >= 0.5, _half_away(steps * ratio), _rounded_twice(steps, ratio)), after)
+
+
+def leaky_relu_int(x: Tensor, x_grid: Grid, slope: float, grid: Grid) -> Tensor:
+    """LeakyReLU on a grid, rounded as XNNPACK does: with multipliers in 256ths, half up.
+
+    integer = floor((q * round(256 * m) + 128) / 256) + zero_point, m = scale_x / scale, times the slope if q < 0
+
+    References:
+        XNNPACK, src/qs8-vlrelu and src/microparams-init.c (xnn_init_qs8_lrelu_scalar_params).
+    """
+    steps = ops.round(x / x_grid.scale)
+    ratio = x_grid.scale / grid.scale
+    multiplier = ops.where(steps < 0, ops.round(256.0 * ratio * slope), ops.round(256.0 * ratio))
+    return dequantize(ops.floor((steps * multiplier + 128.0) / 256.0), grid)
+
+
+def prelu_int(x: Tensor, x_grid: Grid, slopes: Tensor, slopes_grid: Grid, grid: Grid) -> Tensor:
+    """PReLU on a grid, rounded as LiteRT's own kernel does; XNNPACK has none for 8 bits.
+
+    References:
+        LiteRT, tflite/kernels/internal/reference/prelu.h.
+    """
+    steps = ops.round(x / x_grid.scale)
+    ratio = x_grid.scale / grid.scale
+    products = steps * ops.round(slopes / slopes_grid.scale)
+    negative = _rounded_twice(products, ratio * slopes_grid.scale)
+    return dequantize(ops.where(steps < 0, negative, _rounded_twice(steps, ratio)), grid)
+
+
+def abs_int(x: Tensor, x_grid: Grid, grid: Grid) -> Tensor:
+    """|x| on a grid, rounded as LiteRT's own kernel does (tflite/kernels/elementwise.cc, AbsEvalQuantized)."""
+    steps = ops.abs(ops.round(x / x_grid.scale))
+    return dequantize(_rounded_twice(steps, ops.convert_to_tensor(x_grid.scale / grid.scale, "float32")), grid)
+
+
 def _rounded_twice(integers: Tensor, multiplier: Tensor) -> Tensor:
-    """Integers times m, then divided by 2^n, with m in [1/2, 1); rounded after each, half away from 0 (gemmlowp)."""
-    shift = 2.0 ** ops.floor(-ops.log2(multiplier))
+    """Integers times m, then divided by 2^n, with m in [1/2, 1); rounded after each, half away from 0 (gemmlowp).
+
+    A multiplier of 1 or more is 2^n m, and rounded once.
+    """
+    shift = ops.maximum(2.0 ** ops.floor(-ops.log2(multiplier)), 1.0)
     return _half_away(_half_away(integers * (multiplier * shift)) / shift)
 
 

@@ -12,26 +12,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import keras
 from keras import ops
 
+from keras_notes._shared.keras_internals import half_precision_attributes
+from keras_notes._shared.layer_forms import call_time_distributed, up_sample_nearest
 from keras_notes._shared.layer_patching import patch_call
 from keras_notes._shared.types import Tensor
 from keras_notes.conversion.graph._recurrent_lowerings import lower_recurrent
 from keras_notes.layers import OneHot, one_hot
 
-__all__ = ["differs_for_integers", "lower_layers", "use_full_precision"]
+__all__ = ["lower_layers", "use_full_precision"]
 
 
 @contextlib.contextmanager
-def lower_layers(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Mapping[int, str]) -> Iterator[None]:
+def lower_layers(layers: Iterable[keras.Layer], *, recurrent: Mapping[int, str]) -> Iterator[None]:
     """Lets each layer compute the operators that are converted, while the block runs.
 
     Args:
         layers: Every layer of a model, nested ones too.
-        integers: Whether the graph is to compute in integers.
         recurrent: The form of each recurrent layer, by the `id` of the layer: see _recurrent_lowerings.py.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            for layer_class, lowering in {**_LOWERINGS, **(_FOR_INTEGERS if integers else {})}.items():
+            for layer_class, lowering in _LOWERINGS.items():
                 if type(layer) is layer_class:
                     stack.enter_context(patch_call(layer, functools.partial(lowering, layer)))
             if isinstance(layer, keras.layers.RNN):
@@ -39,23 +40,18 @@ def lower_layers(layers: Iterable[keras.Layer], *, integers: bool, recurrent: Ma
         yield
 
 
-def differs_for_integers(layer: keras.Layer) -> bool:
-    """Returns whether a layer needs other operators to compute in integers."""
-    return type(layer) in _FOR_INTEGERS
-
-
 @contextlib.contextmanager
 def use_full_precision(layers: Iterable[keras.Layer]) -> Iterator[None]:
     """Lets layers in half precision compute in float32, as a file does, while the block runs."""
-    halves = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
-    policies = [layer.dtype_policy for layer in halves]
-    for layer in halves:
-        layer.dtype_policy = keras.DTypePolicy("float32")
+    attributes = half_precision_attributes(layers)
+    before = [getattr(part, name) for part, name, _ in attributes]
+    for part, name, value in attributes:
+        setattr(part, name, value)
     try:
         yield
     finally:
-        for layer, policy in zip(halves, policies, strict=True):
-            layer.dtype_policy = policy
+        for (part, name, _), value in zip(attributes, before, strict=True):
+            setattr(part, name, value)
 
 
 def _layer_normalization(layer: keras.layers.LayerNormalization, inputs: Tensor) -> Tensor:
@@ -105,14 +101,13 @@ def _global_max_pooling(layer: keras.layers.GlobalMaxPooling2D, inputs: Tensor) 
     return pooled if layer.keepdims else ops.reshape(pooled, (-1, inputs.shape[-1]))
 
 
-def _leaky_relu(layer: keras.layers.LeakyReLU, inputs: Tensor) -> Tensor:
-    """Computes slope * x + (1 - slope) * relu(x): LEAKY_RELU stays in floating point."""
-    return layer.negative_slope * inputs + (1.0 - layer.negative_slope) * ops.relu(inputs)
-
-
-def _parametric_relu(layer: keras.layers.PReLU, inputs: Tensor) -> Tensor:
-    """Computes the same as `_leaky_relu` with trained slopes: PRELU stays in floating point."""
-    return layer.alpha * inputs + (1.0 - layer.alpha) * ops.relu(inputs)
+def _up_sampling(layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+    """Repeats positions by RESIZE_NEAREST_NEIGHBOR: Keras stacks copies, which are TILE and RESHAPE."""
+    interpolation = getattr(layer, "interpolation", "nearest")
+    if interpolation != "nearest" or getattr(layer, "data_format", "channels_last") != "channels_last":
+        return type(layer).call(layer, inputs)
+    sizes = (layer.size,) if isinstance(layer.size, int) else tuple(layer.size)
+    return up_sample_nearest(inputs, sizes)
 
 
 def _mean_square(x: Tensor, axis: Sequence[int]) -> Tensor:
@@ -137,8 +132,8 @@ _LOWERINGS: dict[type, Callable] = {
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.GlobalMaxPooling1D: _global_max_pooling,
     keras.layers.GlobalMaxPooling2D: _global_max_pooling,
-}
-_FOR_INTEGERS: dict[type, Callable] = {
-    keras.layers.LeakyReLU: _leaky_relu,
-    keras.layers.PReLU: _parametric_relu,
+    keras.layers.UpSampling1D: _up_sampling,
+    keras.layers.UpSampling2D: _up_sampling,
+    keras.layers.UpSampling3D: _up_sampling,
+    keras.layers.TimeDistributed: call_time_distributed,
 }

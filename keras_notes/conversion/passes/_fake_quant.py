@@ -10,7 +10,14 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._shared.types import Tensor
 from keras_notes.compression import Grid
-from keras_notes.conversion.passes._schema import TensorRange, code_of, constant_of, name_of, signatures_of
+from keras_notes.conversion.passes._schema import (
+    TensorRange,
+    code_of,
+    constant_of,
+    drop_unused_tensors,
+    name_of,
+    signatures_of,
+)
 
 __all__ = ["insert_fake_quant", "strip_fake_quant"]
 
@@ -18,7 +25,8 @@ _OPERATORS = schema.BuiltinOperator
 _MOVES = (_OPERATORS.RESHAPE, _OPERATORS.EXPAND_DIMS, _OPERATORS.SQUEEZE, _OPERATORS.TRANSPOSE, _OPERATORS.PAD,
           _OPERATORS.SPACE_TO_BATCH_ND, _OPERATORS.BATCH_TO_SPACE_ND, _OPERATORS.SLICE, _OPERATORS.STRIDED_SLICE,
           _OPERATORS.SPLIT, _OPERATORS.GATHER, _OPERATORS.PACK, _OPERATORS.UNPACK, _OPERATORS.BROADCAST_TO,
-          _OPERATORS.RESIZE_NEAREST_NEIGHBOR, _OPERATORS.CONCATENATION, _OPERATORS.TILE)  # fmt: skip
+          _OPERATORS.RESIZE_NEAREST_NEIGHBOR, _OPERATORS.CONCATENATION, _OPERATORS.TILE,
+          _OPERATORS.TOPK_V2)  # fmt: skip
 # The integers of a grid by its bits; the converter counts those of a fake quantization from 0.
 _MINIMUM = {8: -128, 16: -32768}
 _MAXIMUM = {8: 127, 16: 32767}
@@ -49,7 +57,7 @@ def strip_fake_quant(model: schema.ModelT, ranges: dict[str, TensorRange], *, sy
         signatures = signatures_of(model, index)
         changed |= _bypass(model, graph, signatures, ranges, symmetric)
         _propagate_ranges(model, graph, ranges)
-        changed |= _drop_unused_tensors(graph, signatures)
+        changed |= drop_unused_tensors(graph, signatures)
     return changed
 
 
@@ -83,22 +91,6 @@ def _bypass(
         for entry in signature.outputs:
             entry.tensorIndex = replacements.get(entry.tensorIndex, entry.tensorIndex)
     return bool(replacements)
-
-
-def _drop_unused_tensors(graph: schema.SubGraphT, signatures: list[schema.SignatureDefT]) -> bool:
-    """Drops the tensors that no operator uses any more, which a file would carry to the device."""
-    tensors_of = [operator.inputs for operator in graph.operators] + [operator.outputs for operator in graph.operators]
-    used = sorted({int(index) for indices in (graph.inputs, graph.outputs, *tensors_of) for index in indices} - {-1})
-    places = {-1: -1, **{index: place for place, index in enumerate(used)}}
-    changed = len(used) < len(graph.tensors)
-    graph.tensors = [graph.tensors[index] for index in used]
-    for owner in (graph, *graph.operators):
-        owner.inputs = [places[index] for index in owner.inputs]
-        owner.outputs = [places[index] for index in owner.outputs]
-    for signature in signatures:
-        for entry in (*signature.inputs, *signature.outputs):
-            entry.tensorIndex = places[entry.tensorIndex]
-    return changed
 
 
 def _propagate_ranges(model: schema.ModelT, graph: schema.SubGraphT, ranges: dict[str, TensorRange]) -> None:

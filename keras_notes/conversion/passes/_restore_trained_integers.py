@@ -4,12 +4,13 @@ Converter and quantizer carry scales as ranges, and compute them again: some dif
 a value lies between two integers.
 
 The quantizer takes the scale of each channel from its largest weight. That is the trained scale except for channels
-whose weights are all 0, which get so small a scale that their bias overflows, and for scales that channels share, so
-that clustered weights have no more integers than centroids.
+whose weights vanish beside their bias, which get so small a scale that the bias overflows, and for scales that channels
+share, so that clustered weights have no more integers than centroids.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,9 @@ def restore_trained_integers(
         trained: The weights that were trained; each is recognized by its values.
         grids: The grids of activations; each is recognized by its scale except for the last bits, and its zero point.
     """
-    scales = {_key(weights.values): weights.scales.reshape(-1) for weights in trained}
+    scales: dict[bytes, list[np.ndarray]] = defaultdict(list)
+    for weights in trained:
+        scales[_key(weights.values)].append(weights.scales.reshape(-1).astype("float32"))
     float_constants = _constants_by_name(float_model)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -102,44 +105,49 @@ def _restore_weights(
     operator: schema.OperatorT,
     places: _Places,
     float_constants: Mapping[str, np.ndarray],
-    trained_scales: Mapping[bytes, np.ndarray],
+    trained_scales: Mapping[bytes, Sequence[np.ndarray]],
 ) -> None:
     """Restores the integers of an operator's weights and bias, if the weights are trained ones."""
     weights = graph.tensors[operator.inputs[places.weights]]
     values = float_constants.get(name_of(weights))
-    scales = None if values is None else trained_scales.get(_key(values))
-    if weights.type != schema.TensorType.INT8 or values is None or scales is None:
+    if weights.type != schema.TensorType.INT8 or values is None:
         return
     axis = places.channels
     kernel = values.reshape(weights.shape)
-    if len(scales) != kernel.shape[axis]:
+    candidates = [scales for scales in trained_scales.get(_key(values), ()) if len(scales) == kernel.shape[axis]]
+    if not candidates:
         return
+    bias, bias_values, x_scale = None, None, np.float32(1.0)
+    if len(operator.inputs) > places.bias and operator.inputs[places.bias] >= 0:
+        x, bias = (graph.tensors[operator.inputs[place]] for place in (places.x, places.bias))
+        bias_values, x_scale = float_constants.get(name_of(bias)), np.float32(x.quantization.scale[0])
+    # Equal weights, such as those of layers that are all 0, can have been trained with different biases.
+    scales = min(candidates, key=lambda scales: _rounding_error(bias_values, x_scale * scales))
     shape = [-1 if number == axis else 1 for number in range(kernel.ndim)]
     integers = np.clip(np.round(kernel / scales.reshape(shape).astype("float64")), -127, 127)
     model.buffers[weights.buffer].data = np.frombuffer(integers.astype("int8").tobytes(), np.uint8)
     weights.quantization.scale = scales.astype("float32")
     weights.quantization.zeroPoint = np.zeros(len(scales), "int64")
     weights.quantization.quantizedDimension = axis
-    if len(operator.inputs) > places.bias and operator.inputs[places.bias] >= 0:
-        x, bias = (graph.tensors[operator.inputs[place]] for place in (places.x, places.bias))
-        _restore_bias(model, bias, x, scales, float_constants)
+    if bias is not None and bias_values is not None and bias.type in _BIASES:
+        _restore_bias(model, bias, bias_values.reshape(-1), x_scale * scales)
 
 
-def _restore_bias(
-    model: schema.ModelT,
-    bias: schema.TensorT,
-    x: schema.TensorT,
-    scales: np.ndarray,
-    float_constants: Mapping[str, np.ndarray],
-) -> None:
-    values = float_constants.get(name_of(bias))
-    if values is None or bias.type not in _BIASES:
-        return
-    steps = float(x.quantization.scale[0]) * scales.astype("float64")
-    integers = np.round(values.reshape(-1) / steps).astype(_BIASES[bias.type])
+def _restore_bias(model: schema.ModelT, bias: schema.TensorT, values: np.ndarray, steps: np.ndarray) -> None:
+    # In float32, as the training computes them: integers beyond 2^24 differ otherwise.
+    integers = np.round(values / steps).astype(_BIASES[bias.type])
     model.buffers[bias.buffer].data = np.frombuffer(integers.tobytes(), np.uint8)
-    bias.quantization.scale = steps.astype("float32")
+    bias.quantization.scale = steps
     bias.quantization.zeroPoint = np.zeros(len(steps), "int64")
+
+
+def _rounding_error(values: np.ndarray | None, steps: np.ndarray) -> float:
+    """Returns how far values are from multiples of some steps, in steps; of integers that overflow, infinity."""
+    if values is None or values.size != steps.size:
+        return 0.0
+    integers = values.reshape(-1) / steps
+    largest = np.abs(integers).max(initial=0.0)
+    return float(np.abs(integers - np.round(integers)).max(initial=0.0)) if largest < 2.0**31 else np.inf
 
 
 def _constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:

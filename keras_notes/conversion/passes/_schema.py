@@ -7,7 +7,20 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["TensorRange", "add_constant", "code_index", "code_of", "constant_of", "name_of", "signatures_of"]
+# Versions of operators on integers, where it is not 2.
+_VERSIONS = {schema.BuiltinOperator.PRELU: 1}
+
+__all__ = [
+    "TensorRange",
+    "add_constant",
+    "code_index",
+    "code_of",
+    "constant_of",
+    "drop_unused_tensors",
+    "name_of",
+    "signatures_of",
+    "text_of",
+]
 
 
 class TensorRange(NamedTuple):
@@ -31,21 +44,33 @@ def code_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
     return max(known.builtinCode, known.deprecatedBuiltinCode)
 
 
-def code_index(model: schema.ModelT, code: int) -> int:
-    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing."""
+def code_index(model: schema.ModelT, code: int, version: int | None = None) -> int:
+    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing.
+
+    Args:
+        model: The objects of the file.
+        code: The code of the operator.
+        version: The version of the operator if it is missing. Defaults to that of int8 and int16.
+    """
     for index, known in enumerate(model.operatorCodes):
         if max(known.builtinCode, known.deprecatedBuiltinCode) == code:
             return index
     added = schema.OperatorCodeT()
-    added.builtinCode = added.deprecatedBuiltinCode = code
-    added.version = 2  # int8 and int16
+    # The deprecated field has 8 bits; 127 there means that the other one counts.
+    added.builtinCode, added.deprecatedBuiltinCode = code, min(code, 127)
+    added.version = _VERSIONS.get(code, 2) if version is None else version
     model.operatorCodes.append(added)
     return len(model.operatorCodes) - 1
 
 
 def name_of(tensor: schema.TensorT) -> str:
     """Returns the name of a tensor, which is bytes in a file that was read."""
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
+    return text_of(tensor.name)
+
+
+def text_of(name: bytes | str | None) -> str:
+    """Returns a name as text, which is bytes in a file that was read."""
+    return name.decode() if isinstance(name, bytes) else name or ""
 
 
 def constant_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
@@ -76,3 +101,19 @@ def add_constant(model: schema.ModelT, graph: schema.SubGraphT, tensor: schema.T
 def signatures_of(model: schema.ModelT, graph_index: int) -> list[schema.SignatureDefT]:
     """Returns the signatures that run a graph."""
     return [signature for signature in model.signatureDefs or () if signature.subgraphIndex == graph_index]
+
+
+def drop_unused_tensors(graph: schema.SubGraphT, signatures: list[schema.SignatureDefT]) -> bool:
+    """Drops the tensors that no operator uses any more, which a file would carry to the device."""
+    tensors_of = [operator.inputs for operator in graph.operators] + [operator.outputs for operator in graph.operators]
+    used = sorted({int(index) for indices in (graph.inputs, graph.outputs, *tensors_of) for index in indices} - {-1})
+    places = {-1: -1, **{index: place for place, index in enumerate(used)}}
+    changed = len(used) < len(graph.tensors)
+    graph.tensors = [graph.tensors[index] for index in used]
+    for owner in (graph, *graph.operators):
+        owner.inputs = [places[index] for index in owner.inputs]
+        owner.outputs = [places[index] for index in owner.outputs]
+    for signature in signatures:
+        for entry in (*signature.inputs, *signature.outputs):
+            entry.tensorIndex = places[entry.tensorIndex]
+    return changed

@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=tensorflow python _run_exporter.py JOB
 
-JOB is a directory with `job.json` ({"signatures", "output_names", "modules", "batch_size", "integers", "recurrent"})
+JOB is a directory with `job.json` ({"signatures", "output_names", "modules", "batch_size", "recurrent"})
 and a file `model_<signature number>.keras` for each signature. The result is JOB/saved_model.
 """
 
@@ -26,7 +26,7 @@ def export(job: Path) -> None:
         # Not in safe mode: the caller's own model, just saved by it.
         model = keras.saving.load_model(job / f"model_{number}.keras", compile=False, safe_mode=False)
         graphs.append(deploy_graph(model, name, output_names=tuple(settings["output_names"][name])))
-    arguments = {name: settings[name] for name in ("batch_size", "integers", "recurrent")}
+    arguments = {name: settings[name] for name in ("batch_size", "recurrent")}
     save_graphs(tuple(graphs), job / "saved_model", **arguments)
 
 

@@ -13,8 +13,9 @@ import keras
 from keras import ops
 
 from keras_notes._shared.types import Tensor
-from keras_notes.compression.quantization._affine import Grid
+from keras_notes.compression.quantization._affine import Grid, fake_quantize
 from keras_notes.compression.quantization._evaluator import (
+    FINEST,
     Evaluator,
     Function,
     Operand,
@@ -23,11 +24,29 @@ from keras_notes.compression.quantization._evaluator import (
     Unrounded,
     tensor_of,
 )
-from keras_notes.compression.quantization._integer_kernels import add_int, multiply_int
+from keras_notes.compression.quantization._integer_kernels import (
+    abs_int,
+    add_int,
+    leaky_relu_int,
+    multiply_int,
+    prelu_int,
+    rescale_int,
+)
 from keras_notes.compression.quantization._tracer import Step
 from keras_notes.compression.quantization.rules import Rule
 
-__all__ = ["ACTIVATION_LAYERS", "FUNCTIONS", "add", "apply_activation", "masked_softmax", "multiply", "subtract"]
+__all__ = [
+    "ACTIVATION_LAYERS",
+    "FUNCTIONS",
+    "absolute",
+    "add",
+    "apply_activation",
+    "leaky_relu",
+    "lookup",
+    "masked_softmax",
+    "multiply",
+    "subtract",
+]
 
 _Binary: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _BinaryKernel: TypeAlias = Callable[[Tensor, Grid, Tensor, Grid, Grid], Tensor]
@@ -61,17 +80,17 @@ def apply_activation(evaluator: Evaluator, name: str, value: Operand, function: 
 
 def add(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
     """Adds two operands, or an operand and a constant."""
-    return _binary(evaluator, name, a, b, ops.add, add_int)
+    return _binary(evaluator, name, a, b, ops.add, add_int, ops.maximum)
 
 
 def subtract(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
     """Subtracts two operands, or an operand and a constant."""
-    return _binary(evaluator, name, a, b, ops.subtract, functools.partial(add_int, sign=-1))
+    return _binary(evaluator, name, a, b, ops.subtract, functools.partial(add_int, sign=-1), ops.maximum)
 
 
 def multiply(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
     """Multiplies two operands, or an operand and a constant, elementwise."""
-    return _binary(evaluator, name, a, b, ops.multiply, multiply_int)
+    return _binary(evaluator, name, a, b, ops.multiply, multiply_int, ops.multiply)
 
 
 def masked_softmax(evaluator: Evaluator, name: str, scores: Operand, mask: Rounded | Tensor | None) -> Operand:
@@ -89,12 +108,16 @@ def _binary(
     b: OperandOrConstant,
     function: _Binary,
     kernel: _BinaryKernel,
+    step: _Binary,
 ) -> Unrounded:
+    """Merges two values; `step` gives the step of the merged integers from those of the values."""
     x, y = (evaluator.operand(value, name) for value in (a, b))
-    rounding = None
-    if x.grid is not None and y.grid is not None:
-        rounding = functools.partial(kernel, x.tensor, x.grid, y.tensor, y.grid)
-    return Unrounded(name, lambda: function(x.tensor, y.tensor), fuses=True, rounding=rounding)
+    compute = lambda: function(x.tensor, y.tensor)  # noqa: E731
+    if x.grid is None or y.grid is None:
+        return Unrounded(name, compute, fuses=True)
+    scales = x.grid.scale, y.grid.scale
+    rounding = functools.partial(kernel, x.tensor, x.grid, y.tensor, y.grid)
+    return Unrounded(name, compute, fuses=True, rounding=rounding, finest=lambda: step(*scales) * FINEST)
 
 
 def _linear(evaluator: Evaluator, name: str, value: Operand) -> Operand:
@@ -108,7 +131,14 @@ def _fused(function: Function) -> _Activation:
         if not isinstance(value, Rounded) and value.fuses:
             return value.then(name, function)
         x = evaluator.to_grid(value)
-        return Unrounded(name, lambda: function(x.tensor))
+        if x.grid is None:
+            return Unrounded(name, lambda: function(x.tensor))
+        before = x.grid
+
+        def round_alone(grid: Grid) -> Tensor:
+            return fake_quantize(function(rescale_int(x.tensor, before, grid)), grid)
+
+        return Unrounded(name, lambda: function(x.tensor), rounding=round_alone, finest=lambda: before.scale * FINEST)
 
     return rule
 
@@ -118,7 +148,8 @@ def _table(function: Function, fixed: dict[int, tuple[float, int]] | None = None
 
     def rule(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
         x = evaluator.to_grid(value)
-        return Unrounded(name, lambda: function(x.tensor), fixed=fixed)
+        finest = None if x.grid is None else x.grid.scale * FINEST
+        return Unrounded(name, lambda: function(x.tensor), fixed=fixed, finest=lambda: finest)
 
     return rule
 
@@ -145,12 +176,34 @@ def _hard_silu(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
     return multiply(evaluator, name, x, _hard_sigmoid(evaluator, f"{name}/hard_sigmoid", x))
 
 
-def _leaky_relu(evaluator: Evaluator, name: str, value: Operand, slope: Tensor = 0.2) -> Unrounded:
-    """Computes slope * x + (1 - slope) * relu(x), as conversion does: the quantizer leaves LEAKY_RELU in float."""
+def leaky_relu(evaluator: Evaluator, name: str, value: Operand, slope: float = 0.2) -> Unrounded:
+    """Applies a LeakyReLU with one slope."""
     x = evaluator.to_grid(value)
-    positive = relu(evaluator, f"{name}/relu", x)
-    straight = multiply(evaluator, f"{name}/multiply", x, slope)
-    return add(evaluator, name, straight, multiply(evaluator, f"{name}/multiply#2", positive, 1.0 - slope))
+    rounding = None
+    if x.grid is not None:
+        rounding = functools.partial(leaky_relu_int, x.tensor, x.grid, slope)
+    return Unrounded(name, lambda: ops.leaky_relu(x.tensor, slope), rounding=rounding)
+
+
+def absolute(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
+    """Computes the absolute value."""
+    x = evaluator.to_grid(value)
+    rounding = None if x.grid is None else functools.partial(abs_int, x.tensor, x.grid)
+    return Unrounded(name, lambda: ops.abs(x.tensor), rounding=rounding)
+
+
+def lookup(function: Function) -> _Activation:
+    """Returns the activation that looks up a function of one tensor: the nearest integer to each value."""
+    return _table(function)
+
+
+def _parametric_relu(evaluator: Evaluator, name: str, value: Operand, slopes: Tensor) -> Unrounded:
+    x, alpha = evaluator.to_grid(value), evaluator.constant(slopes, name)
+    rounding = None
+    if x.grid is not None and alpha.grid is not None:
+        rounding = functools.partial(prelu_int, x.tensor, x.grid, alpha.tensor, alpha.grid)
+    # In the form of Keras, which the converter recognizes as PRELU.
+    return Unrounded(name, lambda: ops.relu(x.tensor) + -alpha.tensor * ops.relu(-x.tensor), rounding=rounding)
 
 
 FUNCTIONS: dict[Function, _Activation] = {
@@ -164,8 +217,19 @@ FUNCTIONS: dict[Function, _Activation] = {
     keras.activations.gelu: _table(lambda x: ops.gelu(x, approximate=False)),
     keras.activations.hard_sigmoid: _hard_sigmoid,
     keras.activations.hard_silu: _hard_silu,
-    keras.activations.leaky_relu: _leaky_relu,
-}
+    keras.activations.leaky_relu: leaky_relu,
+    # Functions without an operator of their own in LiteRT: the converter's file looks them up.
+    **{
+        function: _table(function)
+        for function in (
+            keras.activations.celu, keras.activations.elu, keras.activations.exponential,
+            keras.activations.hard_shrink, keras.activations.hard_tanh, keras.activations.log_sigmoid,
+            keras.activations.mish, keras.activations.selu, keras.activations.soft_shrink,
+            keras.activations.softplus, keras.activations.softsign, keras.activations.sparse_plus,
+            keras.activations.sparse_sigmoid, keras.activations.squareplus, keras.activations.tanh_shrink,
+        )
+    },
+}  # fmt: skip
 _NAMES = {function.__name__ for function in FUNCTIONS}
 
 
@@ -179,11 +243,8 @@ def _relu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
         if layer.negative_slope == 0.0:
             return (relu if layer.max_value is None else relu6)(evaluator, step.name, value)
         if layer.max_value is None:
-            return _leaky_relu(evaluator, step.name, value, float(layer.negative_slope))
-    raise ValueError(
-        f"A ReLU must have threshold=0 and max_value=None or 6.0, because the device has no operator for others. "
-        f"Received: {step.name!r} with threshold={layer.threshold}, max_value={layer.max_value}. Give it in `skip`."
-    )
+            return leaky_relu(evaluator, step.name, value, float(layer.negative_slope))
+    return _table(layer)(evaluator, step.name, value)
 
 
 def _softmax_layer(evaluator: Evaluator, step: Step, value: Operand, mask: Tensor | None = None) -> Operand:
@@ -197,11 +258,16 @@ def _softmax_layer(evaluator: Evaluator, step: Step, value: Operand, mask: Tenso
 
 
 def _leaky_relu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
-    return _leaky_relu(evaluator, step.name, value, float(step.operation.negative_slope))
+    return leaky_relu(evaluator, step.name, value, float(step.operation.negative_slope))
 
 
 def _prelu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
-    return _leaky_relu(evaluator, step.name, value, ops.convert_to_tensor(step.operation.alpha))
+    return _parametric_relu(evaluator, step.name, value, ops.convert_to_tensor(step.operation.alpha))
+
+
+def _elu_layer(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    alpha = float(step.operation.alpha)
+    return _table(lambda x: ops.elu(x, alpha=alpha))(evaluator, step.name, value)
 
 
 ACTIVATION_LAYERS: dict[type[keras.Layer], Rule] = {
@@ -210,4 +276,5 @@ ACTIVATION_LAYERS: dict[type[keras.Layer], Rule] = {
     keras.layers.Softmax: _softmax_layer,
     keras.layers.LeakyReLU: _leaky_relu_layer,
     keras.layers.PReLU: _prelu_layer,
+    keras.layers.ELU: _elu_layer,
 }

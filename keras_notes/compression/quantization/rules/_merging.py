@@ -8,6 +8,7 @@ from typing import TypeAlias
 import keras
 from keras import ops
 
+from keras_notes._shared.types import Tree
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
     Function,
@@ -23,8 +24,11 @@ from keras_notes.compression.quantization._tracer import Step
 from keras_notes.compression.quantization.rules import Rule
 from keras_notes.compression.quantization.rules._activations import (
     FUNCTIONS,
+    absolute,
     add,
     apply_activation,
+    leaky_relu,
+    lookup,
     multiply,
     subtract,
 )
@@ -72,7 +76,9 @@ def _chain(
     return result
 
 
-def _quotient(evaluator: Evaluator, step: Step, value: Operand, divisor: OperandOrConstant) -> Unrounded:
+def _quotient(evaluator: Evaluator, step: Step, value: OperandOrConstant, divisor: OperandOrConstant) -> Operand:
+    if is_operand(divisor) and not is_operand(value) and ops.size(value) == 1:
+        return lookup(lambda x: value / x)(evaluator, step.name, divisor)
     if is_operand(divisor):
         raise ValueError(
             f"A divisor must be a constant, because the device has no operator that divides integers. Received: "
@@ -92,6 +98,29 @@ def _function(function: Function) -> Rule:
     return rule
 
 
+def _leaky_relu(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    return leaky_relu(evaluator, step.name, value, float(step.operation.negative_slope))
+
+
+def _absolute(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    return absolute(evaluator, step.name, value)
+
+
+def _negative(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
+    return multiply(evaluator, step.name, value, -1.0)
+
+
+def _elementwise(evaluator: Evaluator, step: Step, value: OperandOrConstant, *args: Tree, **kwargs: Tree) -> Operand:
+    """Looks up any function of one tensor; other arguments must be numbers."""
+    others = [leaf for leaf in keras.tree.flatten((args, kwargs)) if leaf is not None]
+    if not is_operand(value) or any(is_operand(other) or ops.size(other) != 1 for other in others):
+        raise ValueError(
+            f"An operation must be a function of one tensor and of numbers, because the device looks it up in a table. "
+            f"Received: {step.name!r} with other arguments. Give the layer around it in `skip`."
+        )
+    return lookup(lambda x: step.operation(x, *args, **kwargs))(evaluator, step.name, value)
+
+
 def _square(evaluator: Evaluator, step: Step, value: Operand) -> Unrounded:
     x = evaluator.to_grid(value)
     return multiply(evaluator, step.name, x, x)
@@ -102,6 +131,13 @@ def _cast(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
         return evaluator.to_float(value)
     return Rounded(ops.cast(evaluator.materialize(value).tensor, step.operation.dtype))
 
+
+# Functions of one tensor that LiteRT can compute in floating point.
+_ELEMENTWISE = (
+    "Ceil", "Celu", "Clip", "Cos", "Elu", "Exp", "Expm1", "Floor", "HardShrink", "HardTanh", "Log", "Log1p",
+    "LogSigmoid", "Power", "Reciprocal", "Round", "Selu", "Sign", "Sin", "SoftShrink", "Softplus", "Softsign",
+    "SparsePlus", "SparseSigmoid", "Sqrt", "Squareplus", "TanhShrink", "Threshold",
+)  # fmt: skip
 
 OPERATION_LAYERS: dict[type[keras.Layer], Rule] = {
     _LAYERS.Add: _sum,
@@ -120,6 +156,11 @@ OPERATIONS: dict[str, Rule] = {
     "Mean": _mean,
     "Square": _square,
     "Cast": _cast,
+    "LeakyRelu": _leaky_relu,
+    "Abs": _absolute,
+    "Absolute": _absolute,
+    "Negative": _negative,
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **{
         name: _function(function)
         for name, function in (

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import keras
-from keras import ops
+from keras import ops, tree
 
+from keras_notes._shared.layer_forms import up_sample_nearest
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
@@ -16,6 +17,7 @@ from keras_notes.compression.quantization._evaluator import (
     OperandOrConstant,
     Rounded,
     Unrounded,
+    Weights,
     is_operand,
     operands_of,
     tensor_of,
@@ -37,7 +39,12 @@ def concatenate(evaluator: Evaluator, name: str, values: Sequence[Operand], axis
 def reduce_mean(evaluator: Evaluator, name: str, value: Operand, axis: Tree, keepdims: bool) -> Unrounded:
     """Averages a value over some axes."""
     x = evaluator.to_grid(value)
-    return Unrounded(name, lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims))
+    compute = lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims)  # noqa: E731
+    if x.grid is None:
+        return Unrounded(name, compute)
+    axes = range(1, len(x.shape)) if axis is None else tree.flatten(axis)
+    finest = x.grid.scale / math.prod(x.shape[number] for number in axes)  # that of the sum
+    return Unrounded(name, compute, finest=lambda: finest)
 
 
 def check_channels_last(step: Step) -> None:
@@ -56,13 +63,19 @@ def _join(
     """Rounds values to a common grid, the one of the point `name`, and joins them."""
     if evaluator.format is None:
         return Rounded(function([evaluator.materialize(value).tensor for value in values]))
+    operands = [value if _can_be_rounded(value) else evaluator.to_grid(value) for value in values]
+    for operand in operands:
+        evaluator.widen(name, operand)
     rounded = [
-        evaluator.materialize(value, name)
-        if not isinstance(value, Rounded) and value.fixed is None and value.after is None
-        else evaluator.requantize(evaluator.to_grid(value), name)
-        for value in values
+        evaluator.requantize(operand, name) if isinstance(operand, Rounded) else evaluator.materialize(operand, name)
+        for operand in operands
     ]
     return evaluator.same_grid(function([value.tensor for value in rounded]), rounded[-1].grid)
+
+
+def _can_be_rounded(value: Operand) -> bool:
+    """Whether a value is not rounded yet, and can be rounded to any grid."""
+    return not isinstance(value, Rounded) and value.fixed is None and value.after is None
 
 
 def _rearrange(evaluator: Evaluator, step: Step, value: Operand, *args: Tree, **kwargs: Tree) -> Rounded:
@@ -109,25 +122,14 @@ def _up_sampling(evaluator: Evaluator, step: Step, value: Operand) -> Rounded:
     check_channels_last(step)
     x = evaluator.to_grid(value)
     sizes = (layer.size,) if isinstance(layer.size, int) else layer.size
-    for axis, size in enumerate(sizes, 1):
-        x = _repeat(evaluator, x, size, axis)
-    return x
+    return evaluator.same_grid(up_sample_nearest(x.tensor, sizes), x.grid)
 
 
-def _repeat_vector(evaluator: Evaluator, step: Step, value: Operand) -> Rounded:
+def _top_k(evaluator: Evaluator, step: Step, value: Operand) -> list[Operand]:
+    """Gives the largest values on their grid, and their indices."""
     x = evaluator.to_grid(value)
-    return evaluator.same_grid(ops.stack([x.tensor] * step.operation.n, axis=1), x.grid)
-
-
-def _repeat(evaluator: Evaluator, x: Rounded, times: int, axis: int) -> Rounded:
-    """Repeats values by stacking copies: LiteRT's quantizer leaves TILE in floating point."""
-    shape = [-1, *x.shape[1:]]
-    rows = evaluator.same_grid(
-        ops.reshape(x.tensor, (-1, math.prod(shape[1 : axis + 1]), math.prod(shape[axis + 1 :]))), x.grid
-    )
-    shape[axis] *= times
-    stacked = evaluator.same_grid(ops.stack([rows.tensor] * times, axis=2), x.grid)
-    return evaluator.same_grid(ops.reshape(stacked.tensor, shape), x.grid)
+    values, indices = step.operation(x.tensor)
+    return [evaluator.same_grid(values, x.grid), Rounded(indices)]
 
 
 def _concatenate(evaluator: Evaluator, step: Step, values: Sequence[Operand]) -> Rounded:
@@ -184,8 +186,17 @@ def _pad(evaluator: Evaluator, step: Step, value: Operand, constant_values: floa
 
 
 def _embedding(evaluator: Evaluator, step: Step, ids: OperandOrConstant) -> Rounded:
-    """Gathers rows of the table, which has a grid of its own."""
-    table = evaluator.constant(step.operation.embeddings, step.name)
+    """Gathers rows of the table, which has a grid of its own.
+
+    The device stores the table as weights: beside activations in int16 in int8, and beside those in floating point with
+    a scale for each row.
+    """
+    variable = step.operation.embeddings
+    kernel = ops.convert_to_tensor(variable, "float32")
+    if evaluator.format is None or evaluator.format.bits == 16:
+        channels = (variable.shape[0] if evaluator.format is None else 1, 1)
+        kernel, _ = evaluator.quantize_weights(Weights(f"{step.name}/table", kernel, variable, channels))
+    table = evaluator.constant(kernel, step.name)
     indices = ops.cast(tensor_of(ids), "int32")
     return evaluator.same_grid(ops.take(table.tensor, indices, axis=0), table.grid)
 
@@ -193,11 +204,17 @@ def _embedding(evaluator: Evaluator, step: Step, ids: OperandOrConstant) -> Roun
 _REARRANGING = (
     _LAYERS.Flatten, _LAYERS.Reshape, _LAYERS.Permute,
     _LAYERS.Cropping1D, _LAYERS.Cropping2D, _LAYERS.ZeroPadding1D, _LAYERS.ZeroPadding2D,
-    _LAYERS.MaxPooling1D, _LAYERS.MaxPooling2D,
+    _LAYERS.MaxPooling1D, _LAYERS.MaxPooling2D, _LAYERS.RepeatVector,
 )  # fmt: skip
 _RANDOM = (
     _LAYERS.Dropout, _LAYERS.SpatialDropout1D, _LAYERS.SpatialDropout2D, _LAYERS.SpatialDropout3D,
     _LAYERS.GaussianDropout, _LAYERS.GaussianNoise, _LAYERS.AlphaDropout, _LAYERS.ActivityRegularization,
+    _LAYERS.AugMix, _LAYERS.CutMix, _LAYERS.MixUp, _LAYERS.RandAugment, _LAYERS.RandomBrightness,
+    _LAYERS.RandomColorDegeneration, _LAYERS.RandomColorJitter, _LAYERS.RandomContrast,
+    _LAYERS.RandomElasticTransform, _LAYERS.RandomErasing, _LAYERS.RandomFlip, _LAYERS.RandomGaussianBlur,
+    _LAYERS.RandomGrayscale, _LAYERS.RandomHue, _LAYERS.RandomInvert, _LAYERS.RandomPerspective,
+    _LAYERS.RandomPosterization, _LAYERS.RandomRotation, _LAYERS.RandomSaturation, _LAYERS.RandomSharpness,
+    _LAYERS.RandomShear, _LAYERS.RandomTranslation, _LAYERS.RandomZoom,
 )  # fmt: skip
 
 SHAPE_LAYERS: dict[type[keras.Layer], Rule] = {
@@ -216,14 +233,13 @@ SHAPE_LAYERS: dict[type[keras.Layer], Rule] = {
     _LAYERS.Concatenate: _concatenate,
     _LAYERS.Maximum: _maximum,
     _LAYERS.Minimum: _minimum,
-    _LAYERS.RepeatVector: _repeat_vector,
     _LAYERS.Embedding: _embedding,
 }
 
 # Rules by the names of operation classes, which Keras does not export.
 _REARRANGING_OPERATIONS = (
     "Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Ravel", "BroadcastTo", "Swapaxes", "Moveaxis",
-    "MaxPool",
+    "MaxPool", "Max", "Min", "Repeat", "Tile", "Sort",
 )  # fmt: skip
 SHAPE_OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(_REARRANGING_OPERATIONS, _rearrange),
@@ -235,4 +251,5 @@ SHAPE_OPERATIONS: dict[str, Rule] = {
     "Minimum": _minimum,
     "Where": _where,
     "Pad": _pad,
+    "TopK": _top_k,
 }

@@ -1,0 +1,336 @@
+"""Passes around ai-edge-quantizer for the operators that it leaves in floating point.
+
+`insert_stand_ins` puts an operator that the quantizer knows, and that has the same rules for its grids, in the place of
+one that it does not know. After the quantizer, `replace_stand_ins` puts the operator itself back where LiteRT has a
+kernel on integers for it, and a lookup table otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_notes.conversion.passes._elementwise import Region, evaluate, find_regions, is_float
+from keras_notes.conversion.passes._lookup_tables import TableBuilder
+from keras_notes.conversion.passes._schema import (
+    TensorRange,
+    add_constant,
+    code_index,
+    code_of,
+    drop_unused_tensors,
+    name_of,
+    signatures_of,
+)
+
+__all__ = ["StandIns"]
+
+_OPERATORS, _OPTIONS, _TYPES = schema.BuiltinOperator, schema.BuiltinOptions, schema.TensorType
+# Functions of one tensor: the quantizer knows these, or `_Insertion` writes them in others that it knows.
+_KNOWN = frozenset(
+    {
+        _OPERATORS.ABS, _OPERATORS.ADD, _OPERATORS.EQUAL, _OPERATORS.GELU, _OPERATORS.HARD_SWISH,
+        _OPERATORS.LEAKY_RELU, _OPERATORS.LOGISTIC, _OPERATORS.MAXIMUM, _OPERATORS.MINIMUM, _OPERATORS.MUL,
+        _OPERATORS.NEG, _OPERATORS.NOT_EQUAL, _OPERATORS.RELU, _OPERATORS.RELU6, _OPERATORS.RELU_0_TO_1,
+        _OPERATORS.RELU_N1_TO_1, _OPERATORS.RESHAPE, _OPERATORS.RSQRT, _OPERATORS.SELECT, _OPERATORS.SELECT_V2,
+        _OPERATORS.SQRT, _OPERATORS.SQUARE, _OPERATORS.SQUARED_DIFFERENCE, _OPERATORS.SUB, _OPERATORS.TANH,
+    }
+)  # fmt: skip
+# Those with a kernel on integers that gives the nearest integer or its neighbour, by the type of activations. (The
+# kernels for int16 of EXP and LOG are off by 5 and by 1,583 steps.)
+_KERNELS = {
+    "int8": {
+        _OPERATORS.ABS, _OPERATORS.EXP, _OPERATORS.LEAKY_RELU, _OPERATORS.LOG, _OPERATORS.RELU6,
+        _OPERATORS.RELU_0_TO_1, _OPERATORS.RELU_N1_TO_1,
+    },
+    "int16": {_OPERATORS.ABS, _OPERATORS.LEAKY_RELU},
+}  # fmt: skip
+# Kernels that give the very integers that training computes.
+_TRAINED_KERNELS = {_OPERATORS.ABS, _OPERATORS.EXP, _OPERATORS.LEAKY_RELU, _OPERATORS.LOG}
+_CLIPS = {_OPERATORS.RELU6, _OPERATORS.RELU_0_TO_1, _OPERATORS.RELU_N1_TO_1}
+# An operator with a grid of its own for its result.
+_FUNCTION = _OPERATORS.SQRT
+# Operators whose tensors share a grid, by those that the quantizer does not know.
+_SAME_GRID = {
+    _OPERATORS.MINIMUM: _OPERATORS.MAXIMUM,
+    _OPERATORS.REDUCE_MAX: _OPERATORS.REDUCE_MIN,
+    _OPERATORS.TILE: _OPERATORS.BROADCAST_TO,
+}
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    """An operator in the place of others.
+
+    Attributes:
+        graph: Index of the graph.
+        code: Code of the operator.
+        original: Operator that it stands for; None for a function without a kernel.
+        original_code: Code of that operator.
+        region: Operators that compute the function, in the float file.
+    """
+
+    graph: int
+    code: int
+    original: schema.OperatorT | None
+    original_code: int
+    region: Region
+
+
+@dataclass
+class StandIns:
+    """The stand-ins of a file: `insert` before the quantizer, `replace` after it.
+
+    Args:
+        model: The float file, without stand-ins.
+        ranges: The range of each tensor that gets a grid, by name; gets those of tensors that are added.
+        activations_of: Function that gives the type "int8" or "int16" in which the operator that gives the tensor of
+            this name is to compute; None for any other.
+        is_trained: Whether the tensors with ranges are exactly those that are rounded.
+    """
+
+    model: schema.ModelT
+    ranges: dict[str, TensorRange]
+    activations_of: Callable[[str], str | None]
+    is_trained: bool
+    _by_result: dict[str, _StandIn] = field(default_factory=dict)
+
+    def insert(self, model: schema.ModelT) -> bool:
+        """Puts stand-ins into a copy of the float file."""
+        for index, graph in enumerate(model.subgraphs):
+            insertion = _Insertion(self, model, index, graph)
+            insertion.run()
+        return bool(self._by_result)
+
+    def replace(self, model: schema.ModelT) -> bool:
+        """Puts the operators on integers into the quantized file."""
+        for index, graph in enumerate(model.subgraphs):
+            operators = []
+            for operator in graph.operators:
+                result = graph.tensors[operator.outputs[0]] if len(operator.outputs) else None
+                stand_in = self._by_result.get(name_of(result)) if result is not None else None
+                if stand_in is None or code_of(model, operator) != stand_in.code:
+                    operators.append(operator)
+                else:
+                    operators += self._replacement(model, graph, operator, stand_in)
+            graph.operators = operators
+            drop_unused_tensors(graph, signatures_of(model, index))
+        return bool(self._by_result)
+
+    def add(self, result: str, stand_in: _StandIn) -> None:
+        """Remembers the stand-in that gives the tensor of this name."""
+        self._by_result[result] = stand_in
+
+    def _replacement(
+        self, model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, stand_in: _StandIn
+    ) -> list[schema.OperatorT]:
+        source, result = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
+        if stand_in.original is not None:
+            original = stand_in.original
+            operator.opcodeIndex = code_index(model, stand_in.original_code)
+            operator.builtinOptionsType, operator.builtinOptions = original.builtinOptionsType, original.builtinOptions
+            return [operator]
+        minimum = {_TYPES.INT8: -128, _TYPES.INT16: -32768}[result.type]
+        # For 16 bits one more, between which and the largest integer values are interpolated.
+        integers = np.arange(minimum, -minimum + (result.type == _TYPES.INT16))
+        x_scale, x_zero_point = _grid(source)
+        scale, zero_point = _grid(result)
+        x = ((integers - x_zero_point) * x_scale).astype("float32")
+        float_graph = self.model.subgraphs[stand_in.graph]
+        values = evaluate(self.model, float_graph, stand_in.region, x)
+        # Multiplied by the reciprocal in float32, as training does.
+        steps = values * (np.float32(1.0) / np.float32(scale)) + zero_point
+        shape = _new_shape(self.model, float_graph, stand_in.region)
+        builder = TableBuilder(model, graph, int(operator.inputs[0]), int(operator.outputs[0]), shape)
+        low, high = values.min(), values.max()
+        if result.type == _TYPES.INT16 and np.array_equal(values, np.clip(x, low, high)):
+            limits = np.clip(np.rint(np.array([low, high]) / x_scale), -32768, 32767).astype("<i2")
+            return builder.clip(*limits)
+        return builder.look_up(steps)
+
+
+class _Insertion:
+    """The insertion of stand-ins into a graph."""
+
+    def __init__(self, stand_ins: StandIns, model: schema.ModelT, index: int, graph: schema.SubGraphT) -> None:
+        self._stand_ins = stand_ins
+        self._model = model
+        self._index = index
+        self._graph = graph
+        # The operators in the place of one of the float file; [] for those inside of a region.
+        self._replacements: dict[int, list[schema.OperatorT]] = {}
+
+    def run(self) -> None:
+        """Puts stand-ins in the place of operators."""
+        for activations in ("int8", "int16"):
+            for region in self._regions(activations):
+                self._stand_for_region(region, activations)
+        for index, operator in enumerate(list(self._graph.operators)):
+            if index not in self._replacements and len(operator.outputs) == 1:
+                self._stand_for_operator(index, operator)
+        self._graph.operators = [
+            replacement
+            for index, operator in enumerate(self._graph.operators)
+            for replacement in self._replacements.get(index, [operator])
+        ]
+        drop_unused_tensors(self._graph, signatures_of(self._model, self._index))
+
+    def _regions(self, activations: str) -> list[Region]:
+        trained = self._stand_ins.is_trained
+        known = _KNOWN - (_CLIPS if trained or activations == "int16" else set())
+        regions = find_regions(
+            self._model,
+            self._graph,
+            # Between two tensors that training rounds nothing else has a range.
+            is_seed=lambda code: code not in known or (trained and code != _OPERATORS.RESHAPE),
+            is_integer=lambda name: self._stand_ins.activations_of(name) == activations,
+            is_pinned=lambda name: trained and name in self._stand_ins.ranges,
+        )
+        return [
+            region
+            for region in regions
+            if self._has_ranges(region.source, region.result)
+            and (len(region.operators) > 1 or self._operator(region.operators[0])[1] not in known)
+        ]
+
+    def _kernels(self, activations: str) -> set[int]:
+        kernels = _KERNELS[activations]
+        return kernels & _TRAINED_KERNELS if self._stand_ins.is_trained else kernels
+
+    def _stand_for_region(self, region: Region, activations: str) -> None:
+        operator, code = self._operator(region.operators[-1])
+        is_kernel = len(region.operators) == 1 and code in self._kernels(activations)
+        for index in region.operators[:-1]:
+            self._replacements[index] = []
+        original = operator if is_kernel else None
+        self._stand(region.operators[-1], _FUNCTION, [region.source], original, code, region)
+
+    def _stand_for_operator(self, index: int, operator: schema.OperatorT) -> None:
+        code = code_of(self._model, operator)
+        inputs = list(operator.inputs)
+        result = int(operator.outputs[0])
+        activations = self._stand_ins.activations_of(name_of(self._graph.tensors[result]))
+        if activations is None or not self._has_ranges(inputs[0] if inputs else -1, result):
+            return
+        region = Region((index,), inputs[0], result)
+        if code == _OPERATORS.NEG:
+            minus = self._constant(result, "minus_one", -1.0)
+            self._replacements[index] = [self._new(_OPERATORS.MUL, [inputs[0], minus], result, _multiplication())]
+        elif code == _OPERATORS.SQUARE:
+            self._replacements[index] = [self._new(_OPERATORS.MUL, inputs * 2, result, _multiplication())]
+        elif code in _SAME_GRID:
+            self._stand(index, _SAME_GRID[code], inputs, operator, code, region)
+        elif code == _OPERATORS.PRELU and activations == "int8":
+            self._stand(index, _OPERATORS.MUL, inputs, operator, code, region)
+        elif code == _OPERATORS.PRELU:
+            self._replacements[index] = self._parametric_relu(inputs[0], inputs[1], result)
+        elif code == _OPERATORS.HARD_SWISH and activations == "int16":
+            self._replacements[index] = self._hard_swish(inputs[0], result)
+        elif code in self._kernels(activations):
+            self._stand(index, _FUNCTION, inputs, operator, code, region)
+
+    def _stand(
+        self,
+        index: int,
+        code: int,
+        inputs: list[int],
+        original: schema.OperatorT | None,
+        original_code: int,
+        region: Region,
+    ) -> None:
+        operator = self._graph.operators[index]
+        result = int(operator.outputs[0])
+        options = (operator.builtinOptionsType, operator.builtinOptions)
+        if code in (_FUNCTION, _OPERATORS.BROADCAST_TO):
+            options = (_OPTIONS.NONE, None)
+        elif code == _OPERATORS.MUL:
+            options = _multiplication()
+        self._replacements[index] = [self._new(code, inputs, result, options)]
+        stand_in = _StandIn(self._index, code, copy.copy(original), original_code, region)
+        self._stand_ins.add(name_of(self._graph.tensors[result]), stand_in)
+
+    def _parametric_relu(self, x: int, slopes: int, result: int) -> list[schema.OperatorT]:
+        """Computes relu(x) + slopes * (x - relu(x)): the kernel of PRELU takes int16 and gives wrong results."""
+        minimum, maximum, _ = self._range(x)
+        low, high, _ = self._range(result)
+        positive = self._tensor(result, "positive", (0.0, max(maximum, 0.0)))
+        negative = self._tensor(result, "negative", (min(minimum, 0.0), 0.0))
+        scaled = self._tensor(result, "scaled", (min(low, 0.0), max(high, 0.0)))
+        return [
+            self._new(_OPERATORS.RELU, [x], positive, (_OPTIONS.NONE, None)),
+            self._new(_OPERATORS.SUB, [x, positive], negative, (_OPTIONS.SubOptions, schema.SubOptionsT())),
+            self._new(_OPERATORS.MUL, [negative, slopes], scaled, _multiplication()),
+            self._new(_OPERATORS.ADD, [positive, scaled], result, (_OPTIONS.AddOptions, schema.AddOptionsT())),
+        ]
+
+    def _hard_swish(self, x: int, result: int) -> list[schema.OperatorT]:
+        """Computes x * (relu6(x + 3) * (1 / 6)): the kernel of HARD_SWISH takes no int16."""
+        shifted = self._tensor(result, "shifted", (0.0, 6.0))
+        share = self._tensor(result, "share", (0.0, 1.0))
+        addition = schema.AddOptionsT()
+        addition.fusedActivationFunction = schema.ActivationFunctionType.RELU6
+        three, sixth = self._constant(result, "three", 3.0), self._constant(result, "sixth", 1.0 / 6.0)
+        return [
+            self._new(_OPERATORS.ADD, [x, three], shifted, (_OPTIONS.AddOptions, addition)),
+            self._new(_OPERATORS.MUL, [shifted, sixth], share, _multiplication()),
+            self._new(_OPERATORS.MUL, [x, share], result, _multiplication()),
+        ]
+
+    def _operator(self, index: int) -> tuple[schema.OperatorT, int]:
+        operator = self._graph.operators[index]
+        return operator, code_of(self._model, operator)
+
+    def _has_ranges(self, *tensors: int) -> bool:
+        """Whether tensors are float32 and have a range, or are constants."""
+        return all(
+            is_float(self._graph.tensors[tensor])
+            and (
+                name_of(self._graph.tensors[tensor]) in self._stand_ins.ranges
+                or self._model.buffers[self._graph.tensors[tensor].buffer].data is not None
+            )
+            for tensor in tensors
+        )
+
+    def _range(self, tensor: int) -> TensorRange:
+        return self._stand_ins.ranges[name_of(self._graph.tensors[tensor])]
+
+    def _new(self, code: int, inputs: list[int], result: int, options: tuple[int, object]) -> schema.OperatorT:
+        operator = schema.OperatorT()
+        operator.opcodeIndex = code_index(self._model, code)
+        operator.inputs, operator.outputs = inputs, [result]
+        operator.builtinOptionsType, operator.builtinOptions = options
+        return operator
+
+    def _tensor(self, result: int, name: str, limits: tuple[float, float]) -> int:
+        """Adds a tensor of the shape of the result, with a range."""
+        tensor = copy.copy(self._graph.tensors[result])
+        tensor.name = f"{name_of(tensor)}/{name}".encode()
+        self._graph.tensors.append(tensor)
+        self._stand_ins.ranges[name_of(tensor)] = TensorRange(*limits, max(1, len(tensor.shape)))
+        return len(self._graph.tensors) - 1
+
+    def _constant(self, result: int, name: str, value: float) -> int:
+        tensor = schema.TensorT()
+        tensor.name = f"{name_of(self._graph.tensors[result])}/{name}".encode()
+        tensor.shape, tensor.type = [1], _TYPES.FLOAT32
+        return add_constant(self._model, self._graph, tensor, np.array([value], "<f4"))
+
+
+def _multiplication() -> tuple[int, object]:
+    return _OPTIONS.MulOptions, schema.MulOptionsT()
+
+
+def _grid(tensor: schema.TensorT) -> tuple[np.float32, int]:
+    return np.float32(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+
+
+def _new_shape(model: schema.ModelT, graph: schema.SubGraphT, region: Region) -> np.ndarray | None:
+    """Returns the shape that the last RESHAPE of a region gives; None if there is none."""
+    for index in reversed(region.operators):
+        operator = graph.operators[index]
+        if code_of(model, operator) == _OPERATORS.RESHAPE:
+            return np.frombuffer(bytes(model.buffers[graph.tensors[operator.inputs[1]].buffer].data), "<i4")
+    return None

@@ -1,0 +1,137 @@
+"""Functions of one tensor in integer files: each within a step of its function, and the very integers of training."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers, ops
+
+import keras_notes as kn
+from keras_notes._litert.reader import read_tflite
+from keras_notes.compression import quantize_aware
+
+SIZE = 256
+# Not symmetric, so that the zero point is not 0; wider than every kink of the functions.
+X = np.linspace(-3.9, 4.3, 64 * SIZE, dtype="float32").reshape(64, SIZE)
+ACTIVATIONS = (
+    "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu",
+    "log_sigmoid", "mish", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus", "softsign", "sparse_plus",
+    "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink",
+)  # fmt: skip
+LAYERS = {
+    "ELU": lambda: layers.ELU(0.5),
+    "LeakyReLU": lambda: layers.LeakyReLU(negative_slope=0.01),
+    "PReLU": lambda: layers.PReLU(alpha_initializer=keras.initializers.RandomUniform(-0.5, 1.5, seed=0)),
+    "ReLU with all arguments": lambda: layers.ReLU(max_value=3, negative_slope=0.1, threshold=0.5),
+    "ReLU up to 1": lambda: layers.ReLU(max_value=1.0),
+}
+OPERATIONS = {
+    "abs": ops.abs,
+    "ceil": ops.ceil,
+    "clip": lambda x: ops.clip(x, -1.5, 0.5),
+    "clip to 1": lambda x: ops.clip(x, -1, 1),
+    "cos": ops.cos,
+    "exp": ops.exp,
+    "expm1": ops.expm1,
+    "floor": ops.floor,
+    "leaky_relu": lambda x: ops.leaky_relu(x, 0.3),
+    "log1p": lambda x: ops.log1p(ops.relu(x)),
+    "negative": ops.negative,
+    "sign": ops.sign,
+    "sin": ops.sin,
+    "softplus": ops.softplus,
+    "sqrt": lambda x: ops.sqrt(ops.relu(x)),
+    "square": ops.square,
+}
+FUNCTIONS = {
+    **{name: layers.Activation(name) for name in ACTIVATIONS},
+    **OPERATIONS,
+}
+# Steps of the output, on values that are integers of the input's grid. Half of one is the rounding of any function;
+# those of several operators round once more in each: hard_sigmoid is ADD and MUL, silu LOGISTIC and MUL.
+MAXIMUM_STEPS = 1.01
+# int16: an interpolation that is within a step of the nearest integer. GELU is LiteRT's own kernel, 2 steps off;
+# products of LOGISTIC and others round twice in 65,536ths of a range of 8.
+MAXIMUM_STEPS_INT16 = {"gelu": 3.5, "silu": 3.0, "hard_silu": 3.0, "PReLU": 2.5}
+
+
+def build(names) -> keras.Model:
+    inputs = keras.Input((SIZE,), name="x")
+    functions = {**FUNCTIONS, **{name: layer() for name, layer in LAYERS.items()}}
+    return keras.Model(inputs, {name.replace(" ", "_"): functions[name](inputs) for name in names})
+
+
+def run(bundle: kn.Bundle, x: np.ndarray) -> dict[str, np.ndarray]:
+    runner = Interpreter(str(bundle.model_path)).get_signature_runner()
+    outputs = [runner(x=sample[None]) for sample in x]
+    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+
+def values_of_integers(bundle: kn.Bundle) -> np.ndarray:
+    """Values of the input at integers of its grid: all 256, or as many of the 65,536."""
+    tensor = bundle.manifest.signatures[0].inputs[0]
+    integers = np.arange(-128, 128) if len(X) and tensor.scale > 1e-3 else np.linspace(-28000, 32767, SIZE).round()
+    return ((integers - tensor.zero_point) * tensor.scale).astype("float32")[None]
+
+
+def steps_off(bundle: kn.Bundle, model: keras.Model) -> dict[str, float]:
+    """Returns the largest error of each output in steps of its grid, at the integers of the input."""
+    x = values_of_integers(bundle)
+    actual = run(bundle, x)
+    expected = {name: ops.convert_to_numpy(values) for name, values in model(x).items()}
+    scales = {tensor.name: tensor.scale for tensor in bundle.manifest.signatures[0].outputs}
+    return {
+        # Values beyond the calibration data, which the last integers of the input are, are clipped.
+        name: float(
+            np.abs(
+                np.clip(actual[name], *limits(X, model)[name]) - np.clip(expected[name], *limits(X, model)[name])
+            ).max()
+            / scales[name]
+        )
+        for name in actual
+    }
+
+
+def limits(x: np.ndarray, model: keras.Model) -> dict[str, tuple[float, float]]:
+    return {name: (float(ops.min(values)), float(ops.max(values))) for name, values in model(x).items()}
+
+
+def test_int8_is_within_a_step_of_each_function(tmp_path):
+    model = build([*FUNCTIONS, *LAYERS])
+    bundle = kn.convert(model, tmp_path / "bundle", "static_int8", calibration=X)
+    assert kn.verify(bundle).float_islands == ()
+    steps = steps_off(bundle, model)
+    assert {name: error for name, error in steps.items() if error > MAXIMUM_STEPS} == {}
+    counts = read_tflite(bundle.model_path).operator_counts()
+    # One operator each: leaky_relu as activation, layer and operation; no sum of products.
+    assert (counts["LEAKY_RELU"], counts["PRELU"]) == (3, 1)
+
+
+@pytest.mark.slow
+def test_int16_is_within_steps_of_each_function(tmp_path):
+    model = build([*FUNCTIONS, *LAYERS])
+    bundle = kn.convert(model, tmp_path / "bundle", "int16x8", calibration=X)
+    steps = steps_off(bundle, model)
+    allowed = {name.replace(" ", "_"): error for name, error in MAXIMUM_STEPS_INT16.items()}
+    assert {name: error for name, error in steps.items() if error > allowed.get(name, 2.01)} == {}
+
+
+def test_training_computes_the_integers_of_the_file(tmp_path):
+    model = build([*FUNCTIONS, *LAYERS])
+    aware = quantize_aware(model, calibration=X)
+    bundle = kn.convert(aware, tmp_path / "bundle", golden=X[:2])
+    x = values_of_integers(bundle)
+    actual, expected = run(bundle, x), aware.predict(x, verbose=0)
+    scales = {tensor.name: tensor.scale for tensor in bundle.manifest.signatures[0].outputs}
+    differing = {name: float(np.abs(actual[name] - expected[name]).max() / scales[name]) for name in actual}
+    assert {name: error for name, error in differing.items() if error > 0.01} == {}
+
+
+def test_a_function_with_another_slope_is_noticed(tmp_path):
+    """What would be wrong if the file looked up another function."""
+    model, other = build(["LeakyReLU", "softplus"]), build(["leaky_relu", "elu"])
+    bundle = kn.convert(model, tmp_path / "bundle", "static_int8", calibration=X)
+    actual = run(bundle, values_of_integers(bundle))
+    expected = other(values_of_integers(bundle))
+    for name, changed in (("LeakyReLU", "leaky_relu"), ("softplus", "elu")):
+        assert np.abs(actual[name] - np.asarray(expected[changed])).max() > 0.1
