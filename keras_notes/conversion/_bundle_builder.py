@@ -201,6 +201,7 @@ class BundleBuilder:
             files={},
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        converted.file.share_vectors()
         if converted.reference is not None:
             inputs = self._golden[SIGNATURE].inputs
             files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
