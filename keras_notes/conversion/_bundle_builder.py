@@ -210,6 +210,7 @@ class BundleBuilder:
             files={},
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        converted.file.share_vectors()
         _log.info("running the file on a sample")
         samples = {name: run.inputs for name, run in self._golden.items()}
         run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
