@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.model import Operator, Tensor, TfliteFile
-from keras_notes._shared.layer_patterns import Path, matching_patterns
+from keras_notes._shared.models.layer_patterns import Path, matching_patterns
 from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
 from keras_notes.conversion._refusals import float_layers_of, refuse
 from keras_notes.conversion.grids._comparisons import find_input_comparisons

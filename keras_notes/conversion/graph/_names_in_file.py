@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 import keras
 
 from keras_notes._shared.keras_internals import is_keras_class, layers_of
-from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.models.layer_patterns import Path
 from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.conversion.graph._fused_lstm import is_fusible
 from keras_notes.conversion.graph._operator_scopes import known_paths, operation_names_in, output_paths

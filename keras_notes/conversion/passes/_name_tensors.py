@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import keras
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes._shared.layer_patterns import Path
-from keras_notes._shared.operation_names import name_of_scope
+from keras_notes._shared.models.layer_patterns import Path
+from keras_notes._shared.models.operation_names import name_of_scope
 from keras_notes.conversion.passes._schema import name_of, signatures_of, text_of
 
 __all__ = ["LayerNames", "name_tensors", "path_in_file", "place_of"]
