@@ -34,7 +34,7 @@ from keras_notes.bundle import (
     TrainedFigure,
 )
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs
+from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs, ranges_of
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
 from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
 from keras_notes.conversion._reference_outputs import reference_outputs
@@ -83,6 +83,7 @@ class BundleBuilder:
         self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._golden: dict[str, GraphRun] = {}
+        self._input_ranges: dict[str, dict[str, tuple[float, float]]] = {}
         graphs, ranges = [], {}
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
@@ -95,6 +96,7 @@ class BundleBuilder:
             golden_inputs = choose_golden_inputs(graph, own_golden, samples)
             self._golden[name] = graph.run(golden_inputs.arrays)
             check_finite(entry, self._golden[name].outputs, golden_inputs)
+            self._input_ranges[name] = ranges_of(samples or (golden_inputs.arrays if golden_inputs.argument else {}))
             if samples is not None:
                 ranges[name] = graph.run(samples).inputs if graph.states else golden_inputs.others(samples)
             graphs.append(graph)
@@ -188,6 +190,7 @@ class BundleBuilder:
             _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
             for graph in self.graphs
         )
+        entries = tuple(_with_ranges(entry, self._input_ranges[entry.name]) for entry in entries)
         entries = (_with_reference(entries[0], self._reference, files), *entries[1:])
         _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
         manifest = Manifest(
@@ -207,6 +210,7 @@ class BundleBuilder:
             files={},
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        converted.file.share_vectors()
         _log.info("running the file on a sample")
         samples = {name: run.inputs for name, run in self._golden.items()}
         run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
@@ -224,6 +228,12 @@ class BundleBuilder:
         file = describe_model(converted.file.model)
         audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
         return converted, file
+
+
+def _with_ranges(signature: SignatureEntry, ranges: Mapping[str, tuple[float, float]]) -> SignatureEntry:
+    """Returns a signature whose inputs state their ranges."""
+    inputs = tuple(dataclasses.replace(entry, range=ranges.get(entry.name)) for entry in signature.inputs)
+    return dataclasses.replace(signature, inputs=inputs)
 
 
 def _signature_entry(

@@ -34,6 +34,7 @@ from keras_notes.conversion.graph._names_in_file import (
     integer_forms,
     layer_names,
     layers_in,
+    missing_operations,
     paths_in_file,
     recurrent_paths,
 )
@@ -47,7 +48,7 @@ from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
-from keras_notes.conversion.passes._name_tensors import name_tensors, place_of
+from keras_notes.conversion.passes._name_tensors import name_tensors
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
 from keras_notes.conversion.passes._select_integers import select_integers
@@ -117,6 +118,7 @@ class ConversionPipeline:
         self._calibration = calibration
         self._recurrent_paths = recurrent_paths(self._graphs)
         self._lowering = parse_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
+        self._naming_pass = functools.partial(name_tensors, names=layer_names(graphs))
         self._float_files: dict[str, ModelFile] = {}
         self._calibrated: dict[str, _Calibrated] = {}
 
@@ -157,7 +159,7 @@ class ConversionPipeline:
                 self._save_model(job, forms)
                 path = self._run_converter(job, "float.tflite", int8=False)
                 file = ModelFile(path.read_bytes())
-            file.run_passes([self._name_tensors])
+            file.run_passes([self._naming_pass])
             self._float_files[key] = file
         return self._float_files[key]
 
@@ -263,7 +265,7 @@ class ConversionPipeline:
             self._save_calibration(job)
             path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
-        file.run_passes([self._name_tensors, functools.partial(set_edge_types, edges=edges)])
+        file.run_passes([self._naming_pass, functools.partial(set_edge_types, edges=edges)])
         return ConvertedFiles(file, float_file, recipes)
 
     def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
@@ -271,10 +273,7 @@ class ConversionPipeline:
         try:
             return job.run("_run_converter.py", gives, signatures=self._input_names(), int8=int8)
         except ConversionError as error:
-            path = job.directory / "lacking.json"
-            lacking = json.loads(path.read_text()) if path.exists() else []
-            names = layer_names(self._graphs)
-            operations = [(operation, "/".join(place_of(places, names))) for operation, places in lacking]
+            operations = missing_operations(job.directory / "lacking.json", self._graphs)
             described = describe_missing_operations(self._graphs[0].model, operations, job.failure)
             raise (described or error) from error
 
@@ -308,9 +307,6 @@ class ConversionPipeline:
 
     def _can_be_fused(self, recipes: RecipeByLayer) -> bool:
         return recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
-
-    def _name_tensors(self, model: schema.ModelT) -> bool:
-        return name_tensors(model, layer_names(self._graphs))
 
     def _input_names(self) -> dict[str, list[str]]:
         return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}

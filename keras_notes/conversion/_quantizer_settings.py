@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes._litert.model import TfliteFile
-from keras_notes._shared.layer_patterns import Path, matching_patterns
+from keras_notes._litert.model import Operator, Tensor, TfliteFile
+from keras_notes._shared.models.layer_patterns import Path, matching_patterns
 from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
 from keras_notes.conversion._refusals import float_layers_of, refuse
 from keras_notes.conversion.grids._comparisons import find_input_comparisons
@@ -127,6 +129,13 @@ def _with_float(recipes: RecipeByLayer, results: Sequence[str]) -> RecipeByLayer
     return dataclasses.replace(recipes, float_operators=recipes.float_operators | frozenset(results))
 
 
+# With so few weights (TFLiteConverter leaves them in float32), and in a depthwise convolution, the kernels that round
+# their inputs to integers are slower than those in floating point, and farther from the model: the mini-Xception of
+# benchmarks/real_networks was three times as slow for them. So only their weights are integers.
+_SMALL_WEIGHTS = 1024
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
 def find_float_edges(file: TfliteFile, recipes: RecipeByLayer) -> list[str]:
     """Returns which of "INPUT" and "OUTPUT" stay in floating point, because an operator there does."""
     sides = set()
@@ -152,6 +161,8 @@ def find_recipes_by_operator(
 ) -> dict[str, str]:
     """Returns the recipe of each operator whose recipe is not the default, by the names of its results.
 
+    Operators of "dynamic_int8" with few weights, and depthwise convolutions, have "weight_only_int8" instead.
+
     Args:
         file: The description of the float file.
         recipes: The recipes.
@@ -165,6 +176,7 @@ def find_recipes_by_operator(
     by_operator: dict[str, str] = {}
     matched = {pattern for path in known_paths for pattern in matching_patterns(recipes.layers, path)}
     loops: list[Path] = []
+    small = _find_small_operators(file)
     for graph in file.graphs:
         for operator in graph.operators:
             scope = ";".join(graph.tensors[index].name for index in operator.outputs if index >= 0)
@@ -173,7 +185,9 @@ def find_recipes_by_operator(
             matched.update(recipes.patterns_of(result))
             if operator.name == "WHILE" and recipe.is_integer:
                 loops.append(layers_of_tensor(result))
-            if recipe != recipes.default:
+            if recipe.name == "dynamic_int8" and id(operator) in small:
+                by_operator[scope] = "weight_only_int8"
+            elif recipe != recipes.default:
                 by_operator[scope] = recipe.name
     unmatched = sorted(set(recipes.layers) - matched)
     if unmatched and not trained:
@@ -232,3 +246,20 @@ def check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
             f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
             f"lowering 'loop'."
         )
+
+
+def _find_small_operators(file: TfliteFile) -> set[int]:
+    """Returns the `id` of each operator, outside of loops, with few weights or a depthwise kernel of its own."""
+    uses = Counter(graph.tensors[index].buffer for graph in file.graphs for o in graph.operators for index in o.inputs)
+    graphs = [file.graph(signature) for signature in file.signatures]
+
+    def is_small(operator: Operator, weights: Tensor) -> bool:
+        few = operator.name == "DEPTHWISE_CONV_2D" or math.prod(weights.shape) < _SMALL_WEIGHTS
+        return few and weights.is_constant and uses[weights.buffer] == 1
+
+    return {
+        id(operator)
+        for graph in graphs
+        for operator in graph.operators
+        if operator.name in _WEIGHTED and is_small(operator, graph.tensors[operator.inputs[1]])
+    }

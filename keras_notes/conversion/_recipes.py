@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.models.layer_patterns import Path, last_match, matching_patterns
 from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES, canonical_recipe
 from keras_notes.bundle import Tolerance
 

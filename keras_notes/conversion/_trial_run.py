@@ -16,7 +16,7 @@ import numpy as np
 from keras_notes._litert import client as tflite_process
 from keras_notes._litert.model import TfliteFile
 from keras_notes._litert.sandbox import Limits
-from keras_notes._shared.layer_patterns import Path as LayerPath
+from keras_notes._shared.models.layer_patterns import Path as LayerPath
 from keras_notes.bundle import SignatureEntry
 from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
 from keras_notes.conversion._refusals import float_layers_of, refuse
