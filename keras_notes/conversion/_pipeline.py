@@ -202,7 +202,7 @@ class ConversionPipeline:
                 float_file.model, ranges, recipes, edges, self._calibration, self._input_ranges
             )
         description = describe_model(float_file.model)
-        stand_ins = StandIns(float_file.model, dict(ranges), functools.partial(_integers_of, recipes), self.is_trained)
+        stand_ins = StandIns(float_file.model, dict(ranges), recipes.integers_of, self.is_trained)
         known_file = float_file.copy()
         known_file.run_passes([stand_ins.insert])
         with self._job(recipes) as job:
@@ -340,9 +340,3 @@ class ConversionPipeline:
         subject = f"The model {self._graphs[0].model.name!r}"
         with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
             yield Job(Path(directory), f"{subject} could not be converted with the recipe {recipes.default.name!r}")
-
-
-def _integers_of(recipes: RecipeByLayer, tensor_name: str) -> str | None:
-    """Returns the integer type in which the operator that gives a tensor computes; None for floating point."""
-    recipe = recipes.recipe_of(tensor_name)
-    return recipe.activations if recipe.is_integer else None
