@@ -14,7 +14,7 @@ from keras_notes._shared.types import ArrayLike
 from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.errors import ConversionError
 
-__all__ = ["GOLDEN_SAMPLES", "GoldenInputs", "check_finite", "choose_golden_inputs"]
+__all__ = ["GOLDEN_SAMPLES", "GoldenInputs", "check_finite", "choose_golden_inputs", "ranges_of"]
 
 GOLDEN_SAMPLES = 32
 # Golden samples are held out of the calibration if three quarters of the samples are left for the ranges.
@@ -170,3 +170,13 @@ def _takes(layer: keras.Layer, tensor: keras.KerasTensor) -> bool:
 
 def _count(arrays: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(arrays.values())))
+
+
+def ranges_of(samples: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Returns minimum and maximum of each input of finite numbers, in the digits of its type."""
+    ends = {name: (a.min(), a.max()) for name, a in samples.items() if a.size and a.dtype.kind in "iuf"}
+    return {
+        name: (float(str(low)), float(str(high)))
+        for name, (low, high) in ends.items()
+        if np.isfinite([low, high]).all()
+    }

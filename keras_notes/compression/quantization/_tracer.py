@@ -23,10 +23,10 @@ from keras_notes._shared.keras_internals import (
     nodes_in_order,
     output_structure_of,
 )
-from keras_notes._shared.layer_forms import call_time_distributed
-from keras_notes._shared.layer_patterns import Path, layers_by_path
-from keras_notes._shared.operation_names import operation_names
-from keras_notes._shared.types import Operation, Tree
+from keras_notes._shared.models.layer_forms import call_time_distributed
+from keras_notes._shared.models.layer_patterns import Path, layers_by_path
+from keras_notes._shared.models.operation_names import operation_paths
+from keras_notes._shared.types import Node, Operation, Tree
 
 __all__ = ["Program", "Ref", "Refusal", "Step", "StepsRefusedError", "trace"]
 
@@ -196,18 +196,18 @@ class _Tracer:
 
     def _walk(self, function: keras.Function, inputs: list[Ref], path: tuple[str, ...]) -> Tree:
         known = {id(tensor): ref for tensor, ref in zip(function.inputs, inputs, strict=True)}
-        names = operation_names(function)
+        paths = operation_paths(function)
         for node in nodes_in_order(function):
             arguments = (node.arguments.args, node.arguments.kwargs)
             args, kwargs = _replace_leaves(arguments, lambda tensor: known[id(tensor)], keras.KerasTensor)
-            name = names.get(id(node.operation), node.operation.name)
-            outputs = self._node(node, args, kwargs, (*path, name))
+            own = paths.get(id(node.operation), (node.operation.name,))
+            outputs = self._node(node, args, kwargs, path, own)
             known.update(zip(map(id, node.outputs), tree.flatten(outputs), strict=True))
         refs = [known[id(tensor)] for tensor in function.outputs]
         return tree.pack_sequence_as(output_structure_of(function), refs)
 
-    def _node(self, node: Operation, args: Tree, kwargs: Tree, own: tuple[str, ...]) -> list[Ref]:
-        operation = node.operation
+    def _node(self, node: Node, args: Tree, kwargs: Tree, around: Path, name_in_graph: Path) -> list[Ref]:
+        operation, own = node.operation, (*around, *name_in_graph)
         is_layer = isinstance(operation, keras.Layer)
         computes_integers = not self._is_float(own) and any("float" in tensor.dtype for tensor in node.outputs)
         if computes_integers and is_layer:
@@ -227,7 +227,7 @@ class _Tracer:
             computes_integers = False
         refs = [Ref(self.number(tensor)) for tensor in node.outputs]
         # Files of earlier versions have these names: the class in small letters, numbered over all uses.
-        name = "/".join(own if is_layer else (*own[:-1], type(operation).__name__.lower()))
+        name = "/".join(own if is_layer else (*around, type(operation).__name__.lower()))
         self._names[name] += 1
         name = name if self._names[name] == 1 else f"{name}#{self._names[name]}"
         outputs = tuple(ref.index for ref in refs)

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import keras
 
 from keras_notes._shared.checks import received
-from keras_notes._shared.keras_internals import layers_of, quantized_by_keras
+from keras_notes._shared.keras_internals import is_keras_class, layers_of, quantized_by_keras
 from keras_notes.errors import ConversionError
 
-__all__ = ["check_convertible", "describe_missing_operations"]
+__all__ = ["check_convertible", "describe_missing_operations", "modules_of_custom_layers"]
 
 # Layers that look values up, count or hash them, which a .tflite file cannot.
 _PREPROCESSING = tuple(
@@ -78,6 +78,22 @@ def describe_missing_operations(
         _outside(model) if tables else "Replace it by operations that LiteRT has, or compute it outside of the model."
     )
     return ConversionError(f"{failure}: LiteRT must have every operation of it. Received: {names}. {advice}")
+
+
+def modules_of_custom_layers(layers: Iterable[keras.Layer]) -> list[str]:
+    """Returns the modules that define the layers which are not Keras's own.
+
+    Raises:
+        ConversionError: If one is defined in the program itself, which another process cannot import.
+    """
+    custom = {layer_class for layer_class in map(type, layers) if not is_keras_class(layer_class)}
+    if own := sorted(layer_class.__name__ for layer_class in custom if layer_class.__module__ == "__main__"):
+        raise ConversionError(
+            f"On the backend {keras.backend.backend()!r}, custom layers must be defined in a module, which the "
+            f"converter's process imports. Received: {own}, defined in the program itself. Move them to a module, "
+            f"registered by @keras.saving.register_keras_serializable()."
+        )
+    return sorted({layer_class.__module__ for layer_class in custom})
 
 
 def _outside(model: keras.Model) -> str:

@@ -1,13 +1,14 @@
 """Names of operations: the same in every process, and carried by scopes."""
 
 import keras
+import pytest
 from keras import layers, ops
 
-from keras_notes._shared.operation_names import name_of_scope, open_scopes, operation_names
+from keras_notes._shared.models.operation_names import name_of_scope, open_scopes, operation_paths
 
 
 def names_of(function):
-    return list(operation_names(function).values())
+    return ["/".join(path) for path in operation_paths(function).values()]
 
 
 def two_sums(x):
@@ -34,6 +35,16 @@ def test_an_operation_keeps_a_name_that_was_chosen_for_it():
     inputs = keras.Input((4,))
     doubled = Double(name="twice")(Double()(inputs))
     assert names_of(keras.Model(inputs, doubled)) == ["double", "twice"]
+
+
+@pytest.mark.parametrize("layer", [layers.Masking(name="masks"), layers.Embedding(5, 3, mask_zero=True, name="masks")])
+def test_operations_of_a_mask_belong_to_the_layer_that_makes_it(layer):
+    shape = (4,) if isinstance(layer, layers.Embedding) else (4, 3)
+    inputs = keras.Input(shape)
+    hidden = layers.LSTM(2, return_sequences=True)(layer(inputs))
+    model = keras.Model(inputs, layers.LSTM(2)(hidden)[:, ::-1])
+    assert {name.partition("/")[0] for name in names_of(model)} == {"masks", "get_item"}
+    assert "masks/not_equal" in names_of(model)
 
 
 def test_scopes_carry_names_with_numbers():

@@ -13,27 +13,53 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_notes._shared.keras_internals import nodes_in_order
-from keras_notes._shared.types import Operation
+from keras_notes._shared.keras_internals import get_mask, nodes_in_order, operation_of
+from keras_notes._shared.models.layer_patterns import Path
+from keras_notes._shared.types import Node, Operation
 
-__all__ = ["class_name_of", "name_of_scope", "open_scopes", "operation_names"]
+__all__ = ["class_name_of", "name_of_scope", "open_scopes", "operation_paths"]
 
 # A scope of TensorFlow must not have "#".
 _SCOPE_NUMBER = ".number."
 
 
-def operation_names(function: keras.Function) -> dict[int, str]:
-    """Returns the names of the operations of a graph that are not layers, by their `id`."""
-    names: dict[int, str] = {}
-    counts: Counter[str] = Counter()
+def operation_paths(function: keras.Function) -> dict[int, Path]:
+    """Returns the paths of the operations of a graph that are not layers, by their `id`.
+
+    A path is the name of the operation; before it is the name of a layer if the operation computes the mask of one.
+    """
+    paths: dict[int, Path] = {}
+    owners: dict[int, str] = {}
+    counts: Counter[Path] = Counter()
+    for node in nodes_in_order(function):
+        if isinstance(node.operation, keras.Layer):
+            for operation in _mask_operations(node):
+                owners.setdefault(id(operation), node.operation.name)
     for node in nodes_in_order(function):
         operation = node.operation
-        if isinstance(operation, keras.Layer) or id(operation) in names:
+        if isinstance(operation, keras.Layer) or id(operation) in paths:
             continue
-        name = _name_without_number(operation)
-        counts[name] += 1
-        names[id(operation)] = name if counts[name] == 1 else f"{name}#{counts[name]}"
-    return names
+        around = (owners[id(operation)],) if id(operation) in owners else ()
+        path = (*around, _name_without_number(operation))
+        counts[path] += 1
+        paths[id(operation)] = path if counts[path] == 1 else (*around, f"{path[-1]}#{counts[path]}")
+    return paths
+
+
+def _mask_operations(node: Node) -> Iterator[Operation]:
+    """Yields the operations that compute the masks of a layer's outputs from its inputs and their masks."""
+    masks = [get_mask(tensor) for tensor in node.input_tensors]
+    known = {id(tensor) for tensor in (*node.input_tensors, *masks)}
+    tensors = [get_mask(tensor) for tensor in node.outputs]
+    while tensors:
+        tensor = tensors.pop()
+        if tensor is None or id(tensor) in known:
+            continue
+        known.add(id(tensor))
+        operation, sources = operation_of(tensor)
+        if operation is not None and not isinstance(operation, keras.Layer):
+            yield operation
+            tensors.extend(sources)
 
 
 def class_name_of(operation: Operation) -> str:
