@@ -173,7 +173,7 @@ def _convert(options: argparse.Namespace) -> None:
         if options.verbose or sys.stderr.isatty():
             _log_to_stderr()
         bundle = convert(_arguments.load_model(options.model, options.trust), options.output, **arguments)
-        report = verify(bundle)
+        report = verify(bundle, *(arguments.get("validation_data") or ()))
     options.choice = read_choice(bundle)
     if options.choice is not None and not options.json:
         print(options.choice)
