@@ -36,11 +36,12 @@ from keras_notes.bundle import (
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs, ranges_of
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
 from keras_notes.conversion._reference_outputs import reference_outputs
 from keras_notes.conversion._refusals import complete_remedy
 from keras_notes.conversion._tensor_errors import tensor_errors
 from keras_notes.conversion._trained_figures import measure_trained
+from keras_notes.conversion._trial_run import run_trial
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.errors import ConversionError
 
@@ -76,6 +77,7 @@ class BundleBuilder:
         batch_size: int | None = 1,
         lowering: str | Mapping[str, str] = "auto",
         reference: keras.Model | ArrayLike | None = None,
+        input_range: InputRange | None = None,
     ) -> None:
         self._labels = labels
         self._preprocessing = preprocessing
@@ -102,7 +104,10 @@ class BundleBuilder:
         self.name = model.name
         self.graphs = tuple(graphs)
         self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
-        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
+        names = {name for graph in graphs for name in graph.input_specs}
+        self._pipeline = ConversionPipeline(
+            self.graphs, batch_size, ranges, lowering, parse_input_range(input_range, names)
+        )
 
     def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
@@ -179,6 +184,7 @@ class BundleBuilder:
             if not try_remedy or error.remedy is None or self._pipeline.is_trained:
                 raise
             raise complete_remedy(error, lambda other: self._convert(other, edges)) from error
+        recipes = converted.recipes
         files: dict[str, bytes] = {}
         entries = tuple(
             _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
@@ -192,7 +198,7 @@ class BundleBuilder:
             manifest_sha256="",
             name=self.name,
             recipe=recipes.default.name,
-            exceptions={pattern: recipe.name for pattern, recipe in recipes.layers.items()},
+            exceptions=recipes.exceptions,
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
@@ -204,6 +210,10 @@ class BundleBuilder:
             files={},
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        converted.file.share_vectors()
+        _log.info("running the file on a sample")
+        samples = {name: run.inputs for name, run in self._golden.items()}
+        run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
             inputs = self._golden[SIGNATURE].inputs
             files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
@@ -216,7 +226,7 @@ class BundleBuilder:
         converted = self._pipeline.run(recipes, edges)
         _log.info("auditing the file")
         file = describe_model(converted.file.model)
-        audit(file, self.name, recipes, trained=self._pipeline.is_trained)
+        audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
         return converted, file
 
 
