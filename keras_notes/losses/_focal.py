@@ -251,7 +251,9 @@ def _check_share(alpha: float, exclusive: bool) -> float:
     try:
         return check_between("alpha", alpha, 0.0, 1.0)
     except ValueError as error:
-        remedy = "a list with one weight a class" if exclusive else "{0: weight of a label not set, 1: weight of one set}"
+        remedy = (
+            "a list with one weight a class" if exclusive else "{0: weight of a label not set, 1: weight of one set}"
+        )
         call = "class_balanced_alpha(counts)"
         raise ValueError(
             f"{error} Weights beyond 1 are given for all classes: {remedy}, such as "
