@@ -41,6 +41,8 @@ MODULES = {
     "sequence decoding": "sequence.decoding",
     "translation": "translation.program",
     "real_networks": "real_networks.program",
+    "verdicts table": "verdicts.table",
+    "verdicts draws": "verdicts.draws",
     "devices table": "devices.table",
     "devices web": "devices.web",
 }

@@ -4,6 +4,7 @@
     └── KerasNotesError
         ├── BundleError         a bundle that is missing, malformed, damaged or in the way
         ├── ConversionError     a model that could not be converted as asked
+        ├── QuantizationError   a model with layers that cannot compute in integers; a ValueError too
         └── VerificationError   a converted model that is not equal to the trained one
 
 Wrong arguments are plain ``ValueError`` and ``TypeError``, as in Keras.
@@ -11,9 +12,13 @@ Wrong arguments are plain ``ValueError`` and ``TypeError``, as in Keras.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-__all__ = ["BundleError", "ConversionError", "KerasNotesError", "VerificationError"]
+__all__ = ["BundleError", "ConversionError", "KerasNotesError", "QuantizationError", "VerificationError"]
+
+# Keyword arguments: of any type.
+_Arguments: TypeAlias = dict[str, Any]
 
 
 class KerasNotesError(Exception):
@@ -49,6 +54,15 @@ class BundleError(KerasNotesError):
 class ConversionError(KerasNotesError):
     """A model could not be converted as asked.
 
+    Args:
+        message: Text of the error.
+        remedies: Arguments of `convert` with which the model converts, the best first; none if there are none.
+        problems: What stands in the way, a sentence each. Defaults to the message.
+
+    Attributes:
+        remedies: The same arguments, each a dict of keyword arguments.
+        problems: The same sentences.
+
     Example:
         >>> import keras
         >>> import keras_notes as kn
@@ -59,6 +73,48 @@ class ConversionError(KerasNotesError):
         ...     print(error)  # doctest: +ELLIPSIS
         Every size of an input but the batch must be known. Received: shape (None, None, 3) for the input 'samples'. ...
     """
+
+    def __init__(
+        self, message: str, remedies: Sequence[_Arguments] = (), problems: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.remedies = tuple(remedies)
+        self.problems = (message,) if problems is None else tuple(problems)
+
+    @property
+    def remedy(self) -> _Arguments | None:
+        """The best of the remedies; None if there is none."""
+        return self.remedies[0] if self.remedies else None
+
+
+class QuantizationError(KerasNotesError, ValueError):
+    """A model has layers or operations that cannot compute in integers.
+
+    Args:
+        message: Text of the error.
+        remedy: Arguments of `quantize_aware` with which the model is taken.
+        problems: What stands in the way, a sentence each.
+
+    Attributes:
+        remedy: The same arguments, a dict of keyword arguments.
+        problems: The same sentences.
+
+    Example:
+        >>> import keras
+        >>> from keras_notes.compression import quantize_aware
+        >>> inputs = keras.Input((8,))
+        >>> model = keras.Model(inputs, keras.ops.cumsum(keras.layers.Dense(4)(inputs), axis=1))
+        >>> try:
+        ...     quantize_aware(model)
+        ... except QuantizationError as error:
+        ...     print(error.remedy)
+        {'skip': ['cumsum']}
+    """
+
+    def __init__(self, message: str, remedy: _Arguments, problems: Sequence[str]) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.problems = tuple(problems)
 
 
 class VerificationError(KerasNotesError):

@@ -7,20 +7,22 @@ them by name, so that a release of Keras that changes one fails there first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 from keras import tree
 from keras.src import backend as keras_backend
 from keras.src.losses.loss import unscale_loss_for_distribution
 
-from keras_notes._shared.types import Node, Operation, Tensor, Tree
+from keras_notes._shared.types import DType, Node, Operation, Tensor, Tree
 
 __all__ = [
     "created_weights_of",
     "custom_classes_of",
     "functional_of",
     "get_mask",
+    "half_precision_attributes",
     "input_structure_of",
     "is_keras_class",
     "is_keras_operation",
@@ -31,10 +33,13 @@ __all__ = [
     "output_structure_of",
     "owns_loss",
     "patch_backend_function",
+    "quantized_by_keras",
     "set_mask",
     "takes_training",
     "unscale_loss_for_distribution",
 ]
+
+_HALF_PRECISION = ("float16", "bfloat16")
 
 
 def layers_of(model: keras.Layer, *, include_self: bool = True) -> Iterator[keras.Layer]:
@@ -100,6 +105,34 @@ def output_index_of(tensor: keras.KerasTensor) -> int:
 def is_keras_class(cls: type) -> bool:
     """Returns whether a class is Keras's own."""
     return cls.__module__.startswith("keras.")
+
+
+def half_precision_attributes(layers: Iterable[keras.Layer]) -> list[tuple[Any, str, DType]]:
+    """Returns what makes layers compute in half precision: objects, the attribute of each, and its value in float32.
+
+    These are the policies of layers, the inputs of nested functional models, to whose types Keras casts what such a
+    model is called on, and casts that are operations.
+    """
+    attributes: list[tuple[Any, str, DType]] = []
+    for layer in layers:
+        if layer.compute_dtype in _HALF_PRECISION:
+            attributes.append((layer, "dtype_policy", keras.DTypePolicy("float32")))
+        function = functional_of(layer)
+        if function is None:
+            continue
+        sources = [(tensor, operation_of(tensor)[0]) for tensor in function.inputs]
+        for part in (part for source in sources for part in source):
+            if getattr(part, "_dtype", None) in _HALF_PRECISION:
+                attributes.append((part, "_dtype", "float32"))
+        for node in nodes_in_order(function):
+            if type(node.operation).__name__ == "Cast" and node.operation.dtype in _HALF_PRECISION:
+                attributes.append((node.operation, "dtype", "float32"))
+    return attributes
+
+
+def quantized_by_keras(model: keras.Layer) -> list[keras.Layer]:
+    """Returns the layers of a model that Keras's own `quantize` has changed."""
+    return [layer for layer in layers_of(model) if getattr(layer, "quantization_mode", None) is not None]
 
 
 def is_keras_operation(operation: Operation) -> bool:

@@ -62,7 +62,7 @@ def is_source(values: object, shapes: _Shapes | None) -> bool:
         return _is_list_of_elements(values, shapes)
     if values is None or isinstance(values, (str, bytes, Mapping)) or hasattr(values, "__array__"):
         return False
-    is_indexed = hasattr(values, "__getitem__") and hasattr(values, "__len__")
+    is_indexed = hasattr(values, "__getitem__") and (hasattr(values, "__len__") or hasattr(values, "num_batches"))
     return hasattr(values, "__iter__") or is_indexed or _is_function(values)
 
 

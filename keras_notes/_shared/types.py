@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["ArrayLike", "Config", "DType", "Json", "Node", "Operation", "Tensor", "Tree"]
+__all__ = ["ArrayLike", "Config", "DType", "Json", "Node", "Operation", "Store", "Tensor", "Tree"]
 
 Tensor: TypeAlias = Any
 """A tensor of the backend in use, a `keras.KerasTensor`, or a NumPy array where `keras.ops` takes any of them."""
@@ -24,6 +24,9 @@ Operation: TypeAlias = Any
 
 Node: TypeAlias = Any
 """A node of a Keras graph: an operation, the tensors that it takes, and the tensors that it returns."""
+
+Store: TypeAlias = Any
+"""A mapping of arrays, in which Keras keeps the variables of a layer."""
 
 Json: TypeAlias = Any
 """A value that `json` writes and reads."""

@@ -2,6 +2,7 @@
 
 from keras_notes.bundle._bundle import Bundle, as_bundle, check_target, open_bundle, write_bundle
 from keras_notes.bundle._candidates import CANDIDATES_FILE, Candidate, Choice, read_choice
+from keras_notes.bundle._distance import Distance, distance_between
 from keras_notes.bundle._manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -27,6 +28,7 @@ __all__ = [
     "Bundle",
     "Candidate",
     "Choice",
+    "Distance",
     "FileEntry",
     "Manifest",
     "SignatureEntry",
@@ -37,6 +39,7 @@ __all__ = [
     "TrainedFigure",
     "as_bundle",
     "check_target",
+    "distance_between",
     "open_bundle",
     "read_choice",
     "read_tensor_errors",

@@ -83,6 +83,11 @@ class Bundle:
     directory: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        # Without the manifest, whose hashes and entries fill a screen.
+        name, recipe = self.manifest.name, self.manifest.recipe
+        return f"Bundle({str(self.directory)!r}, name={name!r}, recipe={recipe!r}, model_bytes={self.model_bytes})"
+
     @property
     def model_path(self) -> Path:
         """Path of the .tflite file."""
@@ -106,7 +111,6 @@ class Bundle:
             >>> [bundle.manifest.labels[index] for index in outputs["output"].argmax(-1)[:3]]
             ['diagonal', 'column', 'row']
         """
-
         inputs, outputs = (
             {entry.name: self._read(signature, entry, entry.golden) for entry in entries}
             for entries in (signature.inputs, signature.outputs)

@@ -114,7 +114,19 @@ class Choice:
             table.append([f"{'*' if index == self.chosen else ' '} {recipe}", *figures])
         reasons = ["", *(f"  {candidate.reason}".rstrip() for candidate in self.candidates)]
         lines = (line + reason for line, reason in zip(align(table, left=2), reasons, strict=True))
-        return "\n".join([self.rule, *lines])
+        return "\n".join([self.rule, *lines, *self._smaller_files()])
+
+    def _smaller_files(self) -> list[str]:
+        """Returns a line for a smaller file within the budget, which was not chosen because it is much slower."""
+        chosen = self.candidates[self.chosen]
+        if self.prefer != "bytes" or self.chosen < 0 or chosen.bytes is None or not chosen.p50_ms:
+            return []
+        fitting = [candidate for candidate in self.candidates if not candidate.reason]
+        smallest = min(fitting, key=lambda candidate: (candidate.bytes or 0, candidate.p50_ms or 0.0))
+        if smallest.bytes is None or smallest.p50_ms is None or smallest.bytes >= chosen.bytes:
+            return []
+        saved, times = chosen.bytes - smallest.bytes, smallest.p50_ms / chosen.p50_ms
+        return [f"{smallest.recipe} is {saved:,d} bytes smaller, but takes {times:.1f} times as long"]
 
 
 def read_choice(bundle: Bundle) -> Choice | None:

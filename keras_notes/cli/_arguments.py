@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
+from keras_notes._shared.checks import check_choice
+from keras_notes._shared.recipe_names import AUTO, RECIPES, canonical_recipe
 from keras_notes._shared.types import ArrayLike, Config
 
-__all__ = ["load_arrays", "load_labelled", "load_model", "parse_recipe"]
+if TYPE_CHECKING:
+    import keras
+
+__all__ = [
+    "check_model_exists",
+    "conversion_arguments",
+    "load_arrays",
+    "load_data",
+    "load_labelled",
+    "load_model",
+    "parse_recipe",
+]
+
+# Their classes are registered with Keras when they are imported.
+_REGISTERING = ("compression", "distillation", "layers", "losses")
+
+
+def check_model_exists(source: str) -> None:
+    """Raises ValueError if a path leads nowhere: before Keras is imported, which takes seconds."""
+    if ":" not in source and not Path(source).exists():
+        raise ValueError(f"MODEL must be a .keras file, a SavedModel or MODULE:FUNCTION. Received: no file {source!r}.")
 
 
 def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
-    """Loads a `.keras` file in safe mode, a SavedModel, or the model that a function "module:function" returns.
+    """Loads a `.keras` or `.h5` file in safe mode, a SavedModel, or what a function "module:function" returns.
 
     Args:
         source: A path, or "module:function".
@@ -27,6 +50,12 @@ def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
     Raises:
         ValueError: If it is none of them, or cannot be loaded.
     """
+    import keras
+
+    from keras_notes.conversion import load_keras2_model
+
+    for name in _REGISTERING:
+        importlib.import_module(f"keras_notes.{name}")
     if (where := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, where)
     for name in trusted:
@@ -37,6 +66,8 @@ def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
     if path.is_dir():
         return _load_saved_model(path)
     try:
+        if path.suffix in (".h5", ".hdf5"):
+            return load_keras2_model(path)
         # Always in safe mode: a model may hold code, and files are untrusted.
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file may raise anything from BadZipFile to KeyError
@@ -44,6 +75,28 @@ def load_model(source: str, trusted: Sequence[str]) -> keras.Model:
             f"{source!r} cannot be loaded as a Keras model: {error}. If its layers are yours, name the module that "
             f"registers them: --trust MODULE."
         ) from error
+
+
+def conversion_arguments(options: argparse.Namespace) -> Config:
+    """Returns the arguments of `convert` that options of the command line stand for, with the files that they name.
+
+    Args:
+        options: Options of the command `convert`.
+    """
+    return {
+        "recipe": parse_recipe(options.recipe, options.layer),
+        "edges": options.edges,
+        "calibration": load_arrays(options.calibration),
+        "golden": load_arrays(options.golden),
+        "labels": None if options.labels is None else options.labels.read_text().splitlines(),
+        "preprocessing": options.preprocessing,
+        "tokenizer": options.tokenizer,
+        "batch_size": None if options.any_batch else 1,
+        "validation_data": load_labelled(options.x, options.y),
+        "accuracy_budget": options.accuracy_budget,
+        "prefer": options.prefer,
+        "overwrite": options.overwrite,
+    }
 
 
 def load_arrays(path: Path | None) -> np.ndarray | dict[str, np.ndarray] | None:
@@ -72,6 +125,24 @@ def load_labelled(x: Path | None, y: Path | None) -> tuple[ArrayLike, ArrayLike]
     return None if x is None else (load_arrays(x), load_arrays(y))
 
 
+def load_data(data: Path | None, x: Path | None, y: Path | None) -> tuple[ArrayLike | None, ArrayLike | None]:
+    """Loads labelled samples from one .npz file with y and x, or y and each input by name; or from two files.
+
+    Raises:
+        ValueError: If the file does not hold them, or both forms are given.
+    """
+    if data is None:
+        return load_labelled(x, y) or (None, None)
+    arrays = load_arrays(data)
+    if x is not None or y is not None or not isinstance(arrays, dict) or "y" not in arrays or len(arrays) < 2:
+        raise ValueError(
+            f"`--data` must be a .npz file with the arrays x and y, in the place of `-x` and `-y`. "
+            f"Received: {str(data)!r} with {sorted(arrays) if isinstance(arrays, dict) else 'one array'}."
+        )
+    labels = arrays.pop("y")
+    return (arrays["x"] if set(arrays) == {"x"} else arrays), labels
+
+
 def parse_recipe(default: str, layers: Sequence[str]) -> str | Config:
     """Returns the recipe, with exceptions that are written as "PATTERN=RECIPE".
 
@@ -79,7 +150,7 @@ def parse_recipe(default: str, layers: Sequence[str]) -> str | Config:
         ValueError: If one has no "=".
     """
     if not layers:
-        return default
+        return check_choice("recipe", canonical_recipe(default), (*RECIPES, AUTO))
     pairs = [layer.partition("=") for layer in layers]
     if wrong := [layer for layer, (_, equals, _) in zip(layers, pairs, strict=True) if not equals]:
         raise ValueError(f"`--layer` must be PATTERN=RECIPE. Received: {wrong[0]!r}.")
@@ -103,6 +174,8 @@ def _build_model(source: str) -> keras.Model:
 
 def _load_saved_model(path: Path) -> keras.Model:
     """Returns a functional model around the signature "serving_default" of a SavedModel."""
+    import keras
+
     if not (path / "saved_model.pb").is_file():
         raise ValueError(f"A folder must be a SavedModel. Received: {str(path)!r} without saved_model.pb.")
     try:

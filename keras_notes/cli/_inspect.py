@@ -17,6 +17,7 @@ from keras_notes.bundle import (
     TENSORS_FILE,
     Bundle,
     TensorEntry,
+    distance_between,
     open_bundle,
     read_choice,
     read_tensor_errors,
@@ -86,6 +87,14 @@ def _print_bundle(bundle: Bundle, file: TfliteFile) -> None:
         print(f"labels: {', '.join(manifest.labels)}")
     for name, value in manifest.metrics.items():
         print(f"{name}: {value:g}")
+    for figure in manifest.trained_figures or ():
+        samples = f"{figure.samples} validation samples"
+        print(f"{figure.metric} of the trained model at {figure.output!r}: {figure.value:.4f} on {samples}")
+    for signature in manifest.signatures:
+        golden, references = bundle.golden(signature)[1], bundle.reference(signature)
+        for name, reference in references.items():
+            distance = distance_between(reference, golden[name])
+            print(f"{signature.name}/{name}, trained model against the float model: {distance}")
     if (choice := read_choice(bundle)) is not None:
         print(choice)
     print("made by " + ", ".join(f"{package} {number}" for package, number in manifest.versions.items()))

@@ -11,15 +11,19 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import shtab
 
 from keras_notes._litert.runtime import KERNELS
+from keras_notes._shared.checks import check_choice
+from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES
+from keras_notes._shared.task_metrics import METRICS
 from keras_notes.benchmarking import bench
-from keras_notes.bundle import check_target
+from keras_notes.bundle import Choice, check_target, read_choice
 from keras_notes.cli import _arguments, _inspect
-from keras_notes.conversion import AUTO, EDGES, RECIPES, convert, read_choice
+from keras_notes.cli._native_output import quiet_start
 from keras_notes.errors import KerasNotesError, VerificationError
 from keras_notes.report import write_report
 from keras_notes.verification import Report, verify
@@ -65,13 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="keras-notes", description="From a trained Keras model to a verified file.")
     shtab.add_argument_to(parser, help="print a script for the completion of this command line, and end")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('keras_notes')}")
+    _add_verbose(parser, default=False)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_convert(commands.add_parser("convert", help="convert a model to a bundle, and verify it"))
 
     verifying = commands.add_parser("verify", help="compare a bundle with the trained model")
     _add_directory(verifying)
     _add_completion(verifying.add_argument("-x", type=Path, metavar="X.npy", help="test inputs"), shtab.FILE)
-    verifying.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids, to measure the accuracy")
+    verifying.add_argument("-y", type=Path, metavar="Y.npy", help="their labels, to measure the file by the task")
+    verifying.add_argument("--metric", help=f"{', '.join(METRICS)}; the accuracy that suits the labels by default")
     verifying.set_defaults(run=_verify)
 
     inspecting = commands.add_parser("inspect", help="say what a bundle or a .tflite file holds")
@@ -86,15 +93,27 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--repeat", type=int, default=200, metavar="N", help="warm invocations; 200 by default")
     measuring.set_defaults(run=_bench)
 
-    reporting = commands.add_parser("report", help="write a page about a bundle, to open in a browser")
+    reporting = commands.add_parser("report", help="write a page about a bundle, or about two")
     _add_directory(reporting)
+    _add_completion(reporting.add_argument("other", type=Path, nargs="?", metavar="OTHER"), shtab.DIRECTORY)
+    labelled = "labelled samples: x (or each input by name) and y"
+    _add_completion(reporting.add_argument("--data", type=Path, metavar="DATA.npz", help=labelled), shtab.FILE)
+    reporting.add_argument("-x", type=Path, metavar="X.npy", help="test inputs, for accuracy and confusion matrix")
+    reporting.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids")
     reporting.add_argument("-o", "--output", type=Path, required=True, metavar="REPORT.html")
     reporting.set_defaults(run=_report)
+    for command in commands.choices.values():
+        # Not given after the command it keeps the value from before it.
+        _add_verbose(command, default=argparse.SUPPRESS)
     for command in (verifying, measuring):
         command.add_argument("--kernels", default="xnnpack", help=f"{', '.join(KERNELS)}; the kernels to run on")
     for command in (verifying, inspecting, measuring):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _add_verbose(parser: argparse.ArgumentParser, default: bool | str) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", default=default, help="say each step on stderr")
 
 
 def _add_completion(action: argparse.Action, completion: dict[str, str]) -> None:
@@ -128,9 +147,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="import a module that registers custom layers"
     )
+    parser.add_argument(
+        "-x", type=Path, metavar="X.npy", help="test inputs; the bundle keeps the model's figure on them"
+    )
+    parser.add_argument("-y", type=Path, metavar="Y.npy", help="their labels; class ids for the recipe auto")
     choosing = parser.add_argument_group("the recipe auto", "makes a file by each recipe that fits, and keeps the best")
-    choosing.add_argument("-x", type=Path, metavar="X.npy", help="test inputs, to measure the accuracy of each file")
-    choosing.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids")
     choosing.add_argument(
         "--accuracy-budget", type=float, default=0.01, metavar="LOSS", help="accuracy that it may lose; 0.01 by default"
     )
@@ -142,43 +163,39 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     check_target(options.output, options.overwrite)
-    _show_progress()
-    bundle = convert(
-        _arguments.load_model(options.model, options.trust),
-        options.output,
-        _arguments.parse_recipe(options.recipe, options.layer),
-        edges=options.edges,
-        calibration=_arguments.load_arrays(options.calibration),
-        golden=_arguments.load_arrays(options.golden),
-        labels=None if options.labels is None else options.labels.read_text().splitlines(),
-        preprocessing=options.preprocessing,
-        tokenizer=options.tokenizer,
-        batch_size=None if options.any_batch else 1,
-        validation_data=_arguments.load_labelled(options.x, options.y),
-        accuracy_budget=options.accuracy_budget,
-        prefer=options.prefer,
-        overwrite=options.overwrite,
-    )
-    if (choice := read_choice(bundle)) is not None and not options.json:
-        print(choice)
-    _print_report(verify(bundle), options)
+    _arguments.check_model_exists(options.model)
+    check_choice("edges", options.edges, EDGES)
+    arguments = _arguments.conversion_arguments(options)
+    with quiet_start():
+        # Keras and TensorFlow are imported here: they take seconds, and no other command needs them.
+        from keras_notes.conversion import convert
+
+        if options.verbose or sys.stderr.isatty():
+            _log_to_stderr()
+        bundle = convert(_arguments.load_model(options.model, options.trust), options.output, **arguments)
+        report = verify(bundle)
+    options.choice = read_choice(bundle)
+    if options.choice is not None and not options.json:
+        print(options.choice)
+    _print_report(report, options)
     if not options.json:
         print(f"written to {options.output}")
 
 
-def _show_progress() -> None:
-    """Logs each step to stderr if that is a terminal."""
-    if sys.stderr.isatty():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(relativeCreated)7.0f ms  %(message)s"))
-        logger = logging.getLogger("keras_notes")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+def _log_to_stderr() -> None:
+    """Logs each step of the conversion."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(relativeCreated)7.0f ms  %(message)s"))
+    logger = logging.getLogger("keras_notes")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # TensorFlow adds a handler of its own to the root logger.
+    logger.propagate = False
 
 
 def _verify(options: argparse.Namespace) -> None:
     x, y = _arguments.load_labelled(options.x, options.y) or (None, None)
-    _print_report(verify(options.directory, x, y, kernels=options.kernels), options)
+    _print_report(verify(options.directory, x, y, metric=options.metric, kernels=options.kernels), options)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -191,14 +208,20 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    x, y = _arguments.load_data(options.data, options.x, options.y)
+    arguments = {"x": x, "y": y, "other": options.other}
     try:
         verification = verify(options.directory)
     except VerificationError as error:
-        write_report(options.directory, options.output, verification=error.report)
+        write_report(options.directory, options.output, verification=error.report, **arguments)
         raise
-    print(f"written to {write_report(options.directory, options.output, verification=verification)}")
+    print(f"written to {write_report(options.directory, options.output, verification=verification, **arguments)}")
 
 
 def _print_report(report: Report, options: argparse.Namespace) -> None:
-    as_json = getattr(options, "json", False)
-    print(json.dumps(report.to_dict()) if as_json else report)
+    if not getattr(options, "json", False):
+        print(report)
+        return
+    choice: Choice | None = getattr(options, "choice", None)
+    candidates = {} if choice is None else {"choice": choice.to_dict()}
+    print(json.dumps({**report.to_dict(), **candidates}))

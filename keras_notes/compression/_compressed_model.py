@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_notes._shared.keras_internals import layers_of
-from keras_notes._shared.types import Config, Json, Tensor, Tree
+from keras_notes._shared.types import Config, Json, Store, Tensor, Tree
 from keras_notes.compression._copies import copy_model, inputs_of, layer_names, rename_layers
 from keras_notes.compression._weight_transform import WeightTransform, substitute_values
 from keras_notes.compression.quantization._affine import Grid
@@ -76,6 +77,7 @@ class CompressedModel(keras.Model):
         if scheme is not None:
             attach_quantization(self, trace_network(network, self.input_structure, scheme), scheme, points)
         self._symbolic: tuple[Tree, ...] = ()
+        self._lists_own_parts = False
         self.built = True
 
     @property
@@ -97,6 +99,50 @@ class CompressedModel(keras.Model):
     def outputs(self) -> list[keras.KerasTensor]:
         """The outputs, flat."""
         return tree.flatten(self._as_layer()[1])
+
+    @property
+    def input_shape(self) -> Tree:
+        """The shape of the input with the batch, or a list of shapes."""
+        shapes = [tensor.shape for tensor in self.inputs]
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    @property
+    def output_shape(self) -> Tree:
+        """The shape of the output with the batch, or a list of shapes."""
+        shapes = [tensor.shape for tensor in self.outputs]
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The layers of the network; while Keras writes or reads a file, the parts of this model."""
+        own_parts = super().layers
+        if self._lists_own_parts:
+            self._lists_own_parts = False
+            return own_parts
+        return list(self.network.layers)
+
+    def save_own_variables(self, store: Store) -> None:
+        """Writes nothing: the parts hold the variables. Keras asks for them next, by `layers`."""
+        super().save_own_variables(store)
+        self._lists_own_parts = True
+
+    def load_own_variables(self, store: Store) -> None:
+        """Reads nothing: the parts hold the variables. Keras asks for them next, by `layers`."""
+        super().load_own_variables(store)
+        self._lists_own_parts = True
+
+    def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Raises ValueError, which says how the model comes to a device.
+
+        Raises:
+            ValueError: Always: a format of Keras has no place for the integers and zeros of the device.
+        """
+        recipe = "" if self.scheme is None else f", {self.scheme.conversion_recipe!r}"
+        raise ValueError(
+            f"A compressed model must be converted, not exported. Received: {self.name!r}. Write a .tflite file by "
+            f"`keras_notes.convert(model, directory{recipe})`, or export it in floating point: "
+            f"`keras_notes.compression.strip(model).export(...)`."
+        )
 
     @property
     def output_names(self) -> list[str]:

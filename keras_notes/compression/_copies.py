@@ -7,7 +7,13 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import one_line
-from keras_notes._shared.keras_internals import custom_classes_of, functional_of, input_structure_of, layers_of
+from keras_notes._shared.keras_internals import (
+    custom_classes_of,
+    functional_of,
+    input_structure_of,
+    layers_of,
+    quantized_by_keras,
+)
 from keras_notes._shared.samples import check_samples
 from keras_notes._shared.types import ArrayLike, Tree
 
@@ -24,11 +30,11 @@ __all__ = [
 
 
 def check_built(model: keras.Model) -> None:
-    """Checks that `model` is a Keras model whose weights exist.
+    """Checks that `model` is a Keras model whose weights exist, in floating point.
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is not built.
+        ValueError: If it is not built, or Keras's own `quantize` has changed it.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
@@ -36,6 +42,12 @@ def check_built(model: keras.Model) -> None:
         raise ValueError(
             f"`model` must be built, so that its weights exist. Received: {model.name!r}, which is not. Call it on a "
             f"batch, or give its first layer a `keras.Input`."
+        )
+    if quantized := quantized_by_keras(model):
+        names = ", ".join(repr(layer.name) for layer in quantized)
+        raise ValueError(
+            f"`model` must have its weights in floating point. Received: {names}, quantized by Keras's "
+            f"`model.quantize`. Give the model as it was before."
         )
 
 

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_choice, received
+from keras_notes._shared.models.layer_patterns import check_skip, last_match
 from keras_notes._shared.types import Config, Tensor
 from keras_notes.compression._compressed_model import CompressedModel, copy_float_parts
 from keras_notes.compression._prunable_kernels import Kernel, kernels_of
@@ -22,11 +23,12 @@ __all__ = ["Pruning", "prune"]
 
 # "unstructured", "channels", or (n, m): of each m weights in a row, n are 0.
 _Structure: TypeAlias = str | Sequence[int]
+_Schedule: TypeAlias = float | SparsitySchedule
 
 
 def prune(
     model: keras.Model,
-    schedule: float | SparsitySchedule,
+    schedule: _Schedule | Mapping[str, _Schedule],
     *,
     scope: str = "layer",
     structure: str | tuple[int, int] = "unstructured",
@@ -48,9 +50,11 @@ def prune(
             trainable kernels are pruned, those of recurrent cells included; embeddings, biases and normalizations are
             not.
         schedule: Share of weights that are 0: a number in [0, 1), which stands for its `ConstantSparsity`; or a
-            `ConstantSparsity` or `PolynomialSparsity`, which gives the share by training step.
+            `ConstantSparsity` or `PolynomialSparsity`, which gives the share by training step. Or a dict of these by
+            pattern of layer names or paths, of which the last match counts: `{"conv*": 0.5, "head": 0.8}`; layers
+            that match none are not pruned.
         scope: "layer": each kernel loses that share. "global": all kernels together lose it, by one ranking of their
-            magnitudes, so that layers of small weights lose more.
+            magnitudes, so that layers of small weights lose more; with a dict, those of each pattern.
         structure: "unstructured"; (n, m): of each m weights in a row along the inputs, n are 0, as sparse matrix units
             require. `schedule` must then be n / m, and depthwise convolutions are not pruned. Or "channels":
             `prune_channels` removes whole filters and units at once, which makes the file smaller and the device
@@ -79,9 +83,40 @@ def prune(
     check_choice("scope", scope, ("layer", "global"))
     if structure == "channels":
         return prune_channels(_check_plain(model), check_sparsity("schedule", schedule), scope=scope, skip=skip)
-    sparsity_schedule = _parse_schedule(schedule, scope, structure)
     network, transforms, specs = copy_float_parts(model, "prune")
     kernels = kernels_of(network, skip, only_trainable=True)
+    prunings = [
+        _make_pruning(group, _parse_schedule(group_schedule, scope, structure), scope, structure, network)
+        for group_schedule, group in _group_kernels(kernels, schedule)
+    ]
+    pruned = CompressedModel(network, [*transforms, *prunings], input_specs=specs, name=model.name)
+    for pruning in prunings:
+        if pruning.schedule.begin_step == 0:
+            pruning.start(pruned.values_before(pruning))
+    return pruned
+
+
+def _group_kernels(
+    kernels: list[Kernel], schedule: _Schedule | Mapping[str, _Schedule]
+) -> list[tuple[_Schedule, list[Kernel]]]:
+    """Returns the kernels that have a schedule, grouped by it."""
+    if not isinstance(schedule, Mapping):
+        return [(schedule, kernels)]
+    if not schedule or not all(isinstance(pattern, str) for pattern in schedule):
+        raise TypeError(
+            f"`schedule` must be a dict of schedules by pattern of layer names. {received(schedule=schedule)}"
+        )
+    check_skip(list(schedule), [path for kernel in kernels for path in kernel.paths], "layers with kernels", "schedule")
+    groups: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        if (pattern := last_match(schedule, *kernel.paths)) is not None:
+            groups.setdefault(pattern, []).append(kernel)
+    return [(schedule[pattern], group) for pattern, group in groups.items()]
+
+
+def _make_pruning(
+    kernels: list[Kernel], schedule: SparsitySchedule, scope: str, structure: _Structure, network: keras.Model
+) -> Pruning:
     axes: list[int] = []
     if not isinstance(structure, str):
         kernels = [kernel for kernel in kernels if kernel.input_axis is not None]
@@ -89,21 +124,17 @@ def prune(
         if not kernels:
             raise ValueError(
                 f"`model` must have kernels that run over inputs for structure={tuple(structure)}. Received: "
-                f"{model.name!r}, which has depthwise convolutions only."
+                f"{network.name!r}, which has depthwise convolutions only."
             )
-    pruning = Pruning(
+    return Pruning(
         [kernel.variable_index for kernel in kernels],
         shapes=[tuple(kernel.variable.shape) for kernel in kernels],
-        schedule=sparsity_schedule,
+        schedule=schedule,
         scope=scope,
         structure=structure,
         axes=axes,
         dtype=network.variable_dtype,  # also where layers compute in half precision
     )
-    pruned = CompressedModel(network, [*transforms, pruning], input_specs=specs, name=model.name)
-    if sparsity_schedule.begin_step == 0:
-        pruning.start(pruned.values_before(pruning))
-    return pruned
 
 
 @keras.saving.register_keras_serializable(package="keras_notes")
@@ -225,7 +256,7 @@ def _check_plain(model: keras.Model) -> keras.Model:
     return model
 
 
-def _parse_schedule(schedule: float | SparsitySchedule, scope: str, structure: _Structure) -> SparsitySchedule:
+def _parse_schedule(schedule: _Schedule, scope: str, structure: _Structure) -> SparsitySchedule:
     """Returns the schedule, which must fit the scope and the structure."""
     if isinstance(schedule, SparsitySchedule):
         parsed = schedule

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 
 import keras
@@ -9,16 +12,22 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
-from keras_notes._shared.keras_internals import layers_of
-from keras_notes._shared.layer_patterns import check_skip, skip_patterns
+from keras_notes._shared.keras_internals import half_precision_attributes, layers_of
+from keras_notes._shared.models.edge_layers import find_float_first_layers
+from keras_notes._shared.models.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
 from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
 from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
+from keras_notes.compression._untrained_error import warn_if_far
 from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
-from keras_notes.compression.quantization._quantized_network import calibrate, trace_network
+from keras_notes.compression.quantization._quantized_network import calibrate, find_refusals, trace_network
+from keras_notes.compression.quantization._tracer import Refusal, StepsRefusedError
+from keras_notes.errors import QuantizationError
 
 __all__ = ["quantize_aware"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def quantize_aware(
@@ -27,6 +36,7 @@ def quantize_aware(
     recipe: str = "int8",
     calibration: ArrayLike | None = None,
     skip: Sequence[str] = (),
+    only: Sequence[str] = (),
     ranges: str = "moving_average",
     batch_norm: str = "frozen",
     momentum: float = 0.99,
@@ -35,10 +45,15 @@ def quantize_aware(
     """Returns a model that rounds its values to the integers of the device, in training and in `predict`.
 
     Train the result like any Keras model, alone or as the student of a `Distiller`. Then `convert` it with the same
-    recipe and without calibration data: the model holds the ranges. Weights are rounded symmetrically, with a scale for
-    each channel. Activations are rounded once after each operator of LiteRT, that is, after the batch normalization and
-    the activation that are fused to it. Biases are rounded to the grid of the sums that they are added to. Gradients
-    pass roundings unchanged (straight-through), and are zero where a value is clipped.
+    recipe and without calibration data: the model holds the ranges. To load it from a .keras file, import keras_notes
+    first. Weights are rounded symmetrically, with a scale for each channel. Activations are rounded once after each
+    operator of LiteRT, that is, after the batch normalization and the activation that are fused to it. Biases are
+    rounded to the grid of the sums that they are added to. Gradients pass roundings unchanged (straight-through), and
+    are zero where a value is clipped.
+
+    First layers that bring unlike columns of a table to a common range (`Normalization`, `BatchNormalization`,
+    `Rescaling`) stay in floating point, because a grid for all columns would lose the narrow ones; `convert` keeps them
+    so too. A warning tells if the untrained copy is far from the model on the calibration data, and at which layer.
 
     If the channels of a network have very different ranges, as those of depthwise convolutions often have, call
     `equalize` first: a single grid for all channels leaves few values to those with small ranges, and training
@@ -47,14 +62,18 @@ def quantize_aware(
     Args:
         model: Built model: functional, sequential, nested, or subclassed if it consists of layers and `keras.ops`. It
             is not changed. A model from `prune` or `cluster` keeps its zeros and centroids.
-        recipe: "int8" (weights and activations; "static_int8" of `convert`), "int16x8" (weights in int8, activations in
-            int16), or "weight_int4" (weights of 4 bits where LiteRT has the operator, activations in floating point).
+        recipe: "int8", or "static_int8" as in `convert` (weights and activations), "int16x8" (weights in int8,
+            activations in int16), or "weight_int4" (weights of 4 bits where LiteRT has the operator, activations in
+            floating point).
         calibration: Typical inputs, about 250 samples of the training set of shape (samples, ...), in the structure of
             the model's inputs; or a dataset of samples or batches, with or without labels, of which the first 512
             samples are used: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a `DataLoader` or a generator. The ranges
             of activations start from theirs; without calibration data, from the first batch of training.
-        skip: Patterns of layer names, or of paths ("block/*"), of layers that stay in floating point. `convert` reads
-            them from the model.
+        skip: Patterns of the names or paths ("block/*", "head/exp") of layers and operations that stay in floating
+            point. An operation of `keras.ops` is named after its class: "cumsum", and "cumsum#2" for the second one
+            beside it. `convert` reads them from the model.
+        only: Patterns of the only layers that compute in integers; all others stay in floating point, as those of
+            `skip` do. Defaults to all layers.
         ranges: Method by which the ranges of activations follow the training: "moving_average" of the ranges of
             batches, or "learned" by gradient (LSQ), which needs calibration data.
         batch_norm: Statistics that a batch normalization after a layer with weights uses in training: "frozen" (the
@@ -70,9 +89,10 @@ def quantize_aware(
         A `CompressedModel` with the inputs, outputs and weights of the model.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `skip` is not a sequence of strings.
-        ValueError: If an argument is out of its range, the model is not built or already quantization-aware, or the
-            device has no integer operator for a layer; names the layer.
+        TypeError: If `model` is not a Keras model, or `skip` or `only` is not a sequence of strings.
+        ValueError: If an argument is out of its range, or the model is not built or already quantization-aware.
+        QuantizationError: If the device has no integer operator for layers or operations; names all of them, and the
+            `skip` with which the model is taken (`error.remedy`). It is a ValueError too.
 
     Example:
         >>> import keras, numpy as np
@@ -88,8 +108,9 @@ def quantize_aware(
     """
     calibration = read_for_model("calibration", calibration, model)
     config = QuantizationConfig(
-        recipe=check_choice("recipe", recipe, tuple(RECIPES)),
+        recipe=check_choice("recipe", "int8" if recipe == "static_int8" else recipe, tuple(RECIPES)),
         skip=skip_patterns(skip),
+        only=skip_patterns(only, "only"),
         batch_norm=check_choice("batch_norm", batch_norm, ("live", "frozen")),
         learned=check_choice("ranges", ranges, ("moving_average", "learned")) == "learned",
         momentum=_check_momentum(momentum),
@@ -103,24 +124,69 @@ def quantize_aware(
         )
     quantized = _copy_in_float(model, calibration)
     structure = quantized.input_structure
-    program = trace_network(quantized.network, structure, config)
-    check_skip(config.skip, [step.path for step in program.steps])
-    with quantized.transformed():
+    try:
         arrays = None if calibration is None else input_arrays(structure, calibration)
-        limits = calibrate(program, structure, config, arrays)
+        config = _keep_first_layers_in_float(quantized, config, arrays)
+        program = trace_network(quantized.network, structure, config)
+        check_skip(config.skip, [step.path for step in program.steps])
+        check_skip(config.only, [step.path for step in program.steps], argument="only")
+        with quantized.transformed():
+            limits = calibrate(program, structure, config, arrays)
+    except StepsRefusedError as error:
+        raise _refusal_of(quantized, config, error.refusals) from error
     quantization = attach_quantization(quantized, program, config, tuple(limits))
     if limits and calibration is not None:
         quantization.ranges.start(np.array(list(limits.values()), "float32"))
+    if arrays is not None:
+        with quantized.transformed():
+            warn_if_far(quantized.network, quantization, structure, arrays)
     return quantized
+
+
+def _refusal_of(
+    quantized: CompressedModel, config: QuantizationConfig, refusals: Sequence[Refusal]
+) -> QuantizationError:
+    """Returns the error that names everything that cannot compute in integers, and the `skip` that works.
+
+    Args:
+        quantized: The model in floating point.
+        config: Choices of `quantize_aware`.
+        refusals: What was refused first.
+    """
+    problems: dict[Path, str] = {}
+    new_refusals = list(refusals)
+    while new_refusals:
+        problems.update((refusal.path, refusal.problem) for refusal in new_refusals)
+        patterns = shortest_patterns(problems, config.skip)
+        with quantized.transformed():
+            trial = dataclasses.replace(config, skip=tuple(patterns))
+            further = find_refusals(quantized.network, quantized.input_structure, trial)
+        # A refusal that skipping the layer does not end has another cause: only the first message helps then.
+        new_refusals = [refusal for refusal in further if refusal.path not in problems]
+    sentences = list(problems.values())
+    return QuantizationError(f"{_join(sentences)} Remedy: skip={patterns}.", {"skip": patterns}, sentences)
+
+
+def _join(problems: Sequence[str]) -> str:
+    """Joins sentences; those that differ only in what was received become one."""
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for problem in problems:
+        requirement, _, rest = problem.partition("Received: ")
+        name, _, advice = rest.partition(". ")
+        names[requirement, advice].append(name)
+    sentences = [
+        requirement + (f"Received: {', '.join(values)}. {advice}" if any(values) else "")
+        for (requirement, advice), values in names.items()
+    ]
+    return " ".join(sentences)
 
 
 def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:
     """Copies a model, with the transforms of its weights, into a `CompressedModel` in floating point."""
     network, transforms, specs = copy_float_parts(model, "quantize")
-    for layer in layers_of(network):
-        # Float32, because a rounding to half precision before that to integers would be a second one.
-        if layer.compute_dtype in ("float16", "bfloat16"):
-            layer.dtype_policy = keras.DTypePolicy("float32")
+    # Float32, because a rounding to half precision before that to integers would be a second one.
+    for part, name, value in half_precision_attributes(layers_of(network)):
+        setattr(part, name, value)
     if specs is None and inputs_of(network) is None:
         if calibration is None:
             raise ValueError(
@@ -129,6 +195,23 @@ def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> Compres
             )
         specs = tree.map_structure(spec_like, calibration)
     return CompressedModel(network, transforms, input_specs=specs, name=model.name)
+
+
+def _keep_first_layers_in_float(
+    quantized: CompressedModel, config: QuantizationConfig, arrays: Sequence[np.ndarray] | None
+) -> QuantizationConfig:
+    """Adds to `skip` the first layers that would lose columns of unlike ranges."""
+    if config.format is None or arrays is None:
+        return config
+    paths = [path for path in find_float_first_layers(quantized.network, arrays) if path not in config.skip]
+    if not paths:
+        return config
+    _LOG.info(
+        "%s: %s in floating point, before the first rounding: the ranges of its columns are too unlike for one grid",
+        quantized.name,
+        ", ".join(paths),
+    )
+    return dataclasses.replace(config, skip=(*config.skip, *paths))
 
 
 def _check_momentum(momentum: float) -> float:

@@ -28,8 +28,12 @@ _log = logging.getLogger(__name__)
 # The kernels of phones; "reference" is an oracle.
 _KERNELS = ("xnnpack", "builtin")
 _PREFERENCES = ("bytes", "latency")
+# For "bytes": a file that is so little larger than the smallest is taken if the smallest takes so much longer.
+_SIMILAR_BYTES, _MUCH_SLOWER = 1.25, 2.0
 # Runs take turns, so that a machine that becomes slower does so for all.
 _ROUNDS, _REPEAT = 5, 20
+# A budget is a decimal number, which a binary one misses by its last bits.
+_LAST_BITS = 1e-9
 # Of two latencies that differ by less, the smaller file counts: medians of a few rounds say no more.
 _SAME_LATENCY = 1.05
 
@@ -133,10 +137,11 @@ def _convert(builder: BundleBuilder, recipes: RecipeByLayer, edges: str, directo
     """Yields the file of a recipe once for each set of kernels; or the reason why there is no file."""
     try:
         content = builder.build(recipes, edges)
-    except ConversionError as error:
+        bundle = write_bundle(directory / recipes.default.name, *content)
+    except (BundleError, ConversionError) as error:  # LiteRT cannot load a file, or there is none
+        _log.info("there is no file by %s: %s", recipes.default.name, one_line(str(error)))
         yield from (_Run(recipes, kernels, reason=one_line(str(error))) for kernels in _KERNELS)
         return
-    bundle = write_bundle(directory / recipes.default.name, *content)
     yield from (_Run(recipes, kernels, content, bundle) for kernels in _KERNELS)
 
 
@@ -156,8 +161,10 @@ def _verify(run: _Run, criteria: Criteria, validation: _Validation | None) -> No
     if validation is None or run.report.accuracy is None:
         run.loss = _error_share(run.bundle, run.report)
     else:
-        run.loss = validation.model_accuracy - run.report.accuracy
-    if not run.reason and not run.loss <= criteria.accuracy_budget:
+        # Of counts: the difference of two shares can be more than the share of their difference.
+        count = len(validation.labels)
+        run.loss = (round(validation.model_accuracy * count) - round(run.report.accuracy * count)) / count
+    if not run.reason and not run.loss <= criteria.accuracy_budget * (1 + _LAST_BITS):
         run.reason = "over the budget"
 
 
@@ -194,7 +201,10 @@ def _best_of(runs: Sequence[_Run], fitting: Sequence[int], prefer: str) -> int:
         candidate = runs[index].to_candidate()
         return (candidate.bytes or 0, candidate.p50_ms or 0.0)
 
-    if prefer == "latency":
-        fastest = min(runs[index].p50_ms or 0.0 for index in fitting)
-        fitting = [index for index in fitting if (runs[index].p50_ms or 0.0) <= _SAME_LATENCY * fastest]
-    return min(fitting, key=size)
+    slowdown = _SAME_LATENCY
+    if prefer == "bytes":
+        limit = _SIMILAR_BYTES * min(size(index)[0] for index in fitting)
+        fitting = [index for index in fitting if size(index)[0] <= limit]
+        slowdown = _MUCH_SLOWER
+    fastest = min(runs[index].p50_ms or 0.0 for index in fitting)
+    return min((index for index in fitting if (runs[index].p50_ms or 0.0) <= slowdown * fastest), key=size)

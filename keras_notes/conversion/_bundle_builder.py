@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
-from keras_notes._litert import client as tflite_process
+from keras_notes._litert.grid_fit import describe_misfits
 from keras_notes._litert.metadata import add_description, append_labels
 from keras_notes._litert.model import Tensor, TfliteFile
 from keras_notes._litert.reader import describe_model
 from keras_notes._shared.checks import received
-from keras_notes._shared.keras_internals import layers_of
 from keras_notes._shared.labels import check_labels
 from keras_notes._shared.sample_sources import is_pair, read_labelled
 from keras_notes._shared.samples import read_for_model
@@ -35,12 +31,18 @@ from keras_notes.bundle import (
     StateEntry,
     TensorEntry,
     Tolerance,
+    TrainedFigure,
 )
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._pipeline import ConversionPipeline
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs, ranges_of
+from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
+from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
+from keras_notes.conversion._reference_outputs import reference_outputs
+from keras_notes.conversion._refusals import complete_remedy
+from keras_notes.conversion._tensor_errors import tensor_errors
+from keras_notes.conversion._trained_figures import measure_trained
+from keras_notes.conversion._trial_run import run_trial
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
-from keras_notes.conversion.passes._model_file import ModelFile
 from keras_notes.errors import ConversionError
 
 __all__ = ["BundleBuilder", "BundleContent"]
@@ -48,9 +50,7 @@ __all__ = ["BundleBuilder", "BundleContent"]
 BundleContent: TypeAlias = tuple[Manifest, dict[str, bytes]]
 """The manifest of a bundle, and its other files by name: the arguments of `write_bundle`."""
 
-_GOLDEN_SAMPLES = 32
-# Every tensor of two files is read for each of them.
-_SAMPLES_FOR_TENSOR_ERRORS = 8
+_SPREADS_OF_THE_LARGEST = 5.0
 _log = logging.getLogger(__name__)
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "keras-notes", "tensorflow")
 
@@ -76,30 +76,38 @@ class BundleBuilder:
         signatures: Mapping[str, keras.Model] | None = None,
         batch_size: int | None = 1,
         lowering: str | Mapping[str, str] = "auto",
+        reference: keras.Model | ArrayLike | None = None,
+        input_range: InputRange | None = None,
     ) -> None:
         self._labels = labels
         self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._golden: dict[str, GraphRun] = {}
+        self._input_ranges: dict[str, dict[str, tuple[float, float]]] = {}
         graphs, ranges = [], {}
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
             own_calibration = read_for_model("calibration", calibration_by_signature.get(name), entry)
-            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, _GOLDEN_SAMPLES)
+            own_golden = read_for_model("golden", golden_by_signature.get(name), entry, GOLDEN_SAMPLES)
             _log.info("running the signature %s of the model on its golden samples", name)
             graph = deploy_graph(entry, name, own_golden if own_calibration is None else own_calibration)
             samples = None if own_calibration is None else graph.arrays("calibration", own_calibration)
-            golden_inputs = _golden_inputs(graph, own_golden, samples)
+            golden_inputs = choose_golden_inputs(graph, own_golden, samples)
             self._golden[name] = graph.run(golden_inputs.arrays)
-            _check_finite(entry, self._golden[name].outputs, golden_inputs)
+            check_finite(entry, self._golden[name].outputs, golden_inputs)
+            self._input_ranges[name] = ranges_of(samples or (golden_inputs.arrays if golden_inputs.argument else {}))
             if samples is not None:
-                ranges[name] = graph.run(samples).inputs if graph.states else samples
+                ranges[name] = graph.run(samples).inputs if graph.states else golden_inputs.others(samples)
             graphs.append(graph)
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
         self.graphs = tuple(graphs)
-        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
+        self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
+        names = {name for graph in graphs for name in graph.input_specs}
+        self._pipeline = ConversionPipeline(
+            self.graphs, batch_size, ranges, lowering, parse_input_range(input_range, names)
+        )
 
     def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
@@ -110,6 +118,24 @@ class BundleBuilder:
         Raises:
             ValueError: If x are not inputs of the model, or y are not class ids of it.
         """
+        samples, y = self.read_labelled(data)
+        graph, outputs = self.graphs[0], self._golden[SIGNATURE].outputs
+        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
+        if (count := len(next(iter(samples.values())))) != len(labels):
+            raise ValueError(
+                f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
+            )
+        return samples, labels
+
+    def read_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], ArrayLike]:
+        """Returns samples by input name, and labels.
+
+        Args:
+            data: Inputs and labels, (x, y), or a dataset of them.
+
+        Raises:
+            ValueError: If x are not inputs of the model.
+        """
         graph = self.graphs[0]
         if graph.states:
             raise ValueError(
@@ -118,14 +144,22 @@ class BundleBuilder:
             )
         shapes = {name: tuple(spec.shape) for name, spec in graph.input_specs.items()}
         x, y = data if is_pair(data) else read_labelled("validation_data", data, shapes)
-        outputs = self._golden[SIGNATURE].outputs
-        labels = check_labels(y, [outputs[name].shape[1:] for name in graph.output_names])
-        samples = graph.arrays("validation_data", x)
-        if (count := len(next(iter(samples.values())))) != len(labels):
-            raise ValueError(
-                f"`validation_data` must hold one class id a sample. Received: {len(labels)} for {count} samples."
-            )
-        return samples, labels
+        return graph.arrays("validation_data", x), y
+
+    def measure_trained(
+        self, data: tuple[Mapping[str, np.ndarray], ArrayLike], budget: float
+    ) -> tuple[tuple[TrainedFigure, ...], dict[str, bytes]]:
+        """Returns the trained model's figures on labelled samples, and the files with the scores of the samples.
+
+        Args:
+            data: The samples by input name, and their labels.
+            budget: The largest loss that the file may have.
+
+        Raises:
+            ValueError: If the labels do not fit the outputs.
+        """
+        figures, scores = measure_trained(self.graphs[0], *data, self._labels)
+        return tuple(dataclasses.replace(figure, budget=budget) for figure in figures), scores
 
     def measure_accuracy(self, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
         """Returns the accuracy of the trained model, computed by Keras."""
@@ -133,24 +167,38 @@ class BundleBuilder:
         outputs = graph.run(samples).outputs[graph.output_names[0]]
         return float((outputs.argmax(-1) == labels).mean())
 
-    def build(self, recipes: RecipeByLayer, edges: str) -> BundleContent:
+    def build(self, recipes: RecipeByLayer, edges: str, *, try_remedy: bool = False) -> BundleContent:
         """Converts the model, and returns the content of its bundle.
+
+        Args:
+            recipes: The number formats.
+            edges: The type of the inputs and outputs.
+            try_remedy: Whether the remedy of an error is tried, until it holds all exceptions that are needed.
 
         Raises:
             ConversionError: If the model cannot be converted so, or the file does not hold what the recipe says.
         """
-        converted = self._pipeline.run(recipes, edges)
-        _log.info("auditing the file")
-        file = describe_model(converted.file.model)
-        audit(file, self.name, recipes)
+        try:
+            converted, file = self._convert(recipes, edges)
+        except ConversionError as error:
+            if not try_remedy or error.remedy is None or self._pipeline.is_trained:
+                raise
+            raise complete_remedy(error, lambda other: self._convert(other, edges)) from error
+        recipes = converted.recipes
         files: dict[str, bytes] = {}
-        entries = tuple(_signature_entry(graph, file, self._golden[graph.signature], files) for graph in self.graphs)
+        entries = tuple(
+            _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
+            for graph in self.graphs
+        )
+        entries = tuple(_with_ranges(entry, self._input_ranges[entry.name]) for entry in entries)
+        entries = (_with_reference(entries[0], self._reference, files), *entries[1:])
+        _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             manifest_sha256="",
             name=self.name,
             recipe=recipes.default.name,
-            exceptions={pattern: recipe.name for pattern, recipe in recipes.layers.items()},
+            exceptions=recipes.exceptions,
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
@@ -162,15 +210,35 @@ class BundleBuilder:
             files={},
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
+        converted.file.share_vectors()
+        _log.info("running the file on a sample")
+        samples = {name: run.inputs for name, run in self._golden.items()}
+        run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
             inputs = self._golden[SIGNATURE].inputs
-            files[TENSORS_FILE] = _tensor_errors(converted.file, converted.reference, entries[0], inputs)
+            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
 
+    def _convert(self, recipes: RecipeByLayer, edges: str) -> tuple[ConvertedFiles, TfliteFile]:
+        """Converts the model and audits its file."""
+        converted = self._pipeline.run(recipes, edges)
+        _log.info("auditing the file")
+        file = describe_model(converted.file.model)
+        audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
+        return converted, file
 
-def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, files: dict[str, bytes]) -> SignatureEntry:
+
+def _with_ranges(signature: SignatureEntry, ranges: Mapping[str, tuple[float, float]]) -> SignatureEntry:
+    """Returns a signature whose inputs state their ranges."""
+    inputs = tuple(dataclasses.replace(entry, range=ranges.get(entry.name)) for entry in signature.inputs)
+    return dataclasses.replace(signature, inputs=inputs)
+
+
+def _signature_entry(
+    graph: DeployGraph, file: TfliteFile, golden: GraphRun, tolerance: Tolerance, files: dict[str, bytes]
+) -> SignatureEntry:
     """Describes a signature, and adds its golden files to `files`."""
     signature = next(entry for entry in file.signatures if entry.name == graph.signature)
     main = file.graph(signature)
@@ -179,7 +247,11 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
         path = f"golden/{signature.name}.{side}.{name}.bin"
         files[path] = values.astype(values.dtype.newbyteorder("<")).tobytes()
         tensor = main.tensors[index]
-        return TensorEntry(name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name)
+        is_relative = side == "output" and (grid.scale is None or tolerance.max_error_lsb is None)
+        magnitude = _magnitude(values) if is_relative and values.dtype.kind == "f" else None
+        return TensorEntry(
+            name, tensor.dtype, tensor.shape, grid.scale, grid.zero_point, path, values.dtype.name, magnitude
+        )
 
     return SignatureEntry(
         name=signature.name,
@@ -197,29 +269,36 @@ def _signature_entry(graph: DeployGraph, file: TfliteFile, golden: GraphRun, fil
     )
 
 
-def _tensor_errors(
-    file: ModelFile, float_file: ModelFile, signature: SignatureEntry, inputs: Mapping[str, np.ndarray]
-) -> bytes:
-    """Returns tensors.json: the error of each tensor of the file against its value in the float file."""
-    samples = {name: array[:_SAMPLES_FOR_TENSOR_ERRORS] for name, array in inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
-        path, reference = Path(directory) / MODEL_FILE, Path(directory) / "float.tflite"
-        path.write_bytes(file.to_bytes())
-        reference.write_bytes(float_file.to_bytes())
-        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples)
-    return (json.dumps(errors, indent=1) + "\n").encode()
+def _with_reference(
+    signature: SignatureEntry, outputs: Mapping[str, np.ndarray], files: dict[str, bytes]
+) -> SignatureEntry:
+    """Returns the signature with the outputs of a float model, whose files it adds to `files`."""
+    entries = []
+    for entry in signature.outputs:
+        if entry.name in outputs:
+            path = f"golden/{signature.name}.reference.{entry.name}.bin"
+            values = outputs[entry.name].astype(np.dtype(entry.golden_dtype).newbyteorder("<"))
+            files[path] = values.tobytes()
+            entry = dataclasses.replace(entry, reference=path)
+        entries.append(entry)
+    return dataclasses.replace(signature, outputs=tuple(entries))
 
 
-def _in_floats(signature: SignatureEntry) -> SignatureEntry:
-    """Returns the signature of the float file."""
+def _warn_of_misfits(file: TfliteFile, signature: SignatureEntry, golden: Mapping[str, np.ndarray]) -> None:
+    for misfit in describe_misfits(file, signature, {"the golden samples": golden}):
+        _log.warning("%s", misfit)
 
-    def edges(entries: tuple[TensorEntry, ...]) -> tuple[TensorEntry, ...]:
-        return tuple(
-            entry if entry.scale is None else dataclasses.replace(entry, dtype="float32", scale=None, zero_point=None)
-            for entry in entries
-        )
 
-    return dataclasses.replace(signature, inputs=edges(signature.inputs), outputs=edges(signature.outputs))
+def _magnitude(values: np.ndarray) -> float | None:
+    """Returns what errors of an output are relative to: its largest value, but at least 5 standard deviations.
+
+    Few golden samples may hold no large value: the largest of 32 differs by a factor of 2 from draw to draw, which made
+    the verdict on a sound file depend on it. The largest of a million values of a normal distribution is 5 standard
+    deviations from its mean.
+    """
+    largest = float(np.abs(values).max())
+    spread = _SPREADS_OF_THE_LARGEST * float(values.astype(np.float64).std())
+    return spread if spread > largest else None
 
 
 def _tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) -> Tolerance:
@@ -255,7 +334,10 @@ def _by_signature(
 def _description(manifest: Manifest) -> Json:
     """Returns the part of the manifest that travels inside the file: all but measurements on it and files beside it."""
     content = dataclasses.asdict(manifest)
-    beside = ("manifest_sha256", "tolerance", "metrics", "files")
+    beside = ("manifest_sha256", "tolerance", "metrics", "files", "trained_figures")
+    for signature in content["signatures"]:
+        for entry in (*signature["inputs"], *signature["outputs"]):
+            del entry["magnitude"], entry["reference"]
     return {key: value for key, value in content.items() if key not in beside}
 
 
@@ -267,65 +349,3 @@ def _check_label_names(labels: Sequence[str] | None, outputs: Mapping[str, np.nd
     classes = next(iter(outputs.values())).shape[-1]
     if len(labels) != classes:
         raise ValueError(f"`labels` must hold one name a class. Received: {len(labels)} for {classes} classes.")
-
-
-class _GoldenInputs(NamedTuple):
-    """Golden samples, and where they come from.
-
-    Attributes:
-        arrays: The samples by input name.
-        argument: The argument that holds them; None if they are random.
-        places: The number of each sample in that argument.
-    """
-
-    arrays: dict[str, np.ndarray]
-    argument: str | None
-    places: np.ndarray
-
-
-def _check_finite(model: keras.Model, outputs: Mapping[str, np.ndarray], inputs: _GoldenInputs) -> None:
-    is_finite = np.all([np.isfinite(array).reshape(len(array), -1).all(1) for array in outputs.values()], axis=0)
-    if is_finite.all():
-        return
-    subject = f"The model {model.name!r} must give finite outputs for its golden samples. Received: NaN or infinity"
-    if not is_finite.any() or inputs.argument is None:
-        raise ConversionError(f"{subject}. Check its weights.")
-    samples = ", ".join(map(str, inputs.places[~is_finite][:5]))
-    number = int((~is_finite).sum())
-    reason = ""
-    if _computes_masks(model):
-        reason = " A sample whose steps are all masked, such as a row of padding, has no mean over its steps."
-    raise ConversionError(
-        f"{subject} for {number} of {len(is_finite)} of them, sample {samples}{', ...' if number > 5 else ''} of "
-        f"`{inputs.argument}`; the others are finite.{reason} Drop such samples, or let the model handle them."
-    )
-
-
-def _computes_masks(model: keras.Model) -> bool:
-    """Returns whether a layer of a model makes masks, as `Masking` and an `Embedding` with mask_zero=True do."""
-    return any(
-        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers_of(model)
-    )
-
-
-def _golden_inputs(
-    graph: DeployGraph, golden: ArrayLike | None, calibration: Mapping[str, np.ndarray] | None
-) -> _GoldenInputs:
-    if golden is not None:
-        arrays = graph.arrays("golden", golden)
-        return _GoldenInputs(arrays, "golden", np.arange(_count(arrays)))
-    if calibration is not None:
-        count = _count(calibration)
-        spaced = np.unique(np.linspace(0, count - 1, _GOLDEN_SAMPLES).round().astype(int))
-        places = np.arange(min(count, _GOLDEN_SAMPLES)) if graph.states else spaced
-        return _GoldenInputs({name: array[places] for name, array in calibration.items()}, "calibration", places)
-    if any(not np.issubdtype(np.dtype(spec.dtype), np.floating) for spec in graph.input_specs.values()):
-        raise ValueError("`golden` must be given for a model with integer inputs: their range is not known here.")
-    rng = np.random.default_rng(0)
-    shapes = {name: (_GOLDEN_SAMPLES, *spec.shape[1:]) for name, spec in graph.input_specs.items()}
-    arrays = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
-    return _GoldenInputs(arrays, None, np.arange(_GOLDEN_SAMPLES))
-
-
-def _count(arrays: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(arrays.values())))

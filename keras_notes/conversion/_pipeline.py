@@ -9,7 +9,6 @@ import functools
 import json
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,23 +20,34 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
-from keras_notes._shared.keras_internals import is_keras_class, layers_of
-from keras_notes._shared.layer_patterns import Path as LayerPath
 from keras_notes.compression import CompressedModel
-from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator
+from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator, fit_to_kernels
 from keras_notes.conversion._recipes import RecipeByLayer
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
+from keras_notes.conversion.graph._names_in_file import (
+    integer_forms,
+    layer_names,
+    layers_in,
+    missing_operations,
+    paths_in_file,
+    recurrent_paths,
+)
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
+from keras_notes.conversion.graph._unconvertible import describe_missing_operations, modules_of_custom_layers
+from keras_notes.conversion.grids._comparisons import compare_on_one_grid
+from keras_notes.conversion.grids._fit_biases import fit_biases
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
+from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
 from keras_notes.conversion.passes._lower_masks import lower_masks
 from keras_notes.conversion.passes._model_file import ModelFile, Pass
-from keras_notes.conversion.passes._name_tensors import name_tensors, path_in_file
+from keras_notes.conversion.passes._name_tensors import name_tensors
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
 from keras_notes.conversion.passes._select_integers import select_integers
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
+from keras_notes.conversion.passes._shrink_tables import shrink_tables
 from keras_notes.conversion.passes._stand_ins import StandIns
 from keras_notes.conversion.workers._job import Job
 from keras_notes.errors import ConversionError
@@ -53,10 +63,12 @@ class ConvertedFiles:
         file: The file with the number formats of the recipe.
         reference: The float32 file that `file` was made of, with the same names of tensors; None if nothing in `file`
             was quantized.
+        recipes: The number formats, with the operators that compute in float32 because integers do not serve them.
     """
 
     file: ModelFile
     reference: ModelFile | None
+    recipes: RecipeByLayer
 
 
 class _Forms(TypedDict):
@@ -80,6 +92,7 @@ class ConversionPipeline:
         batch_size: 1, or None for any.
         calibration: Samples of each input, states included, by signature; empty if no recipe needs ranges.
         lowering: The form of recurrent layers, as for `convert`.
+        input_ranges: The smallest and the largest value of inputs, by name, in place of the measured ones.
 
     Raises:
         ValueError: If `lowering` names no recurrent layer of the model, or no lowering.
@@ -91,19 +104,22 @@ class ConversionPipeline:
         batch_size: int | None,
         calibration: Mapping[str, Mapping[str, np.ndarray]],
         lowering: str | Mapping[str, str] = "auto",
+        input_ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self._graphs = graphs
+        self._input_ranges = input_ranges or {}
         self._batch_size = batch_size
         self._calibration = calibration
-        self._recurrent_paths = self._paths_of_recurrent_layers()
+        self._recurrent_paths = recurrent_paths(self._graphs)
         self._lowering = parse_lowering(lowering, [path for paths in self._recurrent_paths.values() for path in paths])
+        self._naming_pass = functools.partial(name_tensors, names=layer_names(graphs))
         self._float_files: dict[str, ModelFile] = {}
         self._calibrated: dict[str, _Calibrated] = {}
 
     @property
     def is_trained(self) -> bool:
         """Whether the model is quantization-aware: its ranges are in its graph."""
-        return any(isinstance(layer, CompressedModel) and layer.scheme is not None for layer in self._layers())
+        return any(isinstance(layer, CompressedModel) and layer.scheme is not None for layer in layers_in(self._graphs))
 
     def run(self, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Converts the deploy graphs.
@@ -117,7 +133,7 @@ class ConversionPipeline:
         """
         float_file = self._convert_to_float(recipes)
         if recipes.default.name == "float32" and not recipes.layers:
-            return ConvertedFiles(float_file.copy(), reference=None)
+            return ConvertedFiles(float_file.copy(), None, recipes)
         if _is_fused(self._recurrent_forms(recipes)):
             return self._convert_to_fused_int8(recipes, edges, float_file)
         if self.is_trained:
@@ -135,9 +151,9 @@ class ConversionPipeline:
         if key not in self._float_files:
             with self._job(recipes) as job:
                 self._save_model(job, forms)
-                path = job.run("_run_converter.py", "float.tflite", signatures=self._input_names(), int8=False)
+                path = self._run_converter(job, "float.tflite", int8=False)
                 file = ModelFile(path.read_bytes())
-            file.run_passes([self._name_tensors])
+            file.run_passes([self._naming_pass])
             self._float_files[key] = file
         return self._float_files[key]
 
@@ -174,7 +190,11 @@ class ConversionPipeline:
 
     def _quantize(self, calibrated: _Calibrated, recipes: RecipeByLayer, edges: str) -> ConvertedFiles:
         """Quantizes a float file."""
-        float_file, ranges = calibrated
+        float_file, ranges = self._lookup_embeddings(calibrated.file, recipes), calibrated.ranges
+        if not self.is_trained and recipes.needs_calibration:
+            ranges, recipes = fit_to_kernels(
+                float_file.model, ranges, recipes, edges, self._calibration, self._input_ranges
+            )
         description = describe_model(float_file.model)
         stand_ins = StandIns(float_file.model, dict(ranges), functools.partial(_integers_of, recipes), self.is_trained)
         known_file = float_file.copy()
@@ -186,26 +206,45 @@ class ConversionPipeline:
                 "_run_quantizer.py",
                 "quantized.tflite",
                 recipe=recipes.default.name,
-                by_operator=find_recipes_by_operator(description, recipes),
+                by_operator=find_recipes_by_operator(
+                    description,
+                    recipes,
+                    paths_in_file(self._graphs),
+                    trained=self.is_trained,
+                    loop_forms=integer_forms(self._graphs, fused=self._can_be_fused(recipes)),
+                ),
                 float_edges=find_float_edges(description, recipes),
             )
             tflite = path.read_bytes()
         file = ModelFile(tflite)
         changed = file.run_passes(
             [
+                functools.partial(fit_biases, float_model=float_file.model),
                 *self._restoring_passes(float_file),
+                functools.partial(shrink_tables, float_model=float_file.model, is_trained=self.is_trained),
                 stand_ins.replace,
+                functools.partial(compare_on_one_grid, float_model=float_file.model),
                 select_integers,
                 functools.partial(set_edge_types, edges=edges),
                 deduplicate_buffers,
             ]
         )
         is_quantized = changed or tflite != float_file.to_bytes()
-        return ConvertedFiles(file, reference=float_file if is_quantized else None)
+        return ConvertedFiles(file, float_file if is_quantized else None, recipes)
+
+    def _lookup_embeddings(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:
+        """Looks the tables up that get another type than their rows, so that they become small."""
+
+        def is_lookup(name: str) -> bool:
+            recipe = recipes.recipe_of(name)
+            return recipe.name != "float32" and not recipe.is_integer
+
+        file = float_file.copy()
+        return file if file.run_passes([functools.partial(lookup_embeddings, is_lookup=is_lookup)]) else float_file
 
     def _restoring_passes(self, float_file: ModelFile) -> Iterator[Pass]:
         """Yields the passes that restore the integers of quantization-aware models."""
-        for layer in self._layers():
+        for layer in layers_in(self._graphs):
             if isinstance(layer, CompressedModel):
                 kernels, grids = layer.integers()
                 trained = [TrainedWeights(*kernel) for kernel in kernels]
@@ -218,10 +257,19 @@ class ConversionPipeline:
         with self._job(recipes) as job:
             self._save_model(job, self._forms(recipes))
             self._save_calibration(job)
-            path = job.run("_run_converter.py", "quantized.tflite", signatures=self._input_names(), int8=True)
+            path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
-        file.run_passes([self._name_tensors, functools.partial(set_edge_types, edges=edges)])
-        return ConvertedFiles(file, reference=float_file)
+        file.run_passes([self._naming_pass, functools.partial(set_edge_types, edges=edges)])
+        return ConvertedFiles(file, float_file, recipes)
+
+    def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
+        """Runs the converter; if it lacks operations, the error names their layers."""
+        try:
+            return job.run("_run_converter.py", gives, signatures=self._input_names(), int8=int8)
+        except ConversionError as error:
+            operations = missing_operations(job.directory / "lacking.json", self._graphs)
+            described = describe_missing_operations(self._graphs[0].model, operations, job.failure)
+            raise (described or error) from error
 
     def _measure_ranges(self, file: ModelFile, recipes: RecipeByLayer) -> dict[str, TensorRange]:
         with self._job(recipes) as job:
@@ -251,26 +299,11 @@ class ConversionPipeline:
         integers = any(recipes.recipe_at(path).is_integer for path in paths)
         return choose_lowering(layer, paths, self._lowering, integers=integers)
 
-    def _paths_of_recurrent_layers(self) -> dict[int, list[LayerPath]]:
-        """Returns the paths of each recurrent layer, by its `id`, as its tensors name them in the file."""
-        paths: dict[int, list[LayerPath]] = defaultdict(list)
-        for graph in self._graphs:
-            for path, layer in recurrent_layers(graph.model).items():
-                paths[id(layer)].append(path_in_file(path, self._model_names()))
-        return paths
-
-    def _name_tensors(self, model: schema.ModelT) -> bool:
-        return name_tensors(model, self._model_names(), {layer.name for layer in self._layers()})
-
-    def _model_names(self) -> set[str]:
-        return {graph.model.name for graph in self._graphs}
+    def _can_be_fused(self, recipes: RecipeByLayer) -> bool:
+        return recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
 
     def _input_names(self) -> dict[str, list[str]]:
         return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
-
-    def _layers(self) -> Iterator[keras.Layer]:
-        for graph in self._graphs:
-            yield from layers_of(graph.model, include_self=False)
 
     def _save_calibration(self, job: Job) -> None:
         for number, graph in enumerate(self._graphs):
@@ -282,7 +315,7 @@ class ConversionPipeline:
         if keras.backend.backend() == "tensorflow":
             save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, **forms)
             return
-        modules = self._custom_modules()
+        modules = modules_of_custom_layers(layers_in(self._graphs))
         for number, graph in enumerate(self._graphs):
             graph.model.save(job.directory / f"model_{number}.keras")
         job.run(
@@ -295,21 +328,6 @@ class ConversionPipeline:
             batch_size=self._batch_size,
             **forms,
         )
-
-    def _custom_modules(self) -> list[str]:
-        """Returns the modules that define the layers which are not Keras's own.
-
-        Raises:
-            ConversionError: If one is defined in the program itself, which another process cannot import.
-        """
-        custom = {layer_class for layer_class in map(type, self._layers()) if not is_keras_class(layer_class)}
-        if own := sorted(layer_class.__name__ for layer_class in custom if layer_class.__module__ == "__main__"):
-            raise ConversionError(
-                f"On the backend {keras.backend.backend()!r}, custom layers must be defined in a module, which the "
-                f"converter's process imports. Received: {own}, defined in the program itself. Move them to a module, "
-                f"registered by @keras.saving.register_keras_serializable()."
-            )
-        return sorted({layer_class.__module__ for layer_class in custom})
 
     @contextmanager
     def _job(self, recipes: RecipeByLayer) -> Iterator[Job]:

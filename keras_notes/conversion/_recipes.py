@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.models.layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES, canonical_recipe
 from keras_notes.bundle import Tolerance
 
 __all__ = [
     "AUTO",
     "EDGES",
     "RECIPES",
+    "InputRange",
     "Recipe",
     "RecipeArgument",
     "RecipeByLayer",
     "candidate_recipes",
     "is_auto",
+    "layers_of_tensor",
+    "parse_input_range",
     "parse_recipe",
     "trained_recipe",
 ]
@@ -27,9 +32,8 @@ __all__ = [
 RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
 """The name of a recipe, or {"default": name, "layers": {pattern: name}}."""
 
-# Not a format, but the best of them.
-AUTO = "auto"
-EDGES = ("float32", "uint8", "int8", "int16")
+InputRange: TypeAlias = tuple[float, float] | Mapping[str, tuple[float, float]]
+"""The smallest and the largest value of the input, or a dict of these by the names of inputs."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,6 @@ _RECIPES = {
     )
 }
 
-RECIPES = tuple(_RECIPES)
-
 
 @dataclass(frozen=True)
 class RecipeByLayer:
@@ -96,15 +98,24 @@ class RecipeByLayer:
     Attributes:
         default: The recipe of all layers without another one.
         layers: The other recipes, by pattern.
+        float_operators: The names of the results of operators that compute in float32, whatever their layer does:
+            integers do not serve them.
     """
 
     default: Recipe
     layers: dict[str, Recipe]
+    float_operators: frozenset[str] = frozenset()
 
     @property
     def needs_calibration(self) -> bool:
         """Whether any layer computes in integers, whose ranges come from samples."""
         return any(recipe.is_integer for recipe in (self.default, *self.layers.values()))
+
+    @property
+    def exceptions(self) -> dict[str, str]:
+        """The names of the other recipes, by pattern and by the layer of an operator in float32."""
+        layers = {"/".join(layers_of_tensor(name)): "float32" for name in sorted(self.float_operators)}
+        return {**{pattern: recipe.name for pattern, recipe in self.layers.items()}, **layers}
 
     @property
     def tolerance(self) -> Tolerance:
@@ -122,7 +133,9 @@ class RecipeByLayer:
 
     def recipe_of(self, tensor_name: str) -> Recipe:
         """Returns the recipe of the operator that gives a tensor named "layer/.../operation"."""
-        return self.recipe_at(_layers_of(tensor_name))
+        if tensor_name in self.float_operators:
+            return _RECIPES["float32"]
+        return self.recipe_at(layers_of_tensor(tensor_name))
 
     def recipe_at(self, path: Path) -> Recipe:
         """Returns the recipe of the layer at a path."""
@@ -131,7 +144,7 @@ class RecipeByLayer:
 
     def patterns_of(self, tensor_name: str) -> list[str]:
         """Returns the patterns that match a tensor's layers, or its operation if that belongs to no layer."""
-        return matching_patterns(self.layers, _layers_of(tensor_name))
+        return matching_patterns(self.layers, layers_of_tensor(tensor_name))
 
 
 def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bool) -> list[RecipeByLayer]:
@@ -159,23 +172,27 @@ def candidate_recipes(recipe: RecipeArgument, edges: str, *, has_calibration: bo
     return fitting
 
 
-def trained_recipe(recipe: RecipeArgument, trained: str, floats: Sequence[str]) -> RecipeByLayer:
+def trained_recipe(
+    recipe: RecipeArgument, trained: str, floats: Sequence[str], only: Sequence[str] = ()
+) -> RecipeByLayer:
     """Returns the recipe of a quantization-aware model.
 
     Args:
         recipe: The argument of `convert`.
         trained: The name of the recipe that the model was trained for.
         floats: Patterns of the layers that it left in floating point.
+        only: Patterns of the layers that it was trained for; empty for all.
 
     Raises:
         ValueError: If the argument names another recipe.
     """
-    if recipe != trained:
+    if canonical_recipe(recipe) != trained:
         raise ValueError(
             f"`recipe` must be the one that the quantization-aware model was trained for, {trained!r}; its exceptions "
             f"are those of `skip`. {received(recipe=recipe)}"
         )
-    return parse_recipe({"default": trained, "layers": dict.fromkeys(floats, "float32")})
+    layers = {"*": "float32", **dict.fromkeys(only, trained)} if only else {}
+    return parse_recipe({"default": trained, "layers": {**layers, **dict.fromkeys(floats, "float32")}})
 
 
 def is_auto(recipe: RecipeArgument) -> bool:
@@ -206,9 +223,44 @@ def parse_recipe(recipe: RecipeArgument) -> RecipeByLayer:
     )
 
 
-def _layers_of(tensor_name: str) -> Path:
+def parse_input_range(input_range: InputRange | None, names: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Returns the declared ranges of inputs, by name.
+
+    Args:
+        input_range: The argument of `convert`.
+        names: The names of all inputs.
+
+    Raises:
+        ValueError: If a name is not that of an input, or a range does not hold 0 or has no width.
+        TypeError: If a range is not a pair of numbers.
+    """
+    if input_range is None:
+        return {}
+    if not isinstance(input_range, Mapping) and len(names) > 1:
+        raise ValueError(
+            f"`input_range` must be a dict by the names of inputs for a model with several, {sorted(names)}. "
+            f"{received(input_range=input_range)}"
+        )
+    declared = dict(input_range) if isinstance(input_range, Mapping) else dict.fromkeys(names, input_range)
+    if unknown := sorted(set(declared) - set(names)):
+        raise ValueError(f"`input_range` must name inputs of the model, {sorted(names)}. Received: {unknown}.")
+    return {name: _checked_range(values) for name, values in declared.items()}
+
+
+def _checked_range(values: object) -> tuple[float, float]:
+    ends = tuple(values) if isinstance(values, (tuple, list)) else ()
+    if len(ends) != 2 or not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends):
+        raise TypeError(f"`input_range` must be a pair of numbers, such as (0.0, 1.0). {received(input_range=values)}")
+    minimum, maximum = map(float, ends)
+    if not (-math.inf < minimum <= 0.0 <= maximum < math.inf and minimum < maximum):
+        raise ValueError(f"`input_range` must hold 0 and have a width: a grid has 0. {received(input_range=values)}")
+    return minimum, maximum
+
+
+def layers_of_tensor(tensor_name: str) -> Path:
+    """Returns the path of the layer or operation that computes a tensor named "layer/.../operation"."""
     return tuple(tensor_name.split("/")[:-1]) or (tensor_name,)
 
 
 def _recipe_named(argument: str, name: object, choices: tuple[str, ...] = RECIPES) -> Recipe:
-    return _RECIPES[check_choice(argument, name, choices)]
+    return _RECIPES[check_choice(argument, canonical_recipe(name), choices)]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import keras
-import numpy as np
 
 from keras_notes._shared.types import Tree
 from keras_notes.distillation._fingerprints import weight_sums

@@ -247,7 +247,7 @@ def _weights_by_class(alpha: Mapping[int, float], exclusive: bool) -> list[float
     return [weights[key] for key in sorted(weights)] if exclusive else dict(sorted(weights.items()))
 
 
-def _check_share(alpha: float, exclusive: bool) -> float:
+def _check_share(alpha: float | Sequence[float], exclusive: bool) -> float:
     try:
         return check_between("alpha", alpha, 0.0, 1.0)
     except ValueError as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 __all__ = ["LostChannels", "find_lost_channels", "varies_with_samples"]
 
-# A channel varies if its standard deviation is a hundredth of its largest value: below that it is a constant with noise.
+# A channel varies if its standard deviation is a hundredth of its largest value: below, it is a constant with noise.
 _SPREAD = 0.01
 # A channel that has less of the variation than this is a constant: it holds 1 % of the variance.
 _FLAT = 0.1

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_notes._litert.model import INTEGER_DTYPES, TfliteFile
-from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance
+from keras_notes.bundle import Bundle, SignatureEntry, TensorEntry, Tolerance, distance_between
 from keras_notes.errors import BundleError
 from keras_notes.verification._channels import find_lost_channels
+from keras_notes.verification._output_operators import last_operator
 from keras_notes.verification._report import OutputReport
 
-__all__ = ["compare_signature"]
+__all__ = ["compare_signature", "distance_warnings"]
 
+# A quantization-aware model of these distances to its float model answers otherwise than that.
+_FEWEST_AGREEING, _FAR = 0.9, 0.3
+# How far a measure over the golden samples may be off by their draw: beyond it lie 0.1 % of the draws.
+_STANDARD_ERRORS = 3
 # Operators that move channels to another axis, or make the channels of several results one output.
 _CHANNEL_MOVERS = ("CONCATENATION", "PACK", "TRANSPOSE")
-_PASSED_BY = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SQUEEZE", "EXPAND_DIMS")
 
 
 def compare_signature(bundle: Bundle, signature: SignatureEntry, file: TfliteFile, run: Callable) -> list[OutputReport]:
@@ -37,8 +43,18 @@ def compare_signature(bundle: Bundle, signature: SignatureEntry, file: TfliteFil
     if bundle.manifest.batch_size is None and signature.golden_samples > 1:
         _check_batched(signature, outputs, run(signature, inputs, batch_size=signature.golden_samples))
     labelled = bundle.manifest.labels is not None and signature is bundle.manifest.signatures[0]
+    references = bundle.reference(signature)
     return [
-        _compare_output(bundle, signature, entry, file, golden[entry.name], outputs[entry.name], has_classes=labelled)
+        _compare_output(
+            bundle,
+            signature,
+            entry,
+            file,
+            golden[entry.name],
+            outputs[entry.name],
+            references.get(entry.name),
+            has_classes=labelled,
+        )
         for entry in signature.outputs
     ]
 
@@ -50,28 +66,46 @@ def _compare_output(
     file: TfliteFile,
     golden: np.ndarray,
     output: np.ndarray,
+    reference: np.ndarray | None,
     *,
     has_classes: bool,
 ) -> OutputReport:
     tolerance = bundle.manifest.tolerance
     expected, actual = golden.astype(np.float64), output.astype(np.float64)
     report = _output_report(signature, entry, expected, actual)
+    if reference is not None:
+        report = dataclasses.replace(report, distance=distance_between(reference, output))
     if report.agreement is not None and tolerance.agreement is not None:
         return dataclasses.replace(report, failures=tuple(_disagreement(report, tolerance.agreement)))
-    failures = _failures(report, tolerance, entry.magnitude or float(np.abs(expected).max()) or 1.0)
+    failures = _failures(
+        report, _beyond_chance(actual - expected), tolerance, entry.magnitude or float(np.abs(expected).max()) or 1.0
+    )
     path = _path(signature.name, entry.name)
     if failures and (outside := _count_outside_of_grid(file, signature.name, entry.name, expected)):
         failures.append(
             f"{outside} of {expected.size} golden values of the output {path!r} "
             f"lie outside of its grid: calibrate with more samples"
         )
-    if report.agreement is None and (
-        lost := find_lost_channels(
-            expected, actual, _channel_axes(file, signature, entry), has_classes=has_classes and entry.shape[-1] > 1
-        )
-    ):
-        failures.append(lost.describe(path, entry.scale))
+    if report.agreement is None:
+        axes = _channel_axes(file, signature, entry)
+        models = (expected,) if reference is None else (expected, reference.astype(np.float64))
+        lost = (find_lost_channels(model, actual, axes, has_classes=has_classes) for model in models)
+        failures += [channels.describe(path, entry.scale) for channels in lost if channels is not None][:1]
     return dataclasses.replace(report, failures=tuple(failures))
+
+
+def distance_warnings(outputs: Iterable[OutputReport]) -> Iterator[str]:
+    """Yields a sentence for each output that is far from the float model, whatever the tolerance says."""
+    for output in outputs:
+        distance = output.distance
+        if distance is None:
+            continue
+        disagrees = distance.top1_agreement is not None and distance.top1_agreement < _FEWEST_AGREEING
+        if disagrees or distance.rms_error > _FAR * distance.spread > 0:
+            yield (
+                f"the output {_path(output.signature, output.name)!r} is far from the float model: {distance}. Train "
+                f"longer, with a smaller learning rate, or leave layers in float (`skip`)"
+            )
 
 
 def _channel_axes(file: TfliteFile, signature: SignatureEntry, entry: TensorEntry) -> tuple[int, ...]:
@@ -79,12 +113,7 @@ def _channel_axes(file: TfliteFile, signature: SignatureEntry, entry: TensorEntr
     last = len(entry.shape) - 1
     if last < 1:
         return ()
-    in_file = next(item for item in file.signatures if item.name == signature.name)
-    graph = file.graph(in_file)
-    makers = {index: operator for operator in graph.operators for index in operator.outputs}
-    operator = makers.get(in_file.outputs[entry.name])
-    while operator is not None and operator.name in _PASSED_BY:
-        operator = makers.get(operator.inputs[0])
+    operator = last_operator(file, signature.name, entry.name)
     return tuple(range(last, 0, -1)) if operator is not None and operator.name in _CHANNEL_MOVERS else (last,)
 
 
@@ -145,30 +174,56 @@ def _drift_by_quarter(error: np.ndarray) -> tuple[float, float, float, float] | 
     return first, second, third, fourth
 
 
-def _failures(output: OutputReport, tolerance: Tolerance, magnitude: float) -> list[str]:
+class _BeyondChance(NamedTuple):
+    """The least that errors over all data are, from their spread over the golden samples."""
+
+    rms_error: float
+    mean_error: float
+
+
+def _beyond_chance(error: np.ndarray) -> _BeyondChance:
+    """Returns root mean square and absolute mean of errors, less what the draw of the samples explains.
+
+    That is 3 standard errors, so that the verdict on a file does not depend on which samples are golden. An error that
+    is the same in all samples counts in full, however few they are.
+    """
+    rows = error.reshape(len(error), -1)
+    with np.errstate(invalid="ignore"):  # an infinite error gives a NaN, which fails
+        squares, means = np.square(rows).mean(axis=1), rows.mean(axis=1)
+        # The NaN first: `max` keeps it there.
+        rms_error = math.sqrt(max(squares.mean() - _STANDARD_ERRORS * _standard_error(squares), 0.0))
+        return _BeyondChance(rms_error, max(abs(means.mean()) - _STANDARD_ERRORS * _standard_error(means), 0.0))
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _failures(output: OutputReport, sure: _BeyondChance, tolerance: Tolerance, magnitude: float) -> list[str]:
+    measures: tuple[tuple[str, float | None, float | None, float | None], ...]
     if output.max_error_lsb is not None and tolerance.max_error_lsb is not None:
-        unit = " LSB"
-        measures: tuple[tuple[str, float | None, float | None], ...] = (
-            ("largest error", output.max_error_lsb, tolerance.max_error_lsb),
-            ("root mean square error", output.rms_error_lsb, tolerance.rms_error_lsb),
-            ("mean error", output.mean_error_lsb, tolerance.mean_error_lsb),
+        unit, step = " LSB", output.max_error / output.max_error_lsb if output.max_error_lsb else 1.0
+        measures = (
+            ("largest error", output.max_error_lsb, output.max_error_lsb, tolerance.max_error_lsb),
+            ("root mean square error", output.rms_error_lsb, sure.rms_error / step, tolerance.rms_error_lsb),
+            ("mean error", output.mean_error_lsb, sure.mean_error / step, tolerance.mean_error_lsb),
         )
     else:
         # An infinite golden output must not make the limit infinite.
         unit, scale = "", magnitude if np.isfinite(magnitude) else 1.0
         measures = (
-            ("largest error", output.max_error, _times(tolerance.max_error, scale)),
-            ("root mean square error", output.rms_error, _times(tolerance.rms_error, scale)),
+            ("largest error", output.max_error, output.max_error, _times(tolerance.max_error, scale)),
+            ("root mean square error", output.rms_error, sure.rms_error, _times(tolerance.rms_error, scale)),
         )
     path = _path(output.signature, output.name)
-    limited = [(measure, value, limit) for measure, value, limit in measures if limit is not None]
+    limited = [(measure, value, minimum, limit) for measure, value, minimum, limit in measures if limit is not None]
     if not limited:
         return [f"the tolerance of the bundle must limit the output {path!r}. Received: no limit that applies"]
     return [
         f"the {measure} of the output {path!r} must be at most {limit:.3g}{unit}. Received: {value}{unit}"
-        for measure, value, limit in limited
-        # Not `value > limit`: a NaN must fail.
-        if not (value is not None and abs(value) <= limit)
+        for measure, value, minimum, limit in limited
+        # Not `minimum > limit`: a NaN must fail.
+        if not (minimum is not None and minimum <= limit)
     ]
 
 

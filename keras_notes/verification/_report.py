@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from keras_notes._shared.types import Config
+from keras_notes.bundle import Distance
 
-__all__ = ["OutputReport", "Report"]
+__all__ = ["OutputReport", "Report", "TaskFigure"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class OutputReport:
             None for a model without states, or a sequence of fewer than 4 steps.
         agreement: Share of integers that are those of the trained model, for an output of integers such as class ids,
             which is judged by it; None for other outputs.
+        distance: Distance of the file to the float model that a quantization-aware model came from; None without one.
         failures: Limits that this output exceeds, as sentences; () if it exceeds none.
 
     Example:
@@ -50,7 +52,62 @@ class OutputReport:
     top1_agreement: float | None
     rms_error_by_quarter: tuple[float, float, float, float] | None = None
     agreement: float | None = None
+    distance: Distance | None = None
     failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskFigure:
+    """A figure of the task on labelled samples.
+
+    Attributes:
+        output: Name of the output.
+        metric: Name of the metric.
+        value: Figure of the file.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end of that interval.
+        interval: Method of the interval: "wilson" for shares of samples, "bootstrap" (over samples) for other figures.
+        samples: Number of samples.
+        trained_value: Figure of the trained model, computed by Keras at conversion; None if the bundle has none.
+        trained_samples: Number of samples of that figure; None without it.
+        is_on_same_data: Whether both are figures of the same samples and labels.
+        loss: Loss of the file against the trained model on the same data: of accuracy, as a fraction; of an error, as a
+            share of the standard deviation of the labels. None on other data, or for a metric of your own.
+        sure_loss: Lower end of the 95 % interval of the mean loss of a sample, each compared with itself; None without
+            `loss`.
+        chance: Share of the most frequent answer; None without classes.
+        budget: Largest loss that the file may have.
+
+    Example:
+        >>> figure = TaskFigure("output", "accuracy", 0.31, 0.27, 0.35, "wilson", 597, 0.88, 597, True, 0.57, 0.53, 0.1)
+        >>> print(figure)
+        accuracy of 'output' 0.3100 (95 % interval 0.2700 to 0.3500) on 597 samples; trained model 0.8800
+    """
+
+    output: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    interval: str
+    samples: int
+    trained_value: float | None
+    trained_samples: int | None
+    is_on_same_data: bool
+    loss: float | None
+    sure_loss: float | None
+    chance: float | None
+    budget: float = 0.01
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.metric} of {self.output!r} {self.value:.4f} (95 % interval {self.low:.4f} to {self.high:.4f}) "
+            f"on {self.samples} samples"
+        )
+        if self.trained_value is None:
+            return f"{text}; trained model not known: convert with `validation_data`"
+        other = "" if self.is_on_same_data else f" on {self.trained_samples} other samples"
+        return f"{text}; trained model {self.trained_value:.4f}{other}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +128,9 @@ class Report:
         float_islands: Operators that compute in floating point, as "NAME tensor"; () for a fully integer file.
         failures: Failures of all outputs.
         is_mixed: Whether some operators compute in floating point and others do not.
+        figures: Figures of the task on x and y, by output, with that of the trained model; () without them.
+        warnings: Sentences about what no limit judges, such as data that leave the calibrated range; () without any.
+        causes: Sentences that say why a file strays, with a remedy; () for a file that does not.
 
     Example:
         >>> from keras_notes.verification import verify
@@ -92,10 +152,13 @@ class Report:
     float_islands: tuple[str, ...]
     failures: tuple[str, ...]
     is_mixed: bool = False
+    figures: tuple[TaskFigure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every output is within the bundle's tolerance."""
+        """Whether every output is within the bundle's tolerance, and no figure fell behind the trained model's."""
         return not self.failures
 
     def to_dict(self) -> Config:
@@ -121,7 +184,15 @@ class Report:
             lines.append(f"  accuracy {self.accuracy:.4f} on {self.accuracy_samples} samples")
         if self.is_mixed:
             lines.append(f"  in floating point: {', '.join(self.float_islands)}")
-        return "\n".join([*lines, *(f"  FAILED: {failure}" for failure in self.failures)])
+        lines += [
+            f"  {output.signature}/{output.name} against the float model: {output.distance}"
+            for output in self.outputs
+            if output.distance is not None
+        ]
+        lines += [f"  {figure}" for figure in self.figures]
+        lines += [f"  WARNING: {warning}" for warning in self.warnings]
+        lines += [f"  FAILED: {failure}" for failure in self.failures]
+        return "\n".join([*lines, *(f"  CAUSE: {cause}" for cause in self.causes)])
 
 
 def _output_line(output: OutputReport) -> str:

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-import numpy as np
-
 from keras_notes._litert import client as tflite_process
+from keras_notes._litert.grid_fit import describe_misfits
 from keras_notes._litert.model import Signature, TfliteFile
 from keras_notes._litert.runtime import KERNELS
 from keras_notes._litert.sandbox import DEFAULT_LIMITS, Limits
 from keras_notes._shared.checks import check_choice, one_line
+from keras_notes._shared.task_metrics import MetricArgument
 from keras_notes._shared.types import ArrayLike
-from keras_notes.bundle import Bundle, SignatureEntry, as_bundle
+from keras_notes.bundle import Bundle, as_bundle
 from keras_notes.errors import BundleError, VerificationError
-from keras_notes.verification._compare import compare_signature
+from keras_notes.verification._causes import find_causes
+from keras_notes.verification._compare import compare_signature, distance_warnings
 from keras_notes.verification._labelled_samples import check_labelled_samples
 from keras_notes.verification._report import OutputReport, Report
+from keras_notes.verification._task_figures import chance_warnings, measure_task, task_failures
 
 __all__ = ["Limits", "OutputReport", "Report", "verify"]
 
@@ -34,6 +35,7 @@ def verify(
     x: ArrayLike | None = None,
     y: ArrayLike | None = None,
     *,
+    metric: MetricArgument = None,
     kernels: str = "xnnpack",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
@@ -42,15 +44,26 @@ def verify(
     Checks the hashes, and that the file has the tensors that the manifest describes; then runs every golden sample on
     LiteRT and compares the outputs. Outputs of float files are compared by the largest error, relative to the largest
     golden value; outputs with an integer grid in steps of that grid (LSB), by the largest, the root mean square and the
-    mean error.
+    mean error; outputs of integers, such as class ids, by the share that agrees. Of the root mean square and the mean,
+    3 standard errors over the samples are allowed, so that the verdict does not depend on the draw of the samples. A
+    channel that varies in the trained model and not in the file fails.
 
     Args:
         bundle_or_directory: A bundle, or its folder. Its files are read and hashed again in either case.
         x: Test inputs of shape (samples, ...), in the units of the trained model; for several inputs a dict by name,
             or a list in the order of the model. Or a dataset of (x, y): a `tf.data.Dataset`, a `keras.utils.PyDataset`,
             a `DataLoader`, or a generator, of which the first 10000 samples are used.
-        y: Class ids of shape (samples,). With x and y the accuracy of the .tflite file itself is measured. None for a
-            dataset.
+            Without `y`, only whether x lies on the grid of the inputs is said.
+        y: Labels of x, with which the file itself is measured: class ids of shape (samples,), or of each pixel; one-hot
+            labels; 0 and 1 for single labels; or numbers of the output's shape. For several outputs a dict by output
+            name, of those that have labels. None for a dataset.
+        metric: "accuracy" (largest class on the last axis), "binary_accuracy" (single labels; from 0.5 of a
+            probability or 0 of a logit), "mae" or "rmse"; or a function of labels and outputs. Defaults to the accuracy
+            that labels and output allow, or "mae" for other numbers. Its 95 % interval is that of Wilson for a share of
+            samples, else from 1000 bootstrap draws of samples. If the bundle knows the trained model's figure on the
+            same data (`validation_data` of `convert`), a loss of more than one point that is beyond chance is a
+            failure: each sample is compared with itself, and the 95 % interval of the loss must lie above 0. A point is
+            0.01 of accuracy, or an error of 0.01 standard deviations of the labels.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
         limits: Time and memory that the file may use.
 
@@ -70,13 +83,22 @@ def verify(
     """
     check_choice("kernels", kernels, KERNELS)
     bundle = as_bundle(bundle_or_directory)
-    samples, labels = check_labelled_samples(bundle.manifest.signatures[0], x, y)
     file = tflite_process.describe(bundle.model_path, limits)
     _check_edges(bundle, file)
+    samples, metrics = check_labelled_samples(bundle.manifest, file, x, y, metric)
     run = functools.partial(tflite_process.outputs, bundle.model_path, kernels=kernels, limits=limits)
+    signature = bundle.manifest.signatures[0]
     outputs = tuple(
         output for entry in bundle.manifest.signatures for output in compare_signature(bundle, entry, file, run)
     )
+    figures = measure_task(bundle, samples, metrics, run(signature, samples)) if metrics else ()
+    misfits = describe_misfits(file, signature, {"`x`": samples, "the golden samples": bundle.golden(signature)[0]})
+    failures = [failure for output in outputs for failure in output.failures] + list(task_failures(figures))
+    warnings = [*chance_warnings(figures), *distance_warnings(outputs)]
+    # Labels of samples that the file cannot take tell nothing, unless the trained model's answers are known for them.
+    is_proven = bool(figures) and all(figure.loss is not None for figure in figures)
+    (failures if figures and not is_proven else warnings).extend(misfits)
+    accuracy = next((f for f in figures if f.metric in ("accuracy", "binary_accuracy")), None)
     report = Report(
         name=bundle.manifest.name,
         recipe=bundle.manifest.recipe,
@@ -85,18 +107,24 @@ def verify(
         model_bytes=bundle.model_bytes,
         outputs=outputs,
         golden_samples=sum(entry.golden_samples for entry in bundle.manifest.signatures),
-        accuracy=None if labels is None else _accuracy(run, bundle.manifest.signatures[0], samples, labels),
-        accuracy_samples=0 if labels is None else len(labels),
+        accuracy=None if accuracy is None else accuracy.value,
+        accuracy_samples=0 if accuracy is None else accuracy.samples,
         operators=file.operator_counts(),
         float_islands=file.float_operators(),
         is_mixed=file.is_mixed,
-        failures=tuple(failure for output in outputs for failure in output.failures),
+        failures=tuple(failures),
+        figures=figures,
+        warnings=tuple(warnings),
+        causes=tuple(find_causes(bundle, file)) if failures else (),
     )
     if not report.ok:
-        raise VerificationError(
-            f"{report.name!r} is not equal to the trained model: {'; '.join(report.failures)}", report
-        )
+        raise VerificationError(f"{report.name!r} is not equal to the trained model: {_reasons(report)}", report)
     return report
+
+
+def _reasons(report: Report) -> str:
+    causes = "".join(f". Likely cause: {cause}" for cause in report.causes)
+    return "; ".join(report.failures) + causes
 
 
 def _check_edges(bundle: Bundle, file: TfliteFile) -> None:
@@ -123,8 +151,3 @@ def _edges(file: TfliteFile, signature: Signature, side: str) -> set[tuple]:
         (name, graph.tensors[i].dtype, graph.tensors[i].shape, grid(i).scale, grid(i).zero_point)
         for name, i in indices.items()
     }
-
-
-def _accuracy(run: Callable, signature: SignatureEntry, samples: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-    outputs = run(signature, samples)[signature.outputs[0].name]
-    return float((outputs.argmax(-1) == labels).mean())

@@ -11,8 +11,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes._litert import client as tflite_process
 from keras_notes._litert.metadata import DESCRIPTION
-from keras_notes.bundle import open_bundle
-from keras_notes.cli import main
+from keras_notes.bundle import Candidate, Choice, open_bundle
+from keras_notes.cli import _main, main
 from tests.support.bundles import (
     DEQUANTIZE,
     GOLDEN_OUTPUT,
@@ -214,6 +214,16 @@ def test_convert_by_auto_prints_the_table_and_inspect_repeats_it(capsys, files, 
     code, out, _ = _run(capsys, "inspect", tmp_path / "bundle")
     assert code == 0
     assert taken in out.splitlines()
+
+
+def test_json_of_auto_has_the_candidates(capsys, files, tmp_path, monkeypatch, converted):
+    choice = Choice(0.5, "bytes", None, 32, (Candidate("float32", "xnnpack", 9, 0.1, None, 0.0, ""),), chosen=0)
+    monkeypatch.setattr(_main, "convert", lambda *_, **__: converted("float32"))
+    monkeypatch.setattr(_main, "read_choice", lambda _: choice)
+    code, out, _ = _run(capsys, "convert", files / "net.keras", "-o", tmp_path / "bundle", "--recipe", "auto", "--json")
+    assert code == 0
+    assert json.loads(out)["choice"] == json.loads(json.dumps(choice.to_dict()))
+    assert json.loads(out)["recipe"] == "float32"
 
 
 def test_inspect_says_what_a_bundle_holds(capsys):

@@ -1,5 +1,7 @@
 """What `convert` refuses, and that a refusal or a failure leaves nothing behind. The converter itself does not run."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,10 @@ import pytest
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes.bundle import _bundle, open_bundle
+from keras_notes.conversion import _bundle_builder
+from keras_notes.conversion._golden_inputs import choose_golden_inputs
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
+from keras_notes.conversion.graph._deploy_graph import deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
 from tests.support.bundles import LABELS, MODEL_FILE, TESTDATA, bars, contents, failing_after
 
@@ -75,9 +80,9 @@ ARGUMENTS = {
         {"recipe": "auto", "prefer": "speed"},
         "`prefer` must be one of 'bytes', 'latency'. Received: prefer='speed'",
     ),
-    "validation data for a recipe by name": (
-        {"calibration": X, "validation_data": (X, [0] * 100)},
-        "`validation_data` must be None for the recipe 'static_int8'; only 'auto' chooses by it",
+    "labels of no class for a recipe by name": (
+        {"calibration": X, "validation_data": (X, [4] * 100)},
+        r"`y` must hold class ids in \[0, 4\)\. Received: 4",
     ),
     "labels of classes that there are not": (
         {"recipe": "auto", "validation_data": (X, [4] * 100)},
@@ -112,7 +117,6 @@ ARGUMENTS = {
         "`batch_size` must be 1, or None for any. Received: batch_size=8",
     ),
     "no calibration": ({}, "`calibration` must hold typical inputs .* Received: calibration=None. Give 250"),
-    "calibration of a float file": ({"recipe": "float32", "calibration": X}, "`calibration` must be None .*`golden`"),
     "calibration of another shape": (
         {"calibration": X[..., 0]},
         r"`calibration` must have the shape \(samples, 8, 8, 1\) .* Received: shape \(100, 8, 8\)",
@@ -168,8 +172,41 @@ def test_weights_that_are_nan_are_refused(refused, net):
 
 def test_integer_inputs_need_golden_samples(refused):
     ids = keras.Input((4,), dtype="int32", name="ids")
-    model = keras.Model(ids, keras.layers.Embedding(10, 3)(ids))
-    refused(ValueError, "`golden` must be given for a model with integer inputs", model, recipe="float32")
+    model = keras.Model(ids, keras.ops.one_hot(ids, 10))
+    message = "`golden` must be given for a model with integer inputs, .* golden=None for the input 'ids'"
+    refused(ValueError, message, model, recipe="float32")
+
+
+def test_random_ids_are_in_the_vocabulary_of_the_embedding_that_takes_them():
+    words, places = keras.Input((6,), dtype="int32", name="words"), keras.Input((6,), dtype="int64", name="places")
+    inner = keras.Sequential([keras.Input((6,), dtype="int64"), keras.layers.Embedding(4, 8)])
+    model = keras.Model([words, places], keras.layers.Embedding(500, 8)(words) + inner(places))
+    golden = choose_golden_inputs(deploy_graph(model), None, None)
+    assert 400 < golden.arrays["words"].max() < 500
+    assert golden.arrays["words"].dtype == "int32"
+    assert set(np.unique(golden.arrays["places"])) == {1, 2, 3}
+    assert golden.arrays["places"].shape == (32, 6)
+    again = choose_golden_inputs(deploy_graph(model), None, None)
+    np.testing.assert_array_equal(golden.arrays["words"], again.arrays["words"])
+
+
+@pytest.mark.parametrize("recipe", ["float32", "float16", "dynamic_int8", "weight_int4"])
+def test_calibration_data_of_a_recipe_without_ranges_are_golden(
+    recipe, net, tmp_path, without_converter, monkeypatch, caplog
+):
+    monkeypatch.setattr(_bundle_builder, "audit", lambda *_: None)
+    with caplog.at_level(logging.INFO, "keras_notes"):
+        bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=X)
+    assert f"`calibration` sets no ranges, because {recipe} has none" in caplog.text
+    places = np.unique(np.linspace(0, 99, 32).round().astype(int))
+    np.testing.assert_array_equal(bundle.golden(bundle.manifest.signatures[0])[0]["image"], X[places])
+
+
+@pytest.mark.parametrize("recipe", ["int8", {"default": "int8", "layers": {"a": "int8"}}])
+def test_int8_is_static_int8_in_the_manifest(recipe, net, tmp_path, without_converter):
+    manifest = kn.convert(net, tmp_path / "bundle", recipe, calibration=X).manifest
+    assert manifest.recipe == "static_int8"
+    assert set(manifest.exceptions.values()) <= {"static_int8"}
 
 
 def test_fractions_are_no_golden_samples_of_an_integer_input(refused):

@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_notes as kn
 from keras_notes.compression import equalize, quantize_aware, sensitivity
 from keras_notes.conversion import _bundle_builder
+from keras_notes.conversion._golden_inputs import check_finite, choose_golden_inputs
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
 from keras_notes.conversion.graph._deploy_graph import deploy_graph
 from keras_notes.conversion.passes._model_file import ModelFile
@@ -123,6 +124,6 @@ def test_weights_that_are_not_finite_are_no_fault_of_a_sample():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, kernel_initializer="ones")])
     model.layers[0].bias.assign([np.nan, 0.0])
     graph = deploy_graph(model)
-    inputs = _bundle_builder._golden_inputs(graph, None, None)
+    inputs = choose_golden_inputs(graph, None, None)
     with pytest.raises(kn.errors.ConversionError, match="Check its weights"):
-        _bundle_builder._check_finite(model, graph.run(inputs.arrays).outputs, inputs)
+        check_finite(model, graph.run(inputs.arrays).outputs, inputs)

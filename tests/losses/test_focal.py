@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_notes.losses import FocalLoss
+from keras_notes.losses import FocalLoss, class_balanced_alpha
 from tests.losses.contract import check_loss, check_trains_in_a_plain_model
 from tests.losses.references import exclusive_focal, independent_focal, sigmoid, softmax
 from tests.support.gradients import value_and_gradient
@@ -351,7 +351,7 @@ def test_shapes_that_do_not_fit_are_errors_and_never_broadcast(arguments, y_true
 
 
 def test_a_dictionary_of_weights_is_the_list_of_them(batch):
-    ids, logits = batch[:2]
+    logits, ids = batch
     weights = [0.1, 0.5, 1.0, 2.0, 3.0]
     by_list, by_id = (
         FocalLoss(alpha=alpha, from_logits=True)(ids, logits) for alpha in (weights, dict(enumerate(weights)))

@@ -255,7 +255,6 @@ X, Y = bars(5, seed=0)
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (X, None, "`x` and `y` must be given together"),
         (None, Y, "`x` and `y` must be given together"),
         (X, [0, 1, 2, 3, 4], r"class ids in \[0, 4\)\. Received: 4 \(1 of 5"),
         (X, [0, 1, -1, 3, -1], r"class ids in \[0, 4\)\. Received: -1 \(2 of 5"),

@@ -8,6 +8,9 @@
 namespace runner {
 namespace {
 
+constexpr double kStandardErrors = 3.0;
+
+// The root mean square and the absolute mean are less 3 standard errors: what the draw of the samples does not explain.
 struct Errors {
   double largest = 0.0;  // NaN if any error is.
   double rms = 0.0;
@@ -18,18 +21,29 @@ struct Errors {
 // The larger of the two; a NaN stays.
 double larger(double most, double value) { return std::isnan(most) || value <= most ? most : value; }
 
-Errors errors_of(const std::vector<double>& golden, const std::vector<double>& got) {
+// The absolute mean, less 3 standard errors.
+double beyond_chance(const std::vector<double>& values) {
+  const auto count = static_cast<double>(values.size());
+  double mean = 0.0, squares = 0.0;
+  for (const double value : values) mean += value / count;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  const double error = count > 1.0 ? std::sqrt(squares / (count - 1.0) / count) : 0.0;
+  return larger(std::fabs(mean) - kStandardErrors * error, 0.0);
+}
+
+Errors errors_of(const std::vector<double>& golden, const std::vector<double>& got, std::size_t samples) {
   Errors errors;
+  const std::size_t size = golden.size() / samples;
+  std::vector<double> squares(samples, 0.0), means(samples, 0.0);
   for (std::size_t index = 0; index < golden.size(); ++index) {
     const double error = got[index] - golden[index];
     errors.largest = larger(errors.largest, std::fabs(error));
     errors.magnitude = larger(errors.magnitude, std::fabs(golden[index]));
-    errors.rms += error * error;
-    errors.mean += error;
+    squares[index / size] += error * error / static_cast<double>(size);
+    means[index / size] += error / static_cast<double>(size);
   }
-  const auto count = static_cast<double>(golden.size());
-  errors.rms = std::sqrt(errors.rms / count);
-  errors.mean /= count;
+  errors.rms = std::sqrt(beyond_chance(squares));
+  errors.mean = beyond_chance(means);
   if (errors.magnitude == 0.0) errors.magnitude = 1.0;
   return errors;
 }
@@ -54,6 +68,12 @@ std::optional<double> agreement(const TensorSpec& tensor, const std::vector<doub
   return static_cast<double>(same) / static_cast<double>(golden.size() / classes);
 }
 
+std::size_t golden_samples(const TensorSpec& tensor, const std::vector<double>& golden) {
+  std::size_t elements = 1;
+  for (std::size_t axis = 1; axis < tensor.shape.size(); ++axis) elements *= static_cast<std::size_t>(tensor.shape[axis]);
+  return std::max<std::size_t>(golden.size() / elements, 1);
+}
+
 double equal_share(const std::vector<double>& golden, const std::vector<double>& got) {
   std::size_t equal = 0;
   for (std::size_t index = 0; index < golden.size(); ++index) equal += golden[index] == got[index] ? 1 : 0;
@@ -68,7 +88,7 @@ std::optional<double> finite(double value) {
 
 Comparison compare(const TensorSpec& tensor, const Values& golden, const Values& got, const Tolerance& tolerance) {
   const std::vector<double> wanted = as_doubles(golden), found = as_doubles(got);
-  const Errors errors = errors_of(wanted, found);
+  const Errors errors = errors_of(wanted, found, golden_samples(tensor, wanted));
   std::vector<std::pair<double, std::optional<double>>> measures;
   // Class ids have no magnitude: how many are equal counts.
   const bool are_ids = !tensor.grid && tensor.golden_dtype != Dtype::kFloat32;
@@ -79,7 +99,7 @@ Comparison compare(const TensorSpec& tensor, const Values& golden, const Values&
     const double scale = tensor.grid->scale;
     measures = {{errors.largest / scale, tolerance.max_error_lsb},
                 {errors.rms / scale, tolerance.rms_error_lsb},
-                {std::fabs(errors.mean) / scale, tolerance.mean_error_lsb}};
+                {errors.mean / scale, tolerance.mean_error_lsb}};
   } else {
     const double magnitude = tensor.magnitude.value_or(errors.magnitude);
     measures = {{errors.largest / magnitude, tolerance.max_error}, {errors.rms / magnitude, tolerance.rms_error}};

@@ -19,12 +19,15 @@ __all__ = [
     "range_of",
     "rounded",
     "scale_of_largest",
+    "smallest_scale_for_bias",
     "snap_to_scale",
     "weight_scales",
 ]
 
 # The scale of a range that is a single point, and of a channel whose weights are all 0.
 _SMALLEST_SCALE = 1e-9
+# The largest integer of a bias: it and the sum of products fit in int32 together, as TensorFlow's converter has it.
+_LARGEST_BIAS = 2.0**30
 # The factor by which a range is wider than its values; see `range_of`.
 _TIE_MARGIN = 1.0 + 1.5 * 2.0**-10
 
@@ -87,11 +90,20 @@ class Grid:
         )
 
 
-def grid_of_range(minimum: Tensor, maximum: Tensor, format: IntegerFormat) -> Grid:
+def grid_of_range(minimum: Tensor, maximum: Tensor, format: IntegerFormat, finest: Tensor | None = None) -> Grid:
     """The grid that holds 0 and all values between two scalars.
 
     For 8 bits, scale = (maximum - minimum) / 255 and zero_point = round(-128 - minimum / scale).
     For 16 bits, scale = max(|minimum|, |maximum|) / 32767 and zero_point = 0.
+
+    A range that is only 0, as an operator gives that never opens on the calibration data, gets the scale `finest`, by
+    default that of the range from 0 to 1.
+
+    Args:
+        minimum: Smallest value.
+        maximum: Largest value.
+        format: Type of the integers.
+        finest: Smallest scale; a range that needs less is widened around 0 in proportion. None for no limit.
 
     References:
         Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
@@ -99,10 +111,20 @@ def grid_of_range(minimum: Tensor, maximum: Tensor, format: IntegerFormat) -> Gr
     """
     minimum, maximum = ops.minimum(minimum, 0.0), ops.maximum(maximum, 0.0)
     if format.symmetric:
-        return Grid(_divide_range(ops.maximum(-minimum, maximum), format.maximum), 0.0, format)
-    scale = _divide_range(maximum - minimum, format.maximum - format.minimum)
+        extent = ops.maximum(-minimum, maximum)
+        return Grid(_widen(_divide_range(extent, format.maximum), extent, format.maximum, finest), 0.0, format)
+    extent, steps = maximum - minimum, format.maximum - format.minimum
+    scale = _divide_range(extent, steps)
     zero_point = format.minimum - minimum / scale
-    return Grid(scale, ops.clip(rounded(zero_point), format.minimum, format.maximum), format)
+    zero_point = ops.clip(rounded(zero_point), format.minimum, format.maximum)
+    return Grid(_widen(scale, extent, steps, finest), zero_point, format)
+
+
+def _widen(scale: Tensor, extent: Tensor, steps: int, finest: Tensor | None) -> Tensor:
+    """Returns a scale that is at least the finest, or that of the range from 0 to 1 for a range without extent."""
+    if finest is None:
+        return ops.where(extent > 0, scale, 1.0 / steps)
+    return ops.maximum(ops.where(extent > 0, scale, 0.0), finest)
 
 
 def range_of(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,6 +197,19 @@ def scale_of_largest(largest: Tensor, bits: int) -> Tensor:
     overall = ops.max(largest)
     largest = ops.where(largest > 0, largest, ops.where(overall > 0, overall, 1.0))
     return _divide_range(largest, 2 ** (bits - 1) - 1)
+
+
+def smallest_scale_for_bias(bias: Tensor, x_scale: Tensor) -> Tensor:
+    """The scale of each channel of weights below which its bias overflows: |bias| / (x_scale * 2^30).
+
+    The integer of a bias is bias / (x_scale * scale). It overflows where the weights of a channel vanish beside the
+    bias, as weight decay and normalization leave them.
+
+    Args:
+        bias: Number for each channel.
+        x_scale: Scale of the inputs.
+    """
+    return ops.abs(bias) * (1.0 / _LARGEST_BIAS) / x_scale
 
 
 def snap_to_scale(x: Tensor, scale: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Calibrator(Evaluator):
     def round_to(self, tensor: Tensor, grid: Grid | None) -> Rounded:
         return Rounded(tensor, grid)
 
-    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
         return weights.kernel, None
 
     def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:

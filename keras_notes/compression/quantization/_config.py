@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from keras_notes._shared.layer_patterns import matches_any
+from keras_notes._shared.models.layer_patterns import matches_any
 from keras_notes._shared.types import Config
 from keras_notes.compression.quantization._affine import INT8, INT16, IntegerFormat
 
@@ -31,6 +31,7 @@ class QuantizationConfig:
         momentum: Part of the old range that stays at each step.
         freeze_after: Number of training steps after which ranges stay; None for never.
         calibrated: Whether the ranges start from calibration data.
+        only: Patterns of the only layers that compute in integers; empty for all.
     """
 
     recipe: str
@@ -40,6 +41,7 @@ class QuantizationConfig:
     momentum: float
     freeze_after: int | None
     calibrated: bool
+    only: tuple[str, ...] = ()
 
     @property
     def format(self) -> IntegerFormat | None:
@@ -57,14 +59,14 @@ class QuantizationConfig:
         return RECIPES[self.recipe][2]
 
     def is_float(self, path: tuple[str, ...]) -> bool:
-        """Whether `skip` matches the layer at the end of a path, or a layer around it."""
-        return matches_any(self.skip, path)
+        """Whether `skip` matches the layer at the end of a path, or a layer around it, or `only` matches neither."""
+        return matches_any(self.skip, path) or (bool(self.only) and not matches_any(self.only, path))
 
     def to_config(self) -> Config:
         """Returns the configuration as JSON."""
-        return {**dataclasses.asdict(self), "skip": list(self.skip)}
+        return {**dataclasses.asdict(self), "skip": list(self.skip), "only": list(self.only)}
 
     @classmethod
     def from_config(cls, config: Config) -> QuantizationConfig:
         """Returns the configuration that `to_config` wrote."""
-        return cls(**{**config, "skip": tuple(config["skip"])})
+        return cls(**{**config, "skip": tuple(config["skip"]), "only": tuple(config.get("only", ()))})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_notes._shared.types import Tensor
+from keras_notes._shared.models.operation_names import open_scopes
+from keras_notes._shared.types import Operation, Tensor
 from keras_notes.compression.quantization._affine import Grid, IntegerFormat
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
@@ -47,15 +47,11 @@ class DeployEmitter(Evaluator):
         self._constants = constants
         self._mark = mark
 
-    @contextlib.contextmanager
-    def scope(self, path: tuple[str, ...]) -> Iterator[None]:
-        """Names the operators after their layer. Like Keras, it opens each scope once before the scope is used."""
-        with contextlib.ExitStack() as stack:
-            for name in path:
-                with keras.name_scope(name):
-                    pass
-                stack.enter_context(keras.name_scope(name))
-            yield
+    def scope(
+        self, path: tuple[str, ...], operation: Operation | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Names the operators after their layer."""
+        return open_scopes(path, operation)
 
     def round(self, compute: Callable[[], Tensor], name: str, rounding: Rounding | None = None) -> Rounded:
         if self.format is None:
@@ -83,7 +79,7 @@ class DeployEmitter(Evaluator):
         scale, zero_point = self._constants[f"{name}/constant"]
         return Rounded(tensor, Grid(float(scale), float(zero_point), self.format))
 
-    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
         kernel, scale = self._constants[weights.name]
         return ops.convert_to_tensor(kernel), scale
 

@@ -16,10 +16,11 @@ import keras
 from keras import ops
 
 from keras_notes._shared.softmax_masks import MASK_MARGIN
-from keras_notes._shared.types import Tensor, Tree
+from keras_notes._shared.types import Operation, Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid, IntegerFormat, fake_quantize, grid_of_range
 
 __all__ = [
+    "FINEST",
     "Evaluator",
     "Function",
     "Operand",
@@ -35,6 +36,9 @@ __all__ = [
     "tensor_of",
 ]
 
+# The finest step of a result, in steps of what its operator adds up. XNNPACK takes no sum whose step is 1/256 of that
+# of its products, or less; a grid so fine shows nothing that the operator can give.
+FINEST = 1.0 / 128.0
 # A masked score in floating point.
 _MASKED = -1e9
 # The grid of each 8-bit integer type, known before any calibration, as scale and zero point by bits of activations.
@@ -82,6 +86,7 @@ class Unrounded:
         fuses: Whether an activation can be fused to the result.
         after: Function that rearranges the values after they are rounded.
         rounding: Function that computes the values on a grid as the kernel does, where that is not the nearest value.
+        finest: Function that returns the smallest scale that the operator can give its result; None for any.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Unrounded:
     fuses: bool = False
     after: Function | None = None
     rounding: Rounding | None = None
+    finest: Callable[[], Tensor | None] | None = None
 
     def then(self, name: str, function: Function) -> Unrounded:
         """Fuses an activation to the result."""
@@ -166,6 +172,10 @@ class WeightedSum:
         """Computes the values."""
         return self.evaluator.compute_sum(self)
 
+    def finest(self) -> Tensor | None:
+        """Returns the smallest scale that the operator can give the result; None for any."""
+        return self.evaluator.finest_scale(self)
+
     def rounding(self, grid: Grid) -> Tensor:
         """Computes the values on a grid."""
         return self.evaluator.compute_sum_on(self, grid)
@@ -228,8 +238,10 @@ class Evaluator:
         """Rounds values to a known grid."""
         raise NotImplementedError
 
-    def scope(self, path: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
-        """Returns the context in which a layer is computed."""
+    def scope(
+        self, path: tuple[str, ...], operation: Operation | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which the layer or operation at a path is computed."""
         return contextlib.nullcontext()
 
     def same_grid(self, tensor: Tensor, grid: Grid | None) -> Rounded:
@@ -264,13 +276,29 @@ class Evaluator:
         """Rounds a rounded value again, at another point."""
         return self.round(lambda: value.tensor, name)
 
-    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Returns weights on their grid, and the scale of each channel."""
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
+        """Returns weights on their grid, and the scale of each channel.
+
+        Args:
+            weights: Weights.
+            weighted_sum: Sum that they belong to, whose bias must fit; None for a table.
+        """
         raise NotImplementedError
 
     def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
         """Returns the bias on the grid of the sum, which has a scale for each channel."""
         raise NotImplementedError
+
+    def finest_scale(self, weighted_sum: WeightedSum) -> Tensor | None:
+        """Returns the smallest scale that the operator of a sum can give its result; None for any."""
+        return None
+
+    def widen(self, name: str, value: Operand) -> None:
+        """Lets the grid of a point be no finer than the operator of a value can make it.
+
+        Does nothing unless an evaluator overrides it. A point that many values share is widened for all of them before
+        the first is rounded.
+        """
 
     def batch_statistics(self, name: str, layer: keras.Layer, weighted_sum: WeightedSum) -> Unrounded | None:
         """Normalizes a sum by the statistics of the batch; returns None where the moving statistics are used."""
@@ -278,7 +306,7 @@ class Evaluator:
 
     def compute_sum(self, weighted_sum: WeightedSum) -> Tensor:
         """Computes a weighted sum."""
-        kernel, scale = self.quantize_weights(weighted_sum.weights)
+        kernel, scale = self.quantize_weights(weighted_sum.weights, weighted_sum)
         result = weighted_sum.apply(weighted_sum.x.tensor, kernel)
         return result if weighted_sum.bias is None else result + self.quantize_bias(weighted_sum, scale)
 
@@ -294,6 +322,7 @@ class Evaluator:
             scale, zero_point = value.fixed[self.format.bits]
             result = self.round_to(value.compute(), Grid(scale, zero_point, self.format))
         else:
+            self.widen(name or value.name, value)
             result = self.round(value.compute, name or value.name, value.rounding)
         return result if value.after is None else self.same_grid(value.after(result.tensor), result.grid)
 
@@ -317,7 +346,8 @@ def _fuse(value: Unrounded | WeightedSum, name: str, function: Function) -> Unro
     """Fuses an activation: the kernel rounds the limits of the activation to the grid, and clips the rounded values."""
     rounding = value.rounding
     clipped = None if rounding is None else lambda grid: fake_quantize(function(rounding(grid)), grid)
-    return Unrounded(name, lambda: function(value.compute()), after=value.after, rounding=clipped)
+    compute = lambda: function(value.compute())  # noqa: E731
+    return Unrounded(name, compute, after=value.after, rounding=clipped, finest=value.finest)
 
 
 def is_operand(value: OperandOrConstant) -> TypeGuard[Operand]:

@@ -22,6 +22,7 @@ __all__ = [
     "multiply_int",
     "prelu_int",
     "requantize_int",
+    "rescale_int",
     "rsqrt_int",
 ]
 
@@ -126,6 +127,19 @@ def add_int(x: Tensor, x_grid: Grid, y: Tensor, y_grid: Grid, grid: Grid, sign: 
         integers = ops.cast(ops.round(values / values_grid.scale), "int32")
         total = total + integers * (factor * ops.cast(ops.round(ratio * power), "int32"))
     return dequantize(ops.cast(ops.right_shift(total, shift), "float32"), grid)
+
+
+def rescale_int(x: Tensor, before: Grid, after: Grid) -> Tensor:
+    """Moves values from one grid to another as LiteRT's own kernels do; XNNPACK has no RELU of two grids.
+
+    With before.scale / after.scale = m * 2^n and m in [1/2, 1), the integer is round(q * m * 2^n) if n >= 0, and
+    otherwise round(round(q * m) / 2^-n); half away from 0.
+
+    References:
+        gemmlowp, fixedpoint/fixedpoint.h; LiteRT, tflite/kernels/activations.cc, QuantizedReluX.
+    """
+    steps, ratio = ops.round(x / before.scale), before.scale / after.scale
+    return dequantize(ops.where(ratio >= 0.5, _half_away(steps * ratio), _rounded_twice(steps, ratio)), after)
 
 
 def leaky_relu_int(x: Tensor, x_grid: Grid, slope: float, grid: Grid) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import tree
@@ -16,7 +16,7 @@ from keras_notes.compression.quantization._evaluator import (
     is_operand,
     tensor_of,
 )
-from keras_notes.compression.quantization._tracer import Program, Ref, Step
+from keras_notes.compression.quantization._tracer import Program, Ref, Refusal, Step, StepsRefusedError
 from keras_notes.compression.quantization.rules import Rule
 from keras_notes.compression.quantization.rules._activations import ACTIVATION_LAYERS
 from keras_notes.compression.quantization.rules._attention import ATTENTION_OPERATIONS
@@ -53,7 +53,13 @@ def has_rule(operation: Operation) -> bool:
     return _rule(operation) is not None
 
 
-def interpret(program: Program, evaluator: Evaluator, inputs: Sequence[Tensor], names: Sequence[str]) -> Tree:
+def interpret(
+    program: Program,
+    evaluator: Evaluator,
+    inputs: Sequence[Tensor],
+    names: Sequence[str],
+    refusals: list[Refusal] | None = None,
+) -> Tree:
     """Computes the outputs of a program, in their structure.
 
     Args:
@@ -61,29 +67,49 @@ def interpret(program: Program, evaluator: Evaluator, inputs: Sequence[Tensor], 
         evaluator: Evaluator that calibrates, simulates or emits the steps.
         inputs: Tensors, in the order of the program's inputs.
         names: Names of the points where the inputs are rounded.
+        refusals: List that gets the steps whose rule refuses them, which are then computed in floating point.
+
+    Raises:
+        StepsRefusedError: If a rule refuses a step, and there is no list for it.
     """
     table: dict[int, Operand] = {
         number: Rounded(tensor, None, name) for number, tensor, name in zip(program.inputs, inputs, names, strict=True)
     }
+
+    scopes = {step.name: step.path for step in program.steps}
+
+    def materialize(value: Operand) -> Rounded:
+        return _materialize(evaluator, value, scopes)
 
     def look_up(leaf: Tree) -> Tree:
         if not isinstance(leaf, Ref):
             return leaf
         # A value with several users is rounded once for all of them, and nothing can be fused to it.
         if program.uses[leaf.index] > 1:
-            table[leaf.index] = evaluator.to_grid(_materialize(evaluator, table[leaf.index]))
+            table[leaf.index] = evaluator.to_grid(materialize(table[leaf.index]))
         return table[leaf.index]
 
     for step in program.steps:
         args, kwargs = tree.map_structure(look_up, (step.args, step.kwargs))
         if not _takes_unrounded(step):
-            args, kwargs = tree.map_structure(lambda leaf: _materialize_leaf(evaluator, leaf), (args, kwargs))
-        with evaluator.scope(step.path):
-            results = _run_step(evaluator, step, args, kwargs)
+            args, kwargs = tree.map_structure(
+                lambda leaf: materialize(leaf) if is_operand(leaf) else leaf, (args, kwargs)
+            )
+        with evaluator.scope(step.path, step.operation):
+            try:
+                results = _run_step(evaluator, step, args, kwargs)
+            except StepsRefusedError as error:
+                if refusals is None:
+                    raise
+                refusals.extend(error.refusals)
+                args, kwargs = tree.map_structure(
+                    lambda leaf: materialize(leaf) if is_operand(leaf) else leaf, (args, kwargs)
+                )
+                results = _run_float(evaluator, step, args, kwargs)
         flat = results if isinstance(results, list) else [results]
         table.update(zip(step.outputs, flat, strict=True))
     return tree.map_structure(
-        lambda leaf: _materialize(evaluator, table[leaf.index]).tensor if isinstance(leaf, Ref) else leaf,
+        lambda leaf: materialize(table[leaf.index]).tensor if isinstance(leaf, Ref) else leaf,
         program.outputs,
     )
 
@@ -106,23 +132,31 @@ def _takes_unrounded(step: Step) -> bool:
     return operation_class.__name__ in _FUSING_OPERATIONS
 
 
-def _materialize(evaluator: Evaluator, value: Operand) -> Rounded:
-    """Rounds a value in the scope of the layer that computed it, so that its operators are named after that layer."""
+def _materialize(evaluator: Evaluator, value: Operand, scopes: Mapping[str, tuple[str, ...]]) -> Rounded:
+    """Rounds a value in the scope of the layer that computed it, so that its operators are named after that layer.
+
+    Args:
+        evaluator: Evaluator.
+        value: Value.
+        scopes: Paths of the steps by name; the name of a point begins with that of its step.
+    """
     if isinstance(value, Rounded):
         return value
-    with evaluator.scope(tuple(value.name.partition("#")[0].split("/"))):
+    name = value.name
+    while name and name not in scopes:
+        name = name.rpartition("/")[0]
+    with evaluator.scope(scopes.get(name, ())):
         return evaluator.materialize(value)
-
-
-def _materialize_leaf(evaluator: Evaluator, leaf: Tree) -> Tree:
-    return _materialize(evaluator, leaf) if is_operand(leaf) else leaf
 
 
 def _run_step(evaluator: Evaluator, step: Step, args: Tree, kwargs: Tree) -> Operand | list[Operand]:
     rule = _rule(step.operation)
     if step.computes_integers and rule is not None:
         keywords = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
-        return rule(evaluator, step, *args, **keywords)
+        try:
+            return rule(evaluator, step, *args, **keywords)
+        except ValueError as error:  # what the kernels of the device cannot compute
+            raise StepsRefusedError([Refusal(step.path, str(error))]) from error
     return _run_float(evaluator, step, args, kwargs)
 
 

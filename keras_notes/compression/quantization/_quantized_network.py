@@ -11,20 +11,23 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_notes._shared.models.layer_patterns import layers_by_path
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._calibrator import Calibrator
 from keras_notes.compression.quantization._config import QuantizationConfig
 from keras_notes.compression.quantization._deploy_emitter import DeployEmitter
-from keras_notes.compression.quantization._evaluator import Evaluator
+from keras_notes.compression.quantization._evaluator import Evaluator, Rounded, Rounding
 from keras_notes.compression.quantization._interpreter import has_rule, interpret
 from keras_notes.compression.quantization._ranges import Ranges
 from keras_notes.compression.quantization._simulator import Simulator
-from keras_notes.compression.quantization._tracer import Program, Step, trace
+from keras_notes.compression.quantization._tracer import Program, Refusal, Step, StepsRefusedError, trace
 
-__all__ = ["QuantizedNetwork", "calibrate", "trace_network"]
+__all__ = ["QuantizedNetwork", "calibrate", "find_refusals", "trace_network"]
 
 _BATCH = 64
+# The end of the names of points among constants.
+_GRID = "/grid"
 
 _Constants: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -37,7 +40,18 @@ def trace_network(network: keras.Model, structure: Tree, config: QuantizationCon
         structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
         config: Choices of `quantize_aware`.
     """
-    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=config.is_float)
+    # A layer that `only` does not match is opened for the layers in it that match.
+    around = {
+        path[:end]
+        for path, _ in layers_by_path(network)
+        if config.only and not config.is_float(path)
+        for end in range(1, len(path))
+    }
+
+    def is_float(path: tuple[str, ...]) -> bool:
+        return config.is_float(path) and path not in around
+
+    return trace(network, tree.flatten(structure), structure, has_rule=has_rule, is_float=is_float)
 
 
 def calibrate(
@@ -58,6 +72,24 @@ def calibrate(
     for start in range(0, len(arrays[0]), _BATCH):
         _evaluate(program, specs, evaluator, [array[start : start + _BATCH] for array in arrays])
     return evaluator.ranges
+
+
+def find_refusals(network: keras.Model, structure: Tree, config: QuantizationConfig) -> list[Refusal]:
+    """Returns every layer and operation that cannot compute in integers, as far as one look at the network shows them.
+
+    Args:
+        network: Built model.
+        structure: Inputs of the network as KerasTensors, in the structure in which it takes them.
+        config: Choices of `quantize_aware`.
+    """
+    refusals: list[Refusal] = []
+    try:
+        program = trace_network(network, structure, config)
+    except StepsRefusedError as error:
+        return list(error.refusals)
+    specs = tree.flatten(structure)
+    _evaluate(program, specs, Calibrator(config.format, config.bits), _zeros(specs), refusals)
+    return refusals
 
 
 class QuantizedNetwork(keras.Layer):
@@ -102,6 +134,12 @@ class QuantizedNetwork(keras.Layer):
         """The steps of the network, in the order in which they are computed."""
         return self._program.steps
 
+    @property
+    def output_paths(self) -> list[tuple[str, ...]]:
+        """The path of the step that computes each output, in a flat list; () for an output that is an input."""
+        paths = {number: step.path for step in self.steps for number in step.outputs}
+        return [paths.get(getattr(leaf, "index", -1), ()) for leaf in tree.flatten(self._program.outputs)]
+
     def call(self, inputs: Tree, training: bool = False) -> Tree:
         """Computes the outputs, in the structure of the network's outputs."""
         simulator = self.simulator(training)
@@ -129,7 +167,8 @@ class QuantizedNetwork(keras.Layer):
                 mark on it.
         """
         config = self.config
-        return DeployEmitter(config.format, config.bits, self.ranges.grids(config.format), self._constants(), mark)
+        constants = self._constants()
+        return DeployEmitter(config.format, config.bits, self._grids(constants, _GRID), constants, mark)
 
     def emit(self, emitter: DeployEmitter, inputs: Tree) -> Tree:
         """Computes the outputs of the deploy graph, in the structure of the network's outputs."""
@@ -139,24 +178,43 @@ class QuantizedNetwork(keras.Layer):
         """Returns weights on their grid with the scale of each channel, and the grids of all other tensors."""
         constants = self._constants()
         kernels = [values for values in constants.values() if values[0].ndim > 1]
+        return kernels, [*self._grids(constants, _GRID).values(), *self._grids(constants, "/constant").values()]
+
+    def values_at_points(self, inputs: Sequence[Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Returns the values at each point, in floating point and in integers, in the order of the network.
+
+        Args:
+            inputs: Samples, an array for each input.
+        """
+        evaluators = Calibrator(self.config.format, self.config.bits), self.simulator()
+        exact, rounded = map(_record_rounds, evaluators)
+        for evaluator in evaluators:
+            self._evaluate(evaluator, inputs)
+        return {name: (values, rounded[name]) for name, values in exact.items() if name in rounded}
+
+    def _grids(self, constants: _Constants, suffix: str) -> dict[str, Grid]:
+        """Returns the grids whose name ends so, by name without the end; {} for floating point."""
         format = self.config.format
         if format is None:
-            return kernels, []
-        scales = [values for name, values in constants.items() if name.endswith("/constant")]
-        grids = [Grid(float(scale), float(zero_point), format) for scale, zero_point in scales]
-        return kernels, [*self.ranges.grids(format).values(), *grids]
+            return {}
+        return {
+            name.removesuffix(suffix): Grid(float(scale), float(zero_point), format)
+            for name, (scale, zero_point) in constants.items()
+            if name.endswith(suffix)
+        }
 
     def _constants(self) -> _Constants:
-        """Returns weights, biases and the grids of constants, in numbers, by name."""
+        """Returns weights, biases, and the grids of constants and points, in numbers, by name."""
         variables = [variable for step in self.steps for variable in step.variables]
         return self._cache.get([*variables, *self.ranges.variables], self._compute_constants)
 
     def _compute_constants(self) -> _Constants:
         simulator = self.simulator()
         self._evaluate(simulator, _zeros(self._specs))
+        grids = {f"{name}{_GRID}": (grid.scale, grid.zero_point) for name, grid in simulator.grids.items()}
         return {
             name: (ops.convert_to_numpy(values[0]), ops.convert_to_numpy(values[1]))
-            for name, values in simulator.constants.items()
+            for name, values in (*simulator.constants.items(), *grids.items())
         }
 
     def _evaluate(self, evaluator: Evaluator, inputs: Sequence[Tensor]) -> Tree:
@@ -185,17 +243,36 @@ class _Cache:
         return self._constants
 
 
+def _record_rounds(evaluator: Evaluator) -> dict[str, np.ndarray]:
+    """Lets an evaluator fill the returned dict with the values at each point, at their first visit."""
+    values: dict[str, np.ndarray] = {}
+    compute_round = evaluator.round
+
+    def round_and_record(compute: Callable[[], Tensor], name: str, rounding: Rounding | None = None) -> Rounded:
+        result = compute_round(compute, name, rounding)
+        values.setdefault(name, ops.convert_to_numpy(result.tensor))
+        return result
+
+    evaluator.round = round_and_record  # type: ignore[method-assign]
+    return values
+
+
 def _zeros(specs: Sequence[keras.KerasTensor]) -> list[np.ndarray]:
     """Returns a sample of zeros for each input."""
     return [np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs]
 
 
 def _evaluate(
-    program: Program, specs: Sequence[keras.KerasTensor], evaluator: Evaluator, inputs: Sequence[Tensor]
+    program: Program,
+    specs: Sequence[keras.KerasTensor],
+    evaluator: Evaluator,
+    inputs: Sequence[Tensor],
+    refusals: list[Refusal] | None = None,
 ) -> Tree:
     """Interprets a program on its flat inputs, floating-point ones in float32."""
     tensors = [
         ops.cast(values, "float32") if "float" in spec.dtype else ops.convert_to_tensor(values)
         for values, spec in zip(inputs, specs, strict=True)
     ]
-    return interpret(program, evaluator, tensors, [f"input/{number}" for number in range(len(tensors))])
+    names = [f"input/{number}" for number in range(len(tensors))]
+    return interpret(program, evaluator, tensors, names, refusals)

@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from keras_notes._shared.types import ArrayLike, Config, Tensor, Tree
-from keras_notes.compression.quantization._affine import Grid, IntegerFormat, grid_of_range
 
 __all__ = ["NEVER", "Ranges"]
 
@@ -77,18 +76,6 @@ class Ranges(keras.Layer):
     def start(self, limits: ArrayLike) -> None:
         """Sets all ranges to those of calibration data, of shape (points, 2)."""
         self.limits.assign(limits)
-
-    def grids(self, format: IntegerFormat | None) -> dict[str, Grid]:
-        """Returns the grid at each point, in numbers, by name of the point; {} for floating point."""
-        if format is None:
-            return {}
-        limits = ops.convert_to_numpy(self.limits)
-        grids = {}
-        for number, name in enumerate(self.points):
-            grid = grid_of_range(limits[number, 0], limits[number, 1], format)
-            scale, zero_point = (float(ops.convert_to_numpy(value)) for value in (grid.scale, grid.zero_point))
-            grids[name] = Grid(scale, zero_point, format)
-        return grids
 
     def follow(self, visited: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         """Moves the ranges towards those of a batch, and counts a step.

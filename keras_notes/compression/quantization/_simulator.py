@@ -18,10 +18,12 @@ from keras_notes.compression.quantization._affine import (
     grid_of_range,
     range_of,
     scale_of_largest,
+    smallest_scale_for_bias,
     snap_to_scale,
     weight_scales,
 )
 from keras_notes.compression.quantization._evaluator import (
+    FINEST,
     Evaluator,
     Function,
     Operand,
@@ -36,6 +38,10 @@ from keras_notes.compression.quantization._integer_kernels import average_pool_i
 from keras_notes.compression.quantization._ranges import Ranges
 
 __all__ = ["Simulator"]
+
+
+# How much wider than necessary for their biases the scale of weights is that are all 0.
+_SPARE = 256.0
 
 
 class Simulator(Evaluator):
@@ -55,6 +61,7 @@ class Simulator(Evaluator):
     Attributes:
         visited: Smallest and largest value of the batch at each point, by number of the point; in training only.
         constants: Weights and biases on their grids, with the scales of these, and grids of constants, by name.
+        grids: Grid at each point that the run passed, by name.
     """
 
     def __init__(
@@ -71,6 +78,8 @@ class Simulator(Evaluator):
         self.ranges = ranges
         self.visited: dict[int, tuple[Tensor, Tensor]] = {}
         self.constants: dict[str, tuple[Tensor, Tensor]] = {}
+        self.grids: dict[str, Grid] = {}
+        self._finest: dict[str, Tensor] = {}
         self._live_statistics = live_statistics
         self._clustered = clustered
         self._limits = ops.convert_to_tensor(ranges.limits)
@@ -158,18 +167,39 @@ class Simulator(Evaluator):
     def _sums(self, weighted_sum: WeightedSum) -> tuple[Tensor, Tensor]:
         """Returns the integer sums of products and bias, and the scale of the sums, by channel."""
         x_scale = grid_of(weighted_sum.x).scale
-        kernel, scale = self.quantize_weights(weighted_sum.weights)
+        kernel, scale = self.quantize_weights(weighted_sum.weights, weighted_sum)
         step = ops.reshape(scale, (-1,)) * x_scale
         sums = weighted_sum.apply(ops.round(weighted_sum.x.tensor / x_scale), ops.round(kernel / scale))
         if weighted_sum.bias is not None:
             sums = sums + ops.round(self.quantize_bias(weighted_sum, scale) / step)
         return sums, step
 
-    def quantize_weights(self, weights: Weights) -> tuple[Tensor, Tensor]:
+    def finest_scale(self, weighted_sum: WeightedSum) -> Tensor | None:
+        x = weighted_sum.x
+        if x.grid is None:
+            return None
+        _, scale = self.quantize_weights(weighted_sum.weights, weighted_sum)
+        return ops.max(scale) * x.grid.scale * FINEST
+
+    def widen(self, name: str, value: Operand) -> None:
+        if self.format is None or name in self.grids:
+            return  # a point that is passed many times, as in recurrent layers, keeps its grid
+        if isinstance(value, Rounded):
+            finest = None if value.grid is None else value.grid.scale * FINEST
+        else:
+            finest = None if value.finest is None else value.finest()
+        if finest is not None:
+            finest = ops.stop_gradient(ops.convert_to_tensor(finest, "float32"))
+            self._finest[name] = ops.maximum(self._finest[name], finest) if name in self._finest else finest
+
+    def quantize_weights(self, weights: Weights, weighted_sum: WeightedSum | None = None) -> tuple[Tensor, Tensor]:
         """Quantizes each weight tensor once; later uses share the result."""
         if weights.name not in self.constants:
             bits = self.bits if weights.low_bits else 8
-            scale = ops.stop_gradient(self._scale(weights, bits))
+            scale = self._scale(weights, bits)
+            if weighted_sum is not None:
+                scale = self._scale_for_bias(weighted_sum, scale)
+            scale = ops.stop_gradient(scale)
             kernel = snap_to_scale(weights.kernel, scale)
             if self.training:
                 kernel = weights.kernel + ops.stop_gradient(kernel - weights.kernel)
@@ -183,7 +213,22 @@ class Simulator(Evaluator):
         largest = ops.max(ops.abs(values)) * ops.abs(weights.multiplier)
         return scale_of_largest(ops.broadcast_to(largest, weights.channels), bits)
 
+    def _scale_for_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
+        """Widens the scale of each channel so far that the integer of its bias fits."""
+        if weighted_sum.bias is None or weighted_sum.x.grid is None:
+            return scale
+        minimum = smallest_scale_for_bias(weighted_sum.bias, weighted_sum.x.grid.scale)
+        wide = ops.maximum(scale, ops.reshape(minimum, scale.shape))
+        # Weights that are all 0 have no scale of their own: the biases choose it.
+        free = ops.where(ops.max(minimum) > 0, ops.max(minimum) * _SPARE, scale)
+        return ops.where(ops.max(ops.abs(weighted_sum.weights.kernel)) > 0, wide, free)
+
     def quantize_bias(self, weighted_sum: WeightedSum, scale: Tensor) -> Tensor:
+        """Rounds a bias to the grid of the sums.
+
+        Its integer and the sums are numbers of float32, whose rounded total is the number that XNNPACK makes of its
+        total in int32.
+        """
         if weighted_sum.x.grid is None:
             return weighted_sum.bias
         step = ops.reshape(scale, (-1,)) * weighted_sum.x.grid.scale
@@ -234,4 +279,6 @@ class Simulator(Evaluator):
                 before = self.visited[number]
                 batch = ops.minimum(batch[0], before[0]), ops.maximum(batch[1], before[1])
             self.visited[number] = batch
-        return grid_of_range(minimum, maximum, format)
+        grid = grid_of_range(minimum, maximum, format, self._finest.get(name))
+        self.grids.setdefault(name, grid)
+        return grid

@@ -10,22 +10,53 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 from keras import tree
 
 from keras_notes._shared.checks import one_line
 from keras_notes._shared.keras_internals import (
+    created_weights_of,
     functional_of,
     get_mask,
     nodes_in_order,
     operation_of,
     output_structure_of,
 )
-from keras_notes._shared.layer_forms import call_time_distributed
-from keras_notes._shared.types import Operation, Tree
+from keras_notes._shared.models.layer_forms import call_time_distributed
+from keras_notes._shared.models.layer_patterns import Path, layers_by_path
+from keras_notes._shared.models.operation_names import operation_paths
+from keras_notes._shared.types import Node, Operation, Tree
 
-__all__ = ["Program", "Ref", "Step", "trace"]
+__all__ = ["Program", "Ref", "Refusal", "Step", "StepsRefusedError", "trace"]
+
+
+class Refusal(NamedTuple):
+    """A layer or operation that cannot compute in integers.
+
+    Attributes:
+        path: Names of the layers around it, from the outermost, and its own name.
+        problem: Sentence that says what must hold, and what was received.
+    """
+
+    path: Path
+    problem: str
+
+
+class StepsRefusedError(ValueError):
+    """Layers or operations cannot compute in integers; `quantize_aware` gathers all of them for its message.
+
+    Args:
+        refusals: Refusals, at least one.
+
+    Attributes:
+        refusals: The same refusals.
+    """
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        super().__init__(" ".join(refusal.problem for refusal in refusals))
+        self.refusals = tuple(refusals)
 
 
 @dataclass(frozen=True)
@@ -102,13 +133,17 @@ def trace(
             floating point.
 
     Raises:
-        ValueError: If a layer cannot be opened, or a trainable weight takes part in no step; names it.
+        ValueError: If the model itself cannot be opened, or a layer gets a mask.
+        StepsRefusedError: If layers cannot be opened, operations have no rule, or trainable weights take part in no
+            step.
     """
     tracer = _Tracer(has_rule, is_float)
     numbers = tuple(tracer.number(tensor) for tensor in inputs)
     refs = tree.pack_sequence_as(structure, [Ref(number) for number in numbers])
     outputs = tracer.open(model, (refs,), {}, ())
-    _check_weights(model, tracer.steps)
+    refusals = tracer.refusals or _refuse_unused_weights(model, tracer.steps)
+    if refusals:
+        raise StepsRefusedError(refusals)
     uses = Counter(ref.index for step in tracer.steps for ref in _refs((step.args, step.kwargs)))
     uses.update(ref.index for ref in _refs(outputs))
     return Program(tuple(tracer.steps), numbers, outputs, uses)
@@ -118,9 +153,14 @@ def _refs(structure: Tree) -> list[Ref]:
     return [leaf for leaf in tree.flatten(structure) if isinstance(leaf, Ref)]
 
 
+class _CannotOpenError(ValueError):
+    """The `call` of a layer does not take symbolic tensors."""
+
+
 class _Tracer:
     def __init__(self, has_rule: Callable[[Operation], bool], is_float: Callable[[tuple[str, ...]], bool]) -> None:
         self.steps: list[Step] = []
+        self.refusals: list[Refusal] = []
         self._has_rule = has_rule
         self._is_float = is_float
         self._specs: list[keras.KerasTensor] = []
@@ -146,7 +186,7 @@ class _Tracer:
         try:
             outputs = _call_of(layer)(*symbolic_args, **symbolic_kwargs)
         except Exception as error:  # a layer that needs arrays can raise anything
-            raise ValueError(
+            raise _CannotOpenError(
                 f"Every layer must be made of layers and `keras.ops`, or be left in floating point. Received: "
                 f"{_describe(layer, path)}, which cannot be opened: {one_line(str(error), 200)} Give it in `skip`."
             ) from error
@@ -157,13 +197,15 @@ class _Tracer:
 
     def _walk(self, function: keras.Function, inputs: list[Ref], path: tuple[str, ...]) -> Tree:
         known = {id(tensor): ref for tensor, ref in zip(function.inputs, inputs, strict=True)}
+        paths = operation_paths(function)
         for node in nodes_in_order(function):
             arguments = (node.arguments.args, node.arguments.kwargs)
             args, kwargs = _replace_leaves(arguments, lambda tensor: known[id(tensor)], keras.KerasTensor)
-            if (mask := _mask_of(node)) is not None and self._is_float((*path, node.operation.name)):
+            own = paths.get(id(node.operation), (node.operation.name,))
+            if (mask := _mask_of(node)) is not None and self._is_float((*path, *own)):
                 # Keras hands it over beside the tensors, which a step does not have.
                 kwargs = {**kwargs, "mask": self._trace_mask(mask, known, path)}
-            outputs = self._node(node, args, kwargs, path)
+            outputs = self._node(node, args, kwargs, path, own)
             known.update(zip(map(id, node.outputs), tree.flatten(outputs), strict=True))
         refs = [known[id(tensor)] for tensor in function.outputs]
         return tree.pack_sequence_as(output_structure_of(function), refs)
@@ -176,23 +218,28 @@ class _Tracer:
             known[id(mask)] = tree.flatten(self._walk(keras.Function(sources, mask), refs, path))[0]
         return known[id(mask)]
 
-    def _node(self, node: Operation, args: Tree, kwargs: Tree, path: tuple[str, ...]) -> list[Ref]:
-        operation = node.operation
-        # Keras numbers operations through the whole process, so their own names differ from process to process.
+    def _node(self, node: Node, args: Tree, kwargs: Tree, around: Path, name_in_graph: Path) -> list[Ref]:
+        operation, own = node.operation, (*around, *name_in_graph)
         is_layer = isinstance(operation, keras.Layer)
-        own = (*path, operation.name if is_layer else type(operation).__name__.lower())
         computes_integers = not self._is_float(own) and any("float" in tensor.dtype for tensor in node.outputs)
         if computes_integers and is_layer:
             _refuse_masks(node, own)
         if computes_integers and not self._has_rule(operation):
-            if is_layer:
-                return tree.flatten(self.open(operation, args, kwargs, own))
-            raise ValueError(
+            problem = (
                 f"Every operation must be one that can compute in integers, or be left in floating point. Received: "
                 f"{_describe(operation, own)}. Give it in `skip`, or the layer around it."
             )
+            if is_layer:
+                try:
+                    return tree.flatten(self.open(operation, args, kwargs, own))
+                except _CannotOpenError as error:
+                    problem = str(error)
+            # It becomes a step in floating point, so that the trace goes on and shows the others.
+            self.refusals.append(Refusal(own, problem))
+            computes_integers = False
         refs = [Ref(self.number(tensor)) for tensor in node.outputs]
-        name = "/".join(own)
+        # Files of earlier versions have these names: the class in small letters, numbered over all uses.
+        name = "/".join(own if is_layer else (*around, type(operation).__name__.lower()))
         self._names[name] += 1
         name = name if self._names[name] == 1 else f"{name}#{self._names[name]}"
         outputs = tuple(ref.index for ref in refs)
@@ -228,14 +275,27 @@ def _refuse_masks(node: Operation, path: tuple[str, ...]) -> None:
         )
 
 
-def _check_weights(model: keras.Model, steps: Sequence[Step]) -> None:
-    """Raises ValueError if a weight is in no step: a value computed from it during the trace would be a constant."""
+def _refuse_unused_weights(model: keras.Model, steps: Sequence[Step]) -> list[Refusal]:
+    """Returns the layers with a weight that is in no step: a value computed from it in the trace would be a constant.
+
+    Raises:
+        ValueError: If the layer of such a weight is not known.
+    """
     used = {id(variable) for step in steps for variable in step.variables}
-    if unused := [weight.path for weight in model.trainable_variables if id(weight) not in used]:
-        raise ValueError(
-            f"Every weight that trains must be used together with inputs. Received: {', '.join(unused)}, of which a "
+    unused = [weight for weight in model.trainable_variables if id(weight) not in used]
+    owners = {id(weight): path for path, layer in layers_by_path(model) for weight in created_weights_of(layer)}
+    refusals = {}
+    for weight in unused:
+        path = owners.get(id(weight), ())
+        names = [other.path for other in unused if owners.get(id(other), ()) == path]
+        problem = (
+            f"Every weight that trains must be used together with inputs. Received: {', '.join(names)}, of which a "
             f"layer computes by itself, or not at all. Give it in `skip`, or freeze it (`trainable = False`)."
         )
+        if not path:
+            raise ValueError(problem)
+        refusals[path] = Refusal(path, problem)
+    return list(refusals.values())
 
 
 def _describe(operation: Operation, path: tuple[str, ...]) -> str:

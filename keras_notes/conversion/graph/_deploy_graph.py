@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import keyword
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,17 +14,18 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_notes._shared.checks import received
 from keras_notes._shared.keras_internals import layers_of
-from keras_notes._shared.layer_patching import patch_call
-from keras_notes._shared.layer_patterns import Path as LayerPath
-from keras_notes._shared.layer_patterns import layers_by_path
+from keras_notes._shared.models.layer_patching import patch_call
+from keras_notes._shared.models.layer_patterns import Path as LayerPath
+from keras_notes._shared.models.layer_patterns import layers_by_path
 from keras_notes._shared.samples import check_samples
 from keras_notes._shared.types import ArrayLike, Tensor, Tree
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion.graph._layer_lowerings import lower_layers, use_full_precision
 from keras_notes.conversion.graph._operation_lowerings import lower_operations
+from keras_notes.conversion.graph._operator_scopes import name_operators
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_layers
+from keras_notes.conversion.graph._unconvertible import check_convertible
 from keras_notes.conversion.passes._fake_quant import insert_fake_quant
 from keras_notes.errors import ConversionError
 
@@ -33,7 +35,8 @@ SIGNATURE = "serving_default"
 # Names that Keras generates change with every model built before; they must not reach the device.
 _GENERATED_NAME = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 _VALID_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_BATCH = 256
+# The samples of a batch, and their numbers: a batch of images takes a thousand times its own size in a deep network.
+_BATCH, _NUMBERS = 256, 2**20
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class DeployGraph:
             inputs: Samples by input name. With states they are the steps of one sequence, which starts from zeros.
         """
         count = len(next(iter(inputs.values())))
-        size = 1 if self.states else next(iter(self.model.inputs)).shape[0] or _BATCH
+        numbers = sum(math.prod(array.shape[1:]) for array in inputs.values())
+        fitting = min(_BATCH, max(1, _NUMBERS // max(1, numbers)))
+        size = 1 if self.states else next(iter(self.model.inputs)).shape[0] or fitting
         input_batches, output_batches = [], []
         state = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.state_specs.items()}
         for start in range(0, count, size):
@@ -161,7 +166,7 @@ def save_graphs(
         recurrent: The forms of the recurrent layers, by signature and the path "outer/inner" of the layer.
     """
     archive = keras.export.ExportArchive()
-    layers = {id(layer): layer for graph in graphs for layer in layers_of(graph.model)}.values()
+    layers = list({id(layer): layer for graph in graphs for layer in layers_of(graph.model)}.values())
     forms = {
         id(layer): recurrent[graph.signature]["/".join(path)]
         for graph in graphs
@@ -169,7 +174,8 @@ def save_graphs(
         if "/".join(path) in recurrent[graph.signature]
     }
     lowering = lower_layers(layers, recurrent=forms)
-    with use_full_precision(layers), lowering, lower_operations(), _deploy_compressed(layers):
+    naming = name_operators(layers)
+    with use_full_precision(layers), lowering, lower_operations(), naming, _deploy_compressed(layers):
         for graph in graphs:
             archive.track(graph.model)
             specs = [
@@ -206,10 +212,10 @@ def deploy_graph(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ConversionError: If an input has an unknown size, or the inputs are not known at all.
+        ConversionError: If an input has an unknown size, the inputs are not known at all, or the model is not one
+            that runs by itself.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. {received(model=type(model).__name__)}")
+    check_convertible(model)
     if not getattr(model, "inputs", None):
         model, names = _make_functional(model, example)
         output_names = output_names or names

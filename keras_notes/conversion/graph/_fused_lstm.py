@@ -17,7 +17,7 @@ from keras_notes._shared.types import Tensor
 from keras_notes.errors import ConversionError
 from keras_notes.layers import lstm_step
 
-__all__ = ["check_fusible", "make_fused_call"]
+__all__ = ["check_fusible", "is_fusible", "make_fused_call"]
 
 
 _MUST = (
@@ -83,6 +83,15 @@ def check_fusible(layer: keras.layers.RNN) -> None:
     }
     if wrong := [what for what, is_so in differences.items() if is_so]:
         raise ConversionError(f"{_MUST} Received: {layer.name!r} with {', '.join(wrong)}. {_REMEDY}")
+
+
+def is_fusible(layer: keras.layers.RNN) -> bool:
+    """Returns whether the operator computes the same as the layer, as far as the layer alone shows it."""
+    try:
+        check_fusible(layer)
+    except ConversionError:
+        return False
+    return True
 
 
 def _name(activation: Callable) -> str:

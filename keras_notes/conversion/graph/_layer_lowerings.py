@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import keras
 from keras import ops
 
-from keras_notes._shared.layer_forms import call_time_distributed, up_sample_nearest
-from keras_notes._shared.layer_patching import patch_call
+from keras_notes._shared.keras_internals import half_precision_attributes
+from keras_notes._shared.models.layer_forms import call_time_distributed, up_sample_nearest
+from keras_notes._shared.models.layer_patching import patch_call
 from keras_notes._shared.types import Tensor
 from keras_notes.conversion.graph._recurrent_lowerings import lower_recurrent
 from keras_notes.layers import OneHot, one_hot
@@ -42,15 +43,15 @@ def lower_layers(layers: Iterable[keras.Layer], *, recurrent: Mapping[int, str])
 @contextlib.contextmanager
 def use_full_precision(layers: Iterable[keras.Layer]) -> Iterator[None]:
     """Lets layers in half precision compute in float32, as a file does, while the block runs."""
-    halves = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
-    policies = [layer.dtype_policy for layer in halves]
-    for layer in halves:
-        layer.dtype_policy = keras.DTypePolicy("float32")
+    attributes = half_precision_attributes(layers)
+    before = [getattr(part, name) for part, name, _ in attributes]
+    for part, name, value in attributes:
+        setattr(part, name, value)
     try:
         yield
     finally:
-        for layer, policy in zip(halves, policies, strict=True):
-            layer.dtype_policy = policy
+        for (part, name, _), value in zip(attributes, before, strict=True):
+            setattr(part, name, value)
 
 
 def _layer_normalization(layer: keras.layers.LayerNormalization, inputs: Tensor) -> Tensor:

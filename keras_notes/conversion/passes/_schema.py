@@ -11,16 +11,43 @@ from ai_edge_litert import schema_py_generated as schema
 _VERSIONS = {schema.BuiltinOperator.PRELU: 1}
 
 __all__ = [
+    "BIASES",
+    "WEIGHTED_OPERATORS",
     "TensorRange",
+    "WeightPlaces",
     "add_constant",
     "code_index",
     "code_of",
     "constant_of",
+    "constants_by_name",
     "drop_unused_codes",
     "drop_unused_tensors",
     "name_of",
     "signatures_of",
+    "text_of",
 ]
+
+
+BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
+"""The types of biases, as NumPy names them."""
+
+
+class WeightPlaces(NamedTuple):
+    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
+
+    x: int
+    weights: int
+    bias: int
+    channels: int
+
+
+WEIGHTED_OPERATORS = {
+    schema.BuiltinOperator.CONV_2D: WeightPlaces(0, 1, 2, 0),
+    schema.BuiltinOperator.FULLY_CONNECTED: WeightPlaces(0, 1, 2, 0),
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: WeightPlaces(0, 1, 2, 3),
+    schema.BuiltinOperator.TRANSPOSE_CONV: WeightPlaces(2, 1, 3, 0),
+}
+"""The places of the parts of each operator with weights and a bias, by its code."""
 
 
 class TensorRange(NamedTuple):
@@ -44,22 +71,33 @@ def code_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
     return max(known.builtinCode, known.deprecatedBuiltinCode)
 
 
-def code_index(model: schema.ModelT, code: int) -> int:
-    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing."""
+def code_index(model: schema.ModelT, code: int, version: int | None = None) -> int:
+    """Returns the index of a built-in operator among those of the file, and adds the operator if it is missing.
+
+    Args:
+        model: The objects of the file.
+        code: The code of the operator.
+        version: The version of the operator if it is missing. Defaults to that of int8 and int16.
+    """
     for index, known in enumerate(model.operatorCodes):
         if max(known.builtinCode, known.deprecatedBuiltinCode) == code:
             return index
     added = schema.OperatorCodeT()
     # The deprecated field has 8 bits; 127 there means that the other one counts.
     added.builtinCode, added.deprecatedBuiltinCode = code, min(code, 127)
-    added.version = _VERSIONS.get(code, 2)  # int8 and int16
+    added.version = _VERSIONS.get(code, 2) if version is None else version
     model.operatorCodes.append(added)
     return len(model.operatorCodes) - 1
 
 
-def name_of(tensor: schema.TensorT) -> str:
-    """Returns the name of a tensor, which is bytes in a file that was read."""
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
+def name_of(tensor: schema.TensorT | schema.TensorMapT) -> str:
+    """Returns the name of a tensor, or of an entry of a signature, which is bytes in a file that was read."""
+    return text_of(tensor.name)
+
+
+def text_of(name: bytes | str | None) -> str:
+    """Returns a name as text, which is bytes in a file that was read."""
+    return name.decode() if isinstance(name, bytes) else name or ""
 
 
 def constant_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
@@ -68,6 +106,17 @@ def constant_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | No
     if data is None or tensor.type != schema.TensorType.FLOAT32:
         return None
     return np.frombuffer(bytes(data), "<f4")
+
+
+def constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
+    """Returns the values of the float constants of a file, flat."""
+    constants = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            values = constant_of(model, tensor)
+            if values is not None:
+                constants[name_of(tensor)] = values
+    return constants
 
 
 def add_constant(model: schema.ModelT, graph: schema.SubGraphT, tensor: schema.TensorT, values: np.ndarray) -> int:

@@ -22,11 +22,15 @@ class Job:
     Args:
         directory: The directory, which exists.
         failure: The beginning of the error message if a program fails.
+
+    Attributes:
+        directory: The same directory.
+        failure: The same beginning.
     """
 
     def __init__(self, directory: Path, failure: str) -> None:
         self.directory = directory
-        self._failure = failure
+        self.failure = failure
 
     def run(self, program: str, gives: str, **settings: Json) -> Path:
         """Runs a program.
@@ -49,5 +53,5 @@ class Job:
         if reason is None and not (result.exists() and result.stat().st_size > 0):
             reason = "its process ended well, but gave no .tflite file."
         if reason is not None:
-            raise ConversionError(f"{self._failure}: {reason}")
+            raise ConversionError(f"{self.failure}: {reason}")
         return result

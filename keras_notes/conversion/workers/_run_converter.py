@@ -6,12 +6,15 @@ JOB is a directory with `saved_model/` and `job.json` ({"signatures": {name: inp
 JOB/float.tflite, in float32; or, where "int8" is true, JOB/quantized.tflite, in int8 with ranges from the files
 `calibration_<signature number>.npz`: TensorFlow's own quantization, for the operators that ai-edge-quantizer lacks.
 
+If the converter lacks operations, JOB/lacking.json has them: [[operation, names of its place], ...].
+
 It is a program and not a function because TensorFlow's converter can end its process (tensorflow/tensorflow#101050),
 and because it leaks memory from one conversion to the next. It imports nothing of keras_notes, so that it starts
 without Keras.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,8 +48,18 @@ def samples(job: Path, signatures: dict[str, list[str]]) -> Iterator[tuple[str, 
             yield name, {key: array[index : index + 1] for key, array in values.items()}
 
 
+def lacking_operations(message: str) -> list[tuple[str, list[str]]]:
+    """Returns the operations that the converter's message says it lacks, with the names of the place of each."""
+    refusals = re.findall(r"error: loc\((.*?)\): '([\w.]+)' op", message)
+    return [(operation, re.findall(r'"([^"]*)"', place)) for place, operation in refusals]
+
+
 if __name__ == "__main__":
     job_directory = Path(sys.argv[1])
     job_settings = json.loads((job_directory / "job.json").read_text())
     file_name = "quantized.tflite" if job_settings["int8"] else "float.tflite"
-    (job_directory / file_name).write_bytes(convert(job_directory, job_settings))
+    try:
+        (job_directory / file_name).write_bytes(convert(job_directory, job_settings))
+    except Exception as error:
+        (job_directory / "lacking.json").write_text(json.dumps(lacking_operations(str(error))))
+        raise

@@ -229,8 +229,6 @@ def test_recurrent_layer_of_many_steps_is_a_loop_in_floating_point_if_it_is_skip
 def test_convert_wants_the_recipe_that_was_trained(trained, tmp_path):
     with pytest.raises(ValueError, match=r"`recipe` must be the one .* trained for, 'static_int8'.*recipe='int16x8'"):
         kn.convert(trained, tmp_path / "bundle", "int16x8")
-    with pytest.raises(ValueError, match="`calibration` must be None for a quantization-aware model"):
-        kn.convert(trained, tmp_path / "bundle", calibration=X)
     with pytest.raises(ValueError, match="`signatures` must be None for a quantization-aware model"):
         kn.convert(trained, tmp_path / "bundle", signatures={"other": residual_net()})
 

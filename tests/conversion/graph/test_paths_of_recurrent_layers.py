@@ -64,7 +64,7 @@ def test_a_layer_in_a_float_block_is_a_loop(steps, tmp_path):
 
 def test_a_long_layer_in_an_integer_block_is_written_out_if_asked_for(tmp_path):
     model = around(block("block", LONG))
-    remedy = {"block": "unrolled"}
+    remedy = {"block/cell": "unrolled"}
     message = r"A loop must not compute in integers.*" + re.escape(f"lowering={remedy}")
     with pytest.raises(errors.ConversionError, match=message):
         operators_of(model, tmp_path, INTEGER_BLOCK)

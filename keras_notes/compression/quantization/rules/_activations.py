@@ -13,8 +13,9 @@ import keras
 from keras import ops
 
 from keras_notes._shared.types import Tensor
-from keras_notes.compression.quantization._affine import Grid
+from keras_notes.compression.quantization._affine import Grid, fake_quantize
 from keras_notes.compression.quantization._evaluator import (
+    FINEST,
     Evaluator,
     Function,
     Operand,
@@ -29,6 +30,7 @@ from keras_notes.compression.quantization._integer_kernels import (
     leaky_relu_int,
     multiply_int,
     prelu_int,
+    rescale_int,
 )
 from keras_notes.compression.quantization._tracer import Step
 from keras_notes.compression.quantization.rules import Rule
@@ -78,17 +80,17 @@ def apply_activation(evaluator: Evaluator, name: str, value: Operand, function: 
 
 def add(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
     """Adds two operands, or an operand and a constant."""
-    return _binary(evaluator, name, a, b, ops.add, add_int)
+    return _binary(evaluator, name, a, b, ops.add, add_int, ops.maximum)
 
 
 def subtract(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
     """Subtracts two operands, or an operand and a constant."""
-    return _binary(evaluator, name, a, b, ops.subtract, functools.partial(add_int, sign=-1))
+    return _binary(evaluator, name, a, b, ops.subtract, functools.partial(add_int, sign=-1), ops.maximum)
 
 
 def multiply(evaluator: Evaluator, name: str, a: OperandOrConstant, b: OperandOrConstant) -> Unrounded:
     """Multiplies two operands, or an operand and a constant, elementwise."""
-    return _binary(evaluator, name, a, b, ops.multiply, multiply_int)
+    return _binary(evaluator, name, a, b, ops.multiply, multiply_int, ops.multiply)
 
 
 def masked_softmax(evaluator: Evaluator, name: str, scores: Operand, mask: Rounded | Tensor | None) -> Operand:
@@ -106,12 +108,16 @@ def _binary(
     b: OperandOrConstant,
     function: _Binary,
     kernel: _BinaryKernel,
+    step: _Binary,
 ) -> Unrounded:
+    """Merges two values; `step` gives the step of the merged integers from those of the values."""
     x, y = (evaluator.operand(value, name) for value in (a, b))
-    rounding = None
-    if x.grid is not None and y.grid is not None:
-        rounding = functools.partial(kernel, x.tensor, x.grid, y.tensor, y.grid)
-    return Unrounded(name, lambda: function(x.tensor, y.tensor), fuses=True, rounding=rounding)
+    compute = lambda: function(x.tensor, y.tensor)  # noqa: E731
+    if x.grid is None or y.grid is None:
+        return Unrounded(name, compute, fuses=True)
+    scales = x.grid.scale, y.grid.scale
+    rounding = functools.partial(kernel, x.tensor, x.grid, y.tensor, y.grid)
+    return Unrounded(name, compute, fuses=True, rounding=rounding, finest=lambda: step(*scales) * FINEST)
 
 
 def _linear(evaluator: Evaluator, name: str, value: Operand) -> Operand:
@@ -125,7 +131,14 @@ def _fused(function: Function) -> _Activation:
         if not isinstance(value, Rounded) and value.fuses:
             return value.then(name, function)
         x = evaluator.to_grid(value)
-        return Unrounded(name, lambda: function(x.tensor))
+        if x.grid is None:
+            return Unrounded(name, lambda: function(x.tensor))
+        before = x.grid
+
+        def round_alone(grid: Grid) -> Tensor:
+            return fake_quantize(function(rescale_int(x.tensor, before, grid)), grid)
+
+        return Unrounded(name, lambda: function(x.tensor), rounding=round_alone, finest=lambda: before.scale * FINEST)
 
     return rule
 
@@ -135,7 +148,8 @@ def _table(function: Function, fixed: dict[int, tuple[float, int]] | None = None
 
     def rule(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
         x = evaluator.to_grid(value)
-        return Unrounded(name, lambda: function(x.tensor), fixed=fixed)
+        finest = None if x.grid is None else x.grid.scale * FINEST
+        return Unrounded(name, lambda: function(x.tensor), fixed=fixed, finest=lambda: finest)
 
     return rule
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._evaluator import (
+    FINEST,
     Evaluator,
     Operand,
     OperandOrConstant,
@@ -41,7 +42,10 @@ def _matrix_product(evaluator: Evaluator, name: str, a: OperandOrConstant, b: Op
     def round_product(grid: Grid) -> Tensor:
         return matmul_int(x.tensor, grid_of(x), y.tensor, grid_of(y), grid)
 
-    return Unrounded(name, lambda: ops.matmul(x.tensor, y.tensor), rounding=round_product)
+    def finest() -> Tensor | None:
+        return None if x.grid is None or y.grid is None else x.grid.scale * y.grid.scale * FINEST
+
+    return Unrounded(name, lambda: ops.matmul(x.tensor, y.tensor), rounding=round_product, finest=finest)
 
 
 def _variable_of(constant: Tensor) -> keras.Variable | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import keras
-from keras import ops
+from keras import ops, tree
 
-from keras_notes._shared.layer_forms import up_sample_nearest
+from keras_notes._shared.models.layer_forms import up_sample_nearest
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
@@ -16,6 +17,7 @@ from keras_notes.compression.quantization._evaluator import (
     OperandOrConstant,
     Rounded,
     Unrounded,
+    Weights,
     is_operand,
     operands_of,
     tensor_of,
@@ -39,7 +41,12 @@ def concatenate(evaluator: Evaluator, name: str, values: Sequence[Operand], axis
 def reduce_mean(evaluator: Evaluator, name: str, value: Operand, axis: Tree, keepdims: bool) -> Unrounded:
     """Averages a value over some axes."""
     x = evaluator.to_grid(value)
-    return Unrounded(name, lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims))
+    compute = lambda: ops.mean(x.tensor, axis=axis, keepdims=keepdims)  # noqa: E731
+    if x.grid is None:
+        return Unrounded(name, compute)
+    axes = range(1, len(x.shape)) if axis is None else tree.flatten(axis)
+    finest = x.grid.scale / math.prod(x.shape[number] for number in axes)  # that of the sum
+    return Unrounded(name, compute, finest=lambda: finest)
 
 
 def check_channels_last(step: Step) -> None:
@@ -58,13 +65,19 @@ def _join(
     """Rounds values to a common grid, the one of the point `name`, and joins them."""
     if evaluator.format is None:
         return Rounded(function([evaluator.materialize(value).tensor for value in values]))
+    operands = [value if _can_be_rounded(value) else evaluator.to_grid(value) for value in values]
+    for operand in operands:
+        evaluator.widen(name, operand)
     rounded = [
-        evaluator.materialize(value, name)
-        if not isinstance(value, Rounded) and value.fixed is None and value.after is None
-        else evaluator.requantize(evaluator.to_grid(value), name)
-        for value in values
+        evaluator.requantize(operand, name) if isinstance(operand, Rounded) else evaluator.materialize(operand, name)
+        for operand in operands
     ]
     return evaluator.same_grid(function([value.tensor for value in rounded]), rounded[-1].grid)
+
+
+def _can_be_rounded(value: Operand) -> bool:
+    """Whether a value is not rounded yet, and can be rounded to any grid."""
+    return not isinstance(value, Rounded) and value.fixed is None and value.after is None
 
 
 def _rearrange(evaluator: Evaluator, step: Step, value: Operand, *args: Tree, **kwargs: Tree) -> Rounded:
@@ -181,8 +194,17 @@ def _one_hot(evaluator: Evaluator, step: Step, ids: OperandOrConstant, *args: Tr
 
 
 def _embedding(evaluator: Evaluator, step: Step, ids: OperandOrConstant) -> Rounded:
-    """Gathers rows of the table, which has a grid of its own."""
-    table = evaluator.constant(step.operation.embeddings, step.name)
+    """Gathers rows of the table, which has a grid of its own.
+
+    The device stores the table as weights: beside activations in int16 in int8, and beside those in floating point with
+    a scale for each row.
+    """
+    variable = step.operation.embeddings
+    kernel = ops.convert_to_tensor(variable, "float32")
+    if evaluator.format is None or evaluator.format.bits == 16:
+        channels = (variable.shape[0] if evaluator.format is None else 1, 1)
+        kernel, _ = evaluator.quantize_weights(Weights(f"{step.name}/table", kernel, variable, channels))
+    table = evaluator.constant(kernel, step.name)
     indices = ops.cast(tensor_of(ids), "int32")
     return evaluator.same_grid(ops.take(table.tensor, indices, axis=0), table.grid)
 

@@ -4,13 +4,14 @@ import keras
 import pytest
 from keras import layers
 
-from keras_notes._shared.layer_patterns import (
+from keras_notes._shared.models.layer_patterns import (
     check_skip,
     last_match,
     layers_by_path,
     matches,
     matches_any,
     matching_patterns,
+    shortest_patterns,
     skip_patterns,
 )
 
@@ -109,3 +110,18 @@ def test_a_layer_that_holds_the_one_around_it_is_walked_once():
             self.inner.outer = self
 
     assert [path for path, _ in layers_by_path(Outer(name="outer"))] == [("inner",)]
+
+
+def test_the_number_of_an_operation_may_be_left_out():
+    assert matches("cumsum", ("head", "cumsum#2"))
+    assert matches("head/cumsum", ("head", "cumsum#2"))
+    assert matches("cumsum#2", ("head", "cumsum#2"))
+    assert not matches("cumsum#2", ("head", "cumsum"))
+    assert not matches("cumsum#2", ("head", "cumsum#3"))
+
+
+def test_patterns_of_paths_are_as_few_as_possible_and_keep_the_declared():
+    paths = [("head", "cumsum"), ("cumsum#2",), ("cumsum",), ("odd[1]",), ("block", "dense")]
+    patterns = shortest_patterns(paths, ["block/*", "other"])
+    assert patterns == ["block/*", "other", "cumsum", "odd[[]1]"]
+    assert all(matches_any(patterns, path) for path in paths)

@@ -1,0 +1,282 @@
+"""Names and remedies in messages: what a message names can be pasted, and the model is then converted in one step."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_notes as kn
+from keras_notes import errors
+from keras_notes._litert.reader import read_tflite
+from keras_notes.compression import quantize_aware
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 6)).astype("float32")
+# Operations that LiteRT has in floating point only, by the name that messages give them.
+FLOAT_ONLY = {
+    "cumsum": lambda x: ops.cumsum(x, axis=1),
+    "sort": lambda x: ops.sort(x, axis=1),
+    "top_k": lambda x: ops.top_k(x, 6)[0],
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_notes_tests")
+class Head(layers.Layer):
+    """A custom layer: a dense layer and an operation."""
+
+    def __init__(self, operation, **keywords):
+        super().__init__(**keywords)
+        self.operation = operation
+        self.dense = layers.Dense(6, name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        super().build(shape)
+
+    def call(self, x):
+        return FLOAT_ONLY[self.operation](self.dense(x))
+
+    def get_config(self):
+        return {**super().get_config(), "operation": self.operation}
+
+
+def nested(operation, name="inner"):
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, FLOAT_ONLY[operation](layers.Dense(6, name="within")(inputs)), name=name)
+
+
+def at_the_top(operation, x):
+    return FLOAT_ONLY[operation](x)
+
+
+def in_a_custom_layer(operation, x):
+    return Head(operation, name="head")(x)
+
+
+def in_a_nested_model(operation, x):
+    return nested(operation)(x)
+
+
+def in_a_nested_custom_layer(operation, x):
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, Head(operation, name="head")(inputs), name="outer")(x)
+
+
+def used_twice(operation, x):
+    return FLOAT_ONLY[operation](layers.Dense(6)(FLOAT_ONLY[operation](x)))
+
+
+def a_model_called_twice(operation, x):
+    model = nested(operation)
+    return model(model(x))
+
+
+PLACES = (at_the_top, in_a_custom_layer, in_a_nested_model, in_a_nested_custom_layer, used_twice, a_model_called_twice)
+
+
+def net(*parts, last=True):
+    """A network with an operation at each place; the last one is an output of the model unless `last`."""
+    inputs = keras.Input((6,), name="x")
+    hidden = layers.Dense(6, activation="relu", name="first")(inputs)
+    for place, operation in parts:
+        hidden = place(operation, hidden)
+    return keras.Model(inputs, layers.Dense(3, name="last")(hidden) if last else hidden, name="net")
+
+
+EVERYWHERE = ((at_the_top, "cumsum"), (in_a_custom_layer, "sort"), (in_a_nested_model, "top_k"), (used_twice, "top_k"))
+
+
+def refusal_of(convert):
+    with pytest.raises((errors.ConversionError, errors.QuantizationError)) as caught:
+        convert()
+    return caught.value
+
+
+def converted(model, directory, recipe="static_int8", **keywords):
+    ranges = (
+        {"calibration": X} if str(recipe).find("int8") >= 0 and "dynamic" not in str(recipe)[:14] else {"golden": X}
+    )
+    return kn.convert(model, directory, **{"recipe": recipe, **ranges, **keywords})
+
+
+def results_of(bundle):
+    """The names of the results in a bundle's file, by operator."""
+    return [
+        (operator.name, graph.tensors[operator.outputs[0]].name)
+        for graph in read_tflite(bundle.model_path).graphs
+        for operator in graph.operators
+    ]
+
+
+def test_operators_are_named_after_layer_and_operation(tmp_path):
+    inputs = keras.Input((4, 6), name="x")
+    hidden = layers.Masking(name="masking")(inputs)
+    hidden = layers.LSTM(4, return_sequences=True, recurrent_activation="hard_sigmoid", name="lstm")(hidden)
+    hidden = layers.TimeDistributed(layers.Dense(6, name="each"), name="distributed")(hidden)
+    hidden = ops.floor(hidden * 3.0)[:, 0]
+    hidden = nested("top_k")(Head("sort", name="head")(hidden))
+    model = keras.Model(inputs, ops.cumsum(ops.floor(hidden * 3.0), axis=1), name="net")
+    x = RNG.normal(size=(8, 4, 6)).astype("float32")
+    names = results_of(kn.convert(model, tmp_path / "bundle", "float32", golden=x))
+    layers_of = {name.rpartition("/")[0] for _, name in names}
+    expected = {"masking", "lstm", "distributed/each", "floor", "floor#2", "head/dense", "head/sort", "inner/within",
+                "inner/top_k", "cumsum"}  # fmt: skip
+    assert expected <= layers_of
+    assert all(name.startswith(("masking/", "lstm/")) for kind, name in names if kind in ("NOT_EQUAL", "TANH"))
+    assert not any("clip" in layer or "while" in layer for layer in layers_of)
+
+
+def test_names_do_not_depend_on_the_models_made_before(tmp_path):
+    messages = set()
+    for _ in range(2):
+        ops.cumsum(keras.KerasTensor((None, 6)), axis=1)
+        messages.add(str(refusal_of(lambda: quantize_aware(net((at_the_top, "cumsum"), (used_twice, "sort"))))))
+    assert len(messages) == 1
+
+
+def test_a_refusal_of_convert_lists_everything_and_works_when_pasted(tmp_path):
+    model = net(*EVERYWHERE)
+    declared = {"default": "static_int8", "layers": {"head/sort": "float16"}}
+    error = refusal_of(lambda: converted(model, tmp_path / "bundle", declared))
+    exceptions = error.remedy["recipe"]["layers"]
+    assert exceptions["head/sort"] == "float16"
+    assert set(exceptions) == {"cumsum", "head/sort", "top_k"}
+    assert str(error.remedy["recipe"]) in str(error)
+    bundle = converted(model, tmp_path / "bundle", **error.remedy)
+    assert kn.verify(bundle).ok
+
+
+def test_a_refusal_of_quantize_aware_lists_everything_and_works_when_pasted(tmp_path):
+    model = net(*EVERYWHERE, (used_twice, "cumsum"))
+    error = refusal_of(lambda: quantize_aware(model, calibration=X, skip=["last"]))
+    assert error.remedy["skip"][0] == "last"
+    assert str(error.remedy["skip"]) in str(error)
+    aware = quantize_aware(model, calibration=X, **error.remedy)
+    bundle = kn.convert(aware, tmp_path / "bundle")
+    floats = {island.split(" ")[1].rpartition("/")[0] for island in kn.verify(bundle).float_islands}
+    assert floats == {"cumsum", "cumsum#2", "cumsum#3", "head/sort", "inner/top_k", "top_k", "top_k#2", "last"}
+
+
+def test_convert_takes_the_names_that_quantize_aware_tells(tmp_path):
+    model = net(*EVERYWHERE)
+    skip = refusal_of(lambda: quantize_aware(model, calibration=X)).remedy["skip"]
+    recipe = {"default": "static_int8", "layers": dict.fromkeys(skip, "float32")}
+    assert kn.verify(converted(model, tmp_path / "bundle", recipe)).ok
+
+
+def test_a_name_that_nothing_has_is_an_error_that_lists_the_names(tmp_path):
+    recipe = {"default": "static_int8", "layers": {"cumsums": "float32"}}
+    with pytest.raises(
+        errors.ConversionError, match=r"must name layers of the model: cumsum, first, last\. Received: \['cumsums'\]"
+    ):
+        converted(net((at_the_top, "cumsum")), tmp_path / "bundle", recipe)
+
+
+def test_an_exception_for_a_layer_without_operators_is_taken(tmp_path):
+    model = keras.Sequential([keras.Input((6,), name="x"), layers.Dense(4), layers.Dropout(0.5, name="drop")])
+    recipe = {"default": "static_int8", "layers": {"drop": "float32"}}
+    assert kn.verify(converted(model, tmp_path / "bundle", recipe)).ok
+
+
+def test_models_that_are_not_for_a_device_say_what_to_convert(tmp_path):
+    student = keras.Sequential([keras.Input((6,)), layers.Dense(3, name="dense")])
+    distiller = kn.distillation.Distiller(student=student, teacher=keras.models.clone_model(student))
+    with pytest.raises(errors.ConversionError, match=r"Received: .*Distiller.* Convert distiller\.student"):
+        converted(distiller, tmp_path / "bundle", "float32")
+    student.layers[0].quantize("int8")
+    with pytest.raises(errors.ConversionError, match=r"'dense', quantized by Keras's .*recipe='dynamic_int8'"):
+        converted(student, tmp_path / "bundle", "float32")
+    with pytest.raises(ValueError, match=r"'dense', quantized by Keras's"):
+        quantize_aware(student)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.IntegerLookup(vocabulary=[3, 5, 7], name="lookup"),
+        pytest.param(layers.CategoryEncoding(8, output_mode="multi_hot", name="categories"), marks=pytest.mark.slow),
+        pytest.param(layers.Hashing(8, name="hashes"), marks=pytest.mark.slow),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_the_snippet_for_ids_outside_of_the_model_works(tmp_path, layer):
+    inputs = keras.Input((4,), dtype="int32", name="ids")
+    model = keras.Model(inputs, layers.Dense(2)(ops.cast(layer(inputs), "float32")))
+    x = RNG.integers(0, 8, (16, 4)).astype("int32")
+    error = refusal_of(lambda: kn.convert(model, tmp_path / "bundle", "float32", golden=x))
+    assert repr(layer.name) in str(error)
+    assert "MLIR" not in str(error)
+    snippet = str(error).partition("samples of the input: ")[2]
+    exec(snippet, {"keras": keras, "keras_notes": kn, "model": model, "x": x, "directory": tmp_path / "bundle"})
+    assert kn.verify(tmp_path / "bundle").ok
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
+def test_nested_models_in_mixed_precision_convert_in_float32(tmp_path, policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    try:
+        inputs = keras.Input((6,), name="x")
+        inner = keras.Sequential([layers.Dense(8), layers.ReLU()], name="inner")
+        model = keras.Model(inputs, layers.Dense(3, dtype="float32")(inner(layers.Dense(6)(inputs)) + 0.5))
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert kn.verify(converted(model, tmp_path / "float32", "float32")).ok
+    assert kn.verify(converted(model, tmp_path / "static_int8")).ok
+    assert inner.layers[0].compute_dtype == policy.removeprefix("mixed_"), "the model itself is not changed"
+    aware = quantize_aware(model, calibration=X)
+    # Two int8 layers, of which each rounds to 1/255 of its range.
+    np.testing.assert_allclose(aware.predict(X, verbose=0), model.predict(X, verbose=0), atol=0.1)
+    assert kn.verify(kn.convert(aware, tmp_path / "aware")).float_islands == ()
+
+
+def recurrent(layer, steps):
+    inputs = keras.Input((steps, 3), name="x")
+    return keras.Model(inputs, layers.Dense(2)(layer(inputs)), name="net")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid"])
+def test_each_remedy_for_a_long_recurrent_layer_works(tmp_path, activation):
+    layer = layers.Bidirectional(layers.LSTM(4, recurrent_activation=activation), name="both")
+    model = recurrent(layer, steps=34)
+    x = RNG.normal(size=(32, 34, 3)).astype("float32")
+    error = refusal_of(lambda: kn.convert(model, tmp_path / "bundle", "static_int8", calibration=x))
+    assert len(error.remedies) >= 2
+    for number, remedy in enumerate(error.remedies):
+        arguments = {"recipe": "static_int8", **remedy}
+        bundle = kn.convert(model, tmp_path / str(number), calibration=x, **arguments)
+        # Steps that are written out round each time, which can sum up to more than the tolerance.
+        assert "unrolled" in str(remedy) or kn.verify(bundle).ok, remedy
+
+
+def convert_plainly(model, directory, arguments):
+    kn.convert(model, directory, **{"recipe": "static_int8", **arguments}, calibration=X, overwrite=True)
+
+
+def convert_wider(model, directory, arguments):
+    kn.convert(model, directory, **{"recipe": "int16x8", **arguments}, calibration=X, overwrite=True)
+
+
+def train_and_convert(model, directory, arguments):
+    kn.convert(quantize_aware(model, calibration=X, **arguments), directory, overwrite=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("convert", [convert_plainly, convert_wider, train_and_convert])
+def test_every_remedy_that_a_message_prints_works(tmp_path, capsys, convert):
+    """Each operation at each place, the last one an output of the model: a remedy must work at the first attempt."""
+    remedies, failures = [], []
+    for operation, place in zip(FLOAT_ONLY, (at_the_top, in_a_custom_layer, in_a_nested_model), strict=True):
+        model = net(*((other, operation) for other in PLACES if other is not place), (place, operation), last=False)
+        error = refusal_of(lambda model=model: convert(model, tmp_path / "bundle", {}))
+        attempts = getattr(error, "remedies", None) or [error.remedy]
+        remedies += attempts
+        for remedy in attempts:
+            try:
+                convert(model, tmp_path / "bundle", remedy)
+            except (errors.ConversionError, ValueError) as further:
+                failures.append((operation, remedy, str(further)))
+    with capsys.disabled():
+        print(f"\n{convert.__name__}: {len(remedies)} remedies, {len(remedies) - len(failures)} worked")
+    assert failures == []
+    assert len(remedies) >= len(FLOAT_ONLY)
