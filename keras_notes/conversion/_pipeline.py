@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -29,7 +28,7 @@ from keras_notes.conversion._quantizer_settings import (
     is_fused,
 )
 from keras_notes.conversion._recipes import RecipeByLayer
-from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
+from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.conversion.graph._names_in_file import (
     integer_forms,
     layer_names,
@@ -39,7 +38,7 @@ from keras_notes.conversion.graph._names_in_file import (
     recurrent_paths,
 )
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
-from keras_notes.conversion.graph._unconvertible import describe_missing_operations, modules_of_custom_layers
+from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.grids._comparisons import compare_on_one_grid
 from keras_notes.conversion.grids._fit_biases import fit_biases
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
@@ -55,6 +54,7 @@ from keras_notes.conversion.passes._select_integers import select_integers
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
 from keras_notes.conversion.passes._shrink_tables import shrink_tables
 from keras_notes.conversion.passes._stand_ins import StandIns
+from keras_notes.conversion.workers._export import Forms, input_names, save_model
 from keras_notes.conversion.workers._job import Job
 from keras_notes.errors import ConversionError
 
@@ -75,12 +75,6 @@ class ConvertedFiles:
     file: ModelFile
     reference: ModelFile | None
     recipes: RecipeByLayer
-
-
-class _Forms(TypedDict):
-    """The forms of the layers in a SavedModel, as `save_graphs` takes them."""
-
-    recurrent: dict[str, dict[str, str]]
 
 
 class _Calibrated(NamedTuple):
@@ -156,7 +150,7 @@ class ConversionPipeline:
         key = json.dumps(forms)
         if key not in self._float_files:
             with self._job(recipes) as job:
-                self._save_model(job, forms)
+                save_model(job, self._graphs, self._batch_size, forms)
                 path = self._run_converter(job, "float.tflite", int8=False)
                 file = ModelFile(path.read_bytes())
             file.run_passes([self._naming_pass])
@@ -259,7 +253,7 @@ class ConversionPipeline:
     def _convert_to_fused_int8(self, recipes: RecipeByLayer, edges: str, float_file: ModelFile) -> ConvertedFiles:
         """Converts by the converter's own quantization: ai-edge-quantizer does not know the fused operator."""
         with self._job(recipes) as job:
-            self._save_model(job, self._forms(recipes))
+            save_model(job, self._graphs, self._batch_size, self._forms(recipes))
             self._save_calibration(job)
             path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
@@ -269,7 +263,7 @@ class ConversionPipeline:
     def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
         """Runs the converter; if it lacks operations, the error names their layers."""
         try:
-            return job.run("_run_converter.py", gives, signatures=self._input_names(), int8=int8)
+            return job.run("_run_converter.py", gives, signatures=input_names(self._graphs), int8=int8)
         except ConversionError as error:
             operations = missing_operations(job.directory / "lacking.json", self._graphs)
             described = describe_missing_operations(self._graphs[0].model, operations, job.failure)
@@ -279,10 +273,10 @@ class ConversionPipeline:
         with self._job(recipes) as job:
             (job.directory / "float.tflite").write_bytes(file.to_bytes())
             self._save_calibration(job)
-            path = job.run("_run_calibrator.py", "ranges.json", signatures=self._input_names())
+            path = job.run("_run_calibrator.py", "ranges.json", signatures=input_names(self._graphs))
             return {name: TensorRange(*values) for name, values in json.loads(path.read_text()).items()}
 
-    def _forms(self, recipes: RecipeByLayer) -> _Forms:
+    def _forms(self, recipes: RecipeByLayer) -> Forms:
         recurrent = self._recurrent_forms(recipes)
         if is_fused(recurrent):
             check_fused(recipes, self._batch_size)
@@ -306,32 +300,10 @@ class ConversionPipeline:
     def _can_be_fused(self, recipes: RecipeByLayer) -> bool:
         return recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
 
-    def _input_names(self) -> dict[str, list[str]]:
-        return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
-
     def _save_calibration(self, job: Job) -> None:
         for number, graph in enumerate(self._graphs):
             # By position: `np.savez` takes names as keywords, and an input may be called "file".
             np.savez(job.directory / f"calibration_{number}.npz", *self._calibration[graph.signature].values())
-
-    def _save_model(self, job: Job, forms: _Forms) -> None:
-        """Writes the SavedModel; by a TensorFlow process, if Keras runs on another backend here."""
-        if keras.backend.backend() == "tensorflow":
-            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, **forms)
-            return
-        modules = modules_of_custom_layers(layers_in(self._graphs))
-        for number, graph in enumerate(self._graphs):
-            graph.model.save(job.directory / f"model_{number}.keras")
-        job.run(
-            "_run_exporter.py",
-            "saved_model",
-            signatures=self._input_names(),
-            output_names={graph.signature: list(graph.output_names) for graph in self._graphs},
-            modules=modules,
-            paths=[path for path in sys.path if path],
-            batch_size=self._batch_size,
-            **forms,
-        )
 
     @contextmanager
     def _job(self, recipes: RecipeByLayer) -> Iterator[Job]:
