@@ -23,9 +23,9 @@ from keras_notes._shared.keras_internals import (
     nodes_in_order,
     output_structure_of,
 )
-from keras_notes._shared.layer_forms import call_time_distributed
-from keras_notes._shared.layer_patterns import Path, layers_by_path
-from keras_notes._shared.operation_names import operation_paths
+from keras_notes._shared.models.layer_forms import call_time_distributed
+from keras_notes._shared.models.layer_patterns import Path, layers_by_path
+from keras_notes._shared.models.operation_names import operation_paths
 from keras_notes._shared.types import Node, Operation, Tree
 
 __all__ = ["Program", "Ref", "Refusal", "Step", "StepsRefusedError", "trace"]

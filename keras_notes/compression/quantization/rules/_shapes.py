@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops, tree
 
-from keras_notes._shared.layer_forms import up_sample_nearest
+from keras_notes._shared.models.layer_forms import up_sample_nearest
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
