@@ -211,7 +211,7 @@ def _report(options: argparse.Namespace) -> None:
     x, y = _arguments.load_data(options.data, options.x, options.y)
     arguments = {"x": x, "y": y, "other": options.other}
     try:
-        verification = verify(options.directory)
+        verification = verify(options.directory, x, y)
     except VerificationError as error:
         write_report(options.directory, options.output, verification=error.report, **arguments)
         raise

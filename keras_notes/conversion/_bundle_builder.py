@@ -104,10 +104,8 @@ class BundleBuilder:
         self.name = model.name
         self.graphs = tuple(graphs)
         self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
-        names = {name for graph in graphs for name in graph.input_specs}
-        self._pipeline = ConversionPipeline(
-            self.graphs, batch_size, ranges, lowering, parse_input_range(input_range, names)
-        )
+        declared = parse_input_range(input_range, {name for graph in graphs for name in graph.input_specs})
+        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering, declared)
 
     def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
@@ -211,12 +209,10 @@ class BundleBuilder:
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
         converted.file.share_vectors()
-        _log.info("running the file on a sample")
         samples = {name: run.inputs for name, run in self._golden.items()}
         run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
-            inputs = self._golden[SIGNATURE].inputs
-            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
+            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], samples[SIGNATURE])
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files

@@ -20,6 +20,7 @@ __all__ = [
     "code_of",
     "constant_of",
     "constants_by_name",
+    "drop_unused_codes",
     "drop_unused_tensors",
     "name_of",
     "signatures_of",
@@ -154,3 +155,13 @@ def drop_unused_tensors(graph: schema.SubGraphT, signatures: list[schema.Signatu
         for entry in (*signature.inputs, *signature.outputs):
             entry.tensorIndex = places[entry.tensorIndex]
     return changed
+
+
+def drop_unused_codes(model: schema.ModelT) -> None:
+    """Drops the codes of operators that no graph has any more: a runtime looks for the kernels of all codes."""
+    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
+    places = {index: place for place, index in enumerate(used)}
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            operator.opcodeIndex = places[operator.opcodeIndex]
