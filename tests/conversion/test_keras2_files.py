@@ -21,7 +21,7 @@ def model(function):
         keras.layers.LSTM(5, recurrent_activation=function, return_sequences=True, name="lstm"),
         keras.layers.Bidirectional(keras.layers.GRU(3, recurrent_activation=function, activation=function)),
         keras.layers.Activation(function, name="gate"),
-        keras.layers.Dense(2, activation="relu"),
+        keras.layers.Dense(2, activation="relu", name="head"),
     ]
     return keras.Sequential([keras.Input((6, 4)), *layers])
 
