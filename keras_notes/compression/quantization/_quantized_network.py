@@ -11,13 +11,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_notes._shared.layer_patterns import layers_by_path
+from keras_notes._shared.models.layer_patterns import layers_by_path
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._calibrator import Calibrator
 from keras_notes.compression.quantization._config import QuantizationConfig
 from keras_notes.compression.quantization._deploy_emitter import DeployEmitter
-from keras_notes.compression.quantization._evaluator import Evaluator
+from keras_notes.compression.quantization._evaluator import Evaluator, Rounded, Rounding
 from keras_notes.compression.quantization._interpreter import has_rule, interpret
 from keras_notes.compression.quantization._ranges import Ranges
 from keras_notes.compression.quantization._simulator import Simulator
@@ -180,6 +180,18 @@ class QuantizedNetwork(keras.Layer):
         kernels = [values for values in constants.values() if values[0].ndim > 1]
         return kernels, [*self._grids(constants, _GRID).values(), *self._grids(constants, "/constant").values()]
 
+    def values_at_points(self, inputs: Sequence[Tensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Returns the values at each point, in floating point and in integers, in the order of the network.
+
+        Args:
+            inputs: Samples, an array for each input.
+        """
+        evaluators = Calibrator(self.config.format, self.config.bits), self.simulator()
+        exact, rounded = map(_record_rounds, evaluators)
+        for evaluator in evaluators:
+            self._evaluate(evaluator, inputs)
+        return {name: (values, rounded[name]) for name, values in exact.items() if name in rounded}
+
     def _grids(self, constants: _Constants, suffix: str) -> dict[str, Grid]:
         """Returns the grids whose name ends so, by name without the end; {} for floating point."""
         format = self.config.format
@@ -229,6 +241,20 @@ class _Cache:
             self._constants = compute()
             self._digest = digest.digest()
         return self._constants
+
+
+def _record_rounds(evaluator: Evaluator) -> dict[str, np.ndarray]:
+    """Lets an evaluator fill the returned dict with the values at each point, at their first visit."""
+    values: dict[str, np.ndarray] = {}
+    compute_round = evaluator.round
+
+    def round_and_record(compute: Callable[[], Tensor], name: str, rounding: Rounding | None = None) -> Rounded:
+        result = compute_round(compute, name, rounding)
+        values.setdefault(name, ops.convert_to_numpy(result.tensor))
+        return result
+
+    evaluator.round = round_and_record  # type: ignore[method-assign]
+    return values
 
 
 def _zeros(specs: Sequence[keras.KerasTensor]) -> list[np.ndarray]:

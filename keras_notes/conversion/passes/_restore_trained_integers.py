@@ -10,6 +10,8 @@ share, so that clustered weights have no more integers than centroids.
 
 from __future__ import annotations
 
+import copy
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,33 +20,20 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes.compression import Grid
-from keras_notes.conversion.passes._schema import code_of, constant_of, name_of
+from keras_notes.conversion.passes._schema import (
+    BIASES,
+    WEIGHTED_OPERATORS,
+    WeightPlaces,
+    code_of,
+    constants_by_name,
+    name_of,
+)
 
 __all__ = ["TrainedWeights", "restore_trained_integers"]
 
-_OPERATORS = schema.BuiltinOperator
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
-
-    x: int
-    weights: int
-    bias: int
-    channels: int
-
-
-_PLACES = {
-    _OPERATORS.CONV_2D: _Places(0, 1, 2, 0),
-    _OPERATORS.FULLY_CONNECTED: _Places(0, 1, 2, 0),
-    _OPERATORS.DEPTHWISE_CONV_2D: _Places(0, 1, 2, 3),
-    _OPERATORS.TRANSPOSE_CONV: _Places(2, 1, 3, 0),
-}
 _ACTIVATIONS = (schema.TensorType.INT8, schema.TensorType.INT16)
 # A few units in the last place of float32.
 _LAST_BITS = 1e-6
-_BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
 
 
 @dataclass(frozen=True)
@@ -74,15 +63,16 @@ def restore_trained_integers(
     scales: dict[bytes, list[np.ndarray]] = defaultdict(list)
     for weights in trained:
         scales[_key(weights.values)].append(weights.scales.reshape(-1).astype("float32"))
-    float_constants = _constants_by_name(float_model)
+    float_constants = constants_by_name(float_model)
+    writer = _Writer(model)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if tensor.type in _ACTIVATIONS:
                 _snap(tensor.quantization, grids)
         for operator in graph.operators:
-            places = _PLACES.get(code_of(model, operator))
+            places = WEIGHTED_OPERATORS.get(code_of(model, operator))
             if places is not None:
-                _restore_weights(model, graph, operator, places, float_constants, scales)
+                _restore_weights(writer, graph, operator, places, float_constants, scales)
     return True
 
 
@@ -100,16 +90,16 @@ def _snap(quantization: schema.QuantizationParametersT | None, grids: Sequence[G
 
 
 def _restore_weights(
-    model: schema.ModelT,
+    writer: _Writer,
     graph: schema.SubGraphT,
     operator: schema.OperatorT,
-    places: _Places,
+    places: WeightPlaces,
     float_constants: Mapping[str, np.ndarray],
     trained_scales: Mapping[bytes, Sequence[np.ndarray]],
 ) -> None:
     """Restores the integers of an operator's weights and bias, if the weights are trained ones."""
     weights = graph.tensors[operator.inputs[places.weights]]
-    values = float_constants.get(name_of(weights))
+    values = float_constants.get(_name_in_float_file(weights))
     if weights.type != schema.TensorType.INT8 or values is None:
         return
     axis = places.channels
@@ -120,25 +110,63 @@ def _restore_weights(
     bias, bias_values, x_scale = None, None, np.float32(1.0)
     if len(operator.inputs) > places.bias and operator.inputs[places.bias] >= 0:
         x, bias = (graph.tensors[operator.inputs[place]] for place in (places.x, places.bias))
-        bias_values, x_scale = float_constants.get(name_of(bias)), np.float32(x.quantization.scale[0])
+        bias_values, x_scale = float_constants.get(_name_in_float_file(bias)), np.float32(x.quantization.scale[0])
     # Equal weights, such as those of layers that are all 0, can have been trained with different biases.
     scales = min(candidates, key=lambda scales: _rounding_error(bias_values, x_scale * scales))
     shape = [-1 if number == axis else 1 for number in range(kernel.ndim)]
     integers = np.clip(np.round(kernel / scales.reshape(shape).astype("float64")), -127, 127)
-    model.buffers[weights.buffer].data = np.frombuffer(integers.astype("int8").tobytes(), np.uint8)
-    weights.quantization.scale = scales.astype("float32")
-    weights.quantization.zeroPoint = np.zeros(len(scales), "int64")
-    weights.quantization.quantizedDimension = axis
-    if bias is not None and bias_values is not None and bias.type in _BIASES:
-        _restore_bias(model, bias, bias_values.reshape(-1), x_scale * scales)
+    writer.write(graph, operator, places.weights, integers.astype("int8"), scales, axis)
+    if bias is not None and bias_values is not None and bias.type in BIASES:
+        steps = x_scale * scales
+        # In float32, as the training computes them: integers beyond 2^24 differ otherwise.
+        bias_integers = np.round(bias_values.reshape(-1) / steps).astype(BIASES[bias.type])
+        writer.write(graph, operator, places.bias, bias_integers, steps, 0)
 
 
-def _restore_bias(model: schema.ModelT, bias: schema.TensorT, values: np.ndarray, steps: np.ndarray) -> None:
-    # In float32, as the training computes them: integers beyond 2^24 differ otherwise.
-    integers = np.round(values / steps).astype(_BIASES[bias.type])
-    model.buffers[bias.buffer].data = np.frombuffer(integers.tobytes(), np.uint8)
-    bias.quantization.scale = steps
-    bias.quantization.zeroPoint = np.zeros(len(steps), "int64")
+class _Writer:
+    """Writes constants of operators, each of which can share its tensor or buffer with others.
+
+    The converter merges constants of equal values: the biases of two layers, whose integers then differ.
+
+    Args:
+        model: The file.
+    """
+
+    def __init__(self, model: schema.ModelT) -> None:
+        self._model = model
+        # What was written, by the `id` of the tensor and by the number of the buffer.
+        self._tensors: dict[int, bytes] = {}
+        self._buffers: dict[int, bytes] = {}
+
+    def write(
+        self,
+        graph: schema.SubGraphT,
+        operator: schema.OperatorT,
+        place: int,
+        integers: np.ndarray,
+        scales: np.ndarray,
+        axis: int,
+    ) -> None:
+        """Gives an operator a constant, in its tensor if no other operator has another one there."""
+        tensor = graph.tensors[operator.inputs[place]]
+        contents = integers.tobytes() + scales.tobytes()
+        if self._tensors.get(id(tensor), contents) != contents:
+            tensor = copy.copy(tensor)
+            tensor.quantization = copy.copy(tensor.quantization)
+            graph.tensors.append(tensor)
+            inputs = list(operator.inputs)
+            inputs[place] = len(graph.tensors) - 1
+            operator.inputs = inputs
+        self._tensors[id(tensor)] = contents
+        data = integers.tobytes()
+        if self._buffers.get(tensor.buffer, data) != data:
+            self._model.buffers.append(schema.BufferT())
+            tensor.buffer = len(self._model.buffers) - 1
+        self._buffers[tensor.buffer] = data
+        self._model.buffers[tensor.buffer].data = np.frombuffer(data, np.uint8)
+        tensor.quantization.scale = scales
+        tensor.quantization.zeroPoint = np.zeros(len(scales), "int64")
+        tensor.quantization.quantizedDimension = axis
 
 
 def _rounding_error(values: np.ndarray | None, steps: np.ndarray) -> float:
@@ -150,15 +178,9 @@ def _rounding_error(values: np.ndarray | None, steps: np.ndarray) -> float:
     return float(np.abs(integers - np.round(integers)).max(initial=0.0)) if largest < 2.0**31 else np.inf
 
 
-def _constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
-    """Returns the values of the float constants of a file."""
-    constants = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            values = constant_of(model, tensor)
-            if values is not None:
-                constants[name_of(tensor)] = values
-    return constants
+def _name_in_float_file(tensor: schema.TensorT) -> str:
+    """Returns the name of a constant before the quantizer copied it for operators with other scales."""
+    return re.sub(r"(_duplicated_\d+)+$", "", name_of(tensor))
 
 
 def _key(values: np.ndarray) -> bytes:

@@ -37,6 +37,8 @@ def add_recipe(manager: recipe_manager.RecipeManager, regex: str, recipe: str) -
         case "float16":
             casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
             manager.add_weight_only_config(regex, ANYTHING, 16, algorithm_key=casting)
+        case "weight_only_int8":
+            manager.add_weight_only_config(regex, ANYTHING, 8, PER_CHANNEL)
         case "dynamic_int8":
             manager.add_dynamic_config(regex, ANYTHING, 8, PER_CHANNEL)
         case "weight_int4":

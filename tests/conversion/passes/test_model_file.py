@@ -1,5 +1,7 @@
 """A file in memory: its bytes follow its objects, and copies are independent."""
 
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes._litert.reader import describe_model, read_tflite
@@ -51,6 +53,42 @@ def test_bytes_are_written_again_only_after_a_change(monkeypatch):
 def test_a_second_reading_and_writing_changes_no_byte():
     written = ModelFile(TFLITE).to_bytes()
     assert ModelFile(written).to_bytes() == written
+
+
+def channels(tflite):
+    """The scales and zero points of each tensor, and the values of constants."""
+    model = ModelFile(tflite).model
+    grids = [t.quantization for t in model.subgraphs[0].tensors]
+    return (
+        [(grid.scale, grid.zeroPoint, grid.quantizedDimension) for grid in grids if grid and grid.scale is not None],
+        [buffer.data for buffer in model.buffers if buffer.data is not None],
+    )
+
+
+def test_equal_vectors_are_written_once_and_read_as_before():
+    file = ModelFile(TFLITE)
+    before = file.to_bytes()
+    file.share_vectors()
+    shared = file.to_bytes()
+    assert len(shared) < len(before) - 100
+    np.testing.assert_equal(channels(shared), channels(before))
+    assert describe_model(ModelFile(shared).model) == describe_model(ModelFile(before).model)
+    assert ModelFile(shared).to_bytes() == before
+
+
+def test_a_file_with_shared_vectors_computes_the_same():
+    file = ModelFile(TFLITE)
+    outputs = []
+    for share in (lambda: None, file.share_vectors):
+        share()
+        interpreter = Interpreter(model_content=file.to_bytes())
+        interpreter.allocate_tensors()
+        source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        x = np.random.default_rng(0).random(source["shape"]).astype(source["dtype"])
+        interpreter.set_tensor(source["index"], x)
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(result["index"]))
+    assert np.array_equal(*outputs)
 
 
 def test_a_change_of_a_copy_leaves_the_original():
