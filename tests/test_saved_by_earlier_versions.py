@@ -71,6 +71,7 @@ def own_settings(config):
             [item["registered_name"], {k: v for k, v in item["config"].items() if is_setting(k, v)}], sort_keys=True
         )
         for item in own_objects(config)
+        if isinstance(item["config"], dict)  # a function has a name only
     )
 
 

@@ -81,6 +81,8 @@ class TensorEntry:
         magnitude: Value of an output that relative limits are relative to; None for its largest absolute golden value.
         reference: Path of the file with the outputs of the float model that a quantization-aware model came from, for
             the golden inputs, laid out like the golden values; None without such a model.
+        range: Minimum and maximum of an input in the samples that were given to `convert`, in the units of the trained
+            model; None without samples.
 
     Example:
         >>> from keras_notes.bundle import open_bundle
@@ -104,6 +106,22 @@ class TensorEntry:
     golden_dtype: str
     magnitude: float | None = None
     reference: str | None = None
+    range: tuple[float, float] | None = None
+
+    @classmethod
+    def from_dict(cls, data: Config) -> TensorEntry:
+        """Returns the tensor that a dictionary describes as model.json does.
+
+        Args:
+            data: Entry of `inputs` or `outputs` of a signature in model.json.
+
+        Example:
+            >>> content = json.loads(Path("tflite/testdata/bars_static_int8/model.json").read_text())
+            >>> TensorEntry.from_dict(content["signatures"][0]["inputs"][0]).shape
+            (1, 8, 8, 1)
+        """
+        tuples: Config = {name: tuple(data[name]) for name in ("shape", "range") if data.get(name) is not None}
+        return cls(**{**data, **tuples})
 
 
 @dataclass(frozen=True)
@@ -168,7 +186,7 @@ class SignatureEntry:
         """
 
         def tensors(entries: list[Config]) -> tuple[TensorEntry, ...]:
-            return tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
+            return tuple(map(TensorEntry.from_dict, entries))
 
         states = tuple(StateEntry(**state) for state in data["states"])
         return cls(**{**data, "inputs": tensors(data["inputs"]), "outputs": tensors(data["outputs"]), "states": states})

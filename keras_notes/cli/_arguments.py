@@ -20,7 +20,15 @@ from keras_notes._shared.types import ArrayLike, Config
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["check_model_exists", "conversion_arguments", "load_arrays", "load_labelled", "load_model", "parse_recipe"]
+__all__ = [
+    "check_model_exists",
+    "conversion_arguments",
+    "load_arrays",
+    "load_data",
+    "load_labelled",
+    "load_model",
+    "parse_recipe",
+]
 
 # Their classes are registered with Keras when they are imported.
 _REGISTERING = ("compression", "distillation", "layers", "losses")
@@ -115,6 +123,24 @@ def load_labelled(x: Path | None, y: Path | None) -> tuple[ArrayLike, ArrayLike]
     if (x is None) != (y is None):
         raise ValueError("`-x` and `-y` must be given together. Received: only one of them.")
     return None if x is None else (load_arrays(x), load_arrays(y))
+
+
+def load_data(data: Path | None, x: Path | None, y: Path | None) -> tuple[ArrayLike | None, ArrayLike | None]:
+    """Loads labelled samples from one .npz file with y and x, or y and each input by name; or from two files.
+
+    Raises:
+        ValueError: If the file does not hold them, or both forms are given.
+    """
+    if data is None:
+        return load_labelled(x, y) or (None, None)
+    arrays = load_arrays(data)
+    if x is not None or y is not None or not isinstance(arrays, dict) or "y" not in arrays or len(arrays) < 2:
+        raise ValueError(
+            f"`--data` must be a .npz file with the arrays x and y, in the place of `-x` and `-y`. "
+            f"Received: {str(data)!r} with {sorted(arrays) if isinstance(arrays, dict) else 'one array'}."
+        )
+    labels = arrays.pop("y")
+    return (arrays["x"] if set(arrays) == {"x"} else arrays), labels
 
 
 def parse_recipe(default: str, layers: Sequence[str]) -> str | Config:

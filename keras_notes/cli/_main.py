@@ -93,8 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--repeat", type=int, default=200, metavar="N", help="warm invocations; 200 by default")
     measuring.set_defaults(run=_bench)
 
-    reporting = commands.add_parser("report", help="write a page about a bundle, to open in a browser")
+    reporting = commands.add_parser("report", help="write a page about a bundle, or about two")
     _add_directory(reporting)
+    _add_completion(reporting.add_argument("other", type=Path, nargs="?", metavar="OTHER"), shtab.DIRECTORY)
+    labelled = "labelled samples: x (or each input by name) and y"
+    _add_completion(reporting.add_argument("--data", type=Path, metavar="DATA.npz", help=labelled), shtab.FILE)
+    reporting.add_argument("-x", type=Path, metavar="X.npy", help="test inputs, for accuracy and confusion matrix")
+    reporting.add_argument("-y", type=Path, metavar="Y.npy", help="their class ids")
     reporting.add_argument("-o", "--output", type=Path, required=True, metavar="REPORT.html")
     reporting.set_defaults(run=_report)
     for command in commands.choices.values():
@@ -168,7 +173,7 @@ def _convert(options: argparse.Namespace) -> None:
         if options.verbose or sys.stderr.isatty():
             _log_to_stderr()
         bundle = convert(_arguments.load_model(options.model, options.trust), options.output, **arguments)
-        report = verify(bundle)
+        report = verify(bundle, *(arguments.get("validation_data") or ()))
     options.choice = read_choice(bundle)
     if options.choice is not None and not options.json:
         print(options.choice)
@@ -203,12 +208,14 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    x, y = _arguments.load_data(options.data, options.x, options.y)
+    arguments = {"x": x, "y": y, "other": options.other}
     try:
-        verification = verify(options.directory)
+        verification = verify(options.directory, x, y)
     except VerificationError as error:
-        write_report(options.directory, options.output, verification=error.report)
+        write_report(options.directory, options.output, verification=error.report, **arguments)
         raise
-    print(f"written to {write_report(options.directory, options.output, verification=verification)}")
+    print(f"written to {write_report(options.directory, options.output, verification=verification, **arguments)}")
 
 
 def _print_report(report: Report, options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from keras import ops, tree
 
 from keras_notes._shared.checks import received
 from keras_notes._shared.keras_internals import is_keras_class
-from keras_notes._shared.layer_patterns import check_skip, matches_any, skip_patterns
+from keras_notes._shared.models.layer_patterns import check_skip, matches_any, skip_patterns
 from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import Operation, Tree
 from keras_notes.compression._compressed_model import CompressedModel

@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from keras_notes._shared.keras_internals import created_weights_of
-from keras_notes._shared.layer_patterns import Path, check_skip, layers_by_path, matches_any, skip_patterns
+from keras_notes._shared.models.layer_patterns import Path, check_skip, layers_by_path, matches_any, skip_patterns
 
 __all__ = ["Kernel", "kernels_of"]
 

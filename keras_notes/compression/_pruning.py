@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patterns import check_skip, last_match
+from keras_notes._shared.models.layer_patterns import check_skip, last_match
 from keras_notes._shared.types import Config, Tensor
 from keras_notes.compression._compressed_model import CompressedModel, copy_float_parts
 from keras_notes.compression._prunable_kernels import Kernel, kernels_of

@@ -12,9 +12,9 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.checks import check_at_least, check_between, check_choice, received
-from keras_notes._shared.edge_layers import find_float_first_layers
 from keras_notes._shared.keras_internals import half_precision_attributes, layers_of
-from keras_notes._shared.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
+from keras_notes._shared.models.edge_layers import find_float_first_layers
+from keras_notes._shared.models.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
 from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts

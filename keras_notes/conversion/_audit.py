@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keras_notes._litert.model import FLOAT_DTYPES, Graph, Operator, TfliteFile
-from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.models.layer_patterns import Path
 from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
 from keras_notes.conversion._refusals import float_layers_of, refuse
 from keras_notes.errors import ConversionError

@@ -34,13 +34,14 @@ from keras_notes.bundle import (
     TrainedFigure,
 )
 from keras_notes.conversion._audit import audit
-from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs
+from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs, ranges_of
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
-from keras_notes.conversion._recipes import RecipeByLayer
+from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
 from keras_notes.conversion._reference_outputs import reference_outputs
 from keras_notes.conversion._refusals import complete_remedy
 from keras_notes.conversion._tensor_errors import tensor_errors
 from keras_notes.conversion._trained_figures import measure_trained
+from keras_notes.conversion._trial_run import run_trial
 from keras_notes.conversion.graph._deploy_graph import SIGNATURE, DeployGraph, GraphRun, deploy_graph
 from keras_notes.errors import ConversionError
 
@@ -76,11 +77,13 @@ class BundleBuilder:
         batch_size: int | None = 1,
         lowering: str | Mapping[str, str] = "auto",
         reference: keras.Model | ArrayLike | None = None,
+        input_range: InputRange | None = None,
     ) -> None:
         self._labels = labels
         self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._golden: dict[str, GraphRun] = {}
+        self._input_ranges: dict[str, dict[str, tuple[float, float]]] = {}
         graphs, ranges = [], {}
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
@@ -93,6 +96,7 @@ class BundleBuilder:
             golden_inputs = choose_golden_inputs(graph, own_golden, samples)
             self._golden[name] = graph.run(golden_inputs.arrays)
             check_finite(entry, self._golden[name].outputs, golden_inputs)
+            self._input_ranges[name] = ranges_of(samples or (golden_inputs.arrays if golden_inputs.argument else {}))
             if samples is not None:
                 ranges[name] = graph.run(samples).inputs if graph.states else golden_inputs.others(samples)
             graphs.append(graph)
@@ -100,7 +104,8 @@ class BundleBuilder:
         self.name = model.name
         self.graphs = tuple(graphs)
         self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
-        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering)
+        declared = parse_input_range(input_range, {name for graph in graphs for name in graph.input_specs})
+        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering, declared)
 
     def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
@@ -177,11 +182,13 @@ class BundleBuilder:
             if not try_remedy or error.remedy is None or self._pipeline.is_trained:
                 raise
             raise complete_remedy(error, lambda other: self._convert(other, edges)) from error
+        recipes = converted.recipes
         files: dict[str, bytes] = {}
         entries = tuple(
             _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
             for graph in self.graphs
         )
+        entries = tuple(_with_ranges(entry, self._input_ranges[entry.name]) for entry in entries)
         entries = (_with_reference(entries[0], self._reference, files), *entries[1:])
         _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
         manifest = Manifest(
@@ -189,7 +196,7 @@ class BundleBuilder:
             manifest_sha256="",
             name=self.name,
             recipe=recipes.default.name,
-            exceptions={pattern: recipe.name for pattern, recipe in recipes.layers.items()},
+            exceptions=recipes.exceptions,
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
@@ -202,9 +209,10 @@ class BundleBuilder:
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
         converted.file.share_vectors()
+        samples = {name: run.inputs for name, run in self._golden.items()}
+        run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
-            inputs = self._golden[SIGNATURE].inputs
-            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
+            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], samples[SIGNATURE])
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
@@ -214,8 +222,14 @@ class BundleBuilder:
         converted = self._pipeline.run(recipes, edges)
         _log.info("auditing the file")
         file = describe_model(converted.file.model)
-        audit(file, self.name, recipes, trained=self._pipeline.is_trained)
+        audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
         return converted, file
+
+
+def _with_ranges(signature: SignatureEntry, ranges: Mapping[str, tuple[float, float]]) -> SignatureEntry:
+    """Returns a signature whose inputs state their ranges."""
+    inputs = tuple(dataclasses.replace(entry, range=ranges.get(entry.name)) for entry in signature.inputs)
+    return dataclasses.replace(signature, inputs=inputs)
 
 
 def _signature_entry(

@@ -18,6 +18,7 @@ from keras_notes.conversion._auto_recipe import Criteria, choose_best
 from keras_notes.conversion._bundle_builder import BundleBuilder
 from keras_notes.conversion._recipes import (
     EDGES,
+    InputRange,
     RecipeArgument,
     RecipeByLayer,
     candidate_recipes,
@@ -49,6 +50,7 @@ def convert(
     accuracy_budget: float = 0.01,
     prefer: str = "bytes",
     reference: keras.Model | ArrayLike | None = None,
+    input_range: InputRange | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Converts a trained model to a .tflite file and writes it as a bundle, with golden samples to verify it.
@@ -117,6 +119,9 @@ def convert(
         reference: The float model that the model came from, or its outputs for the golden samples. The bundle keeps
             these, and `verify` and `inspect` say how far the file is from them. Defaults, for a quantization-aware
             model, to its own network run in floating point.
+        input_range: The smallest and the largest value of the input, such as (0.0, 1.0) or (0.0, 255.0), in place of
+            those of the calibration data; for several inputs a dict by name. It must hold 0. With edges="uint8" it
+            says which values the bytes 0 and 255 of an image stand for.
         overwrite: Whether a bundle in `directory` is replaced.
 
     Returns:
@@ -153,6 +158,12 @@ def convert(
     if not is_auto(recipe):
         _check_edges(candidates[0], edges)
         _check_calibration(candidates[0], has_calibration=calibration is not None, is_trained=scheme is not None)
+        if input_range is not None and (scheme is not None or not candidates[0].needs_calibration):
+            reason = "which has no ranges" if scheme is None else "of a quantization-aware model, whose are trained"
+            raise ValueError(
+                f"`input_range` must be None for the recipe {candidates[0].default.name!r}, {reason}. "
+                f"{received(input_range=input_range)}"
+            )
     target = check_target(directory, overwrite)
     builder = BundleBuilder(
         model,
@@ -164,6 +175,7 @@ def convert(
         batch_size=batch_size,
         lowering=lowering,
         reference=reference,
+        input_range=input_range,
     )
     labelled = None if validation_data is None else builder.read_labelled(validation_data)
     figures, scores = (None, {}) if labelled is None else builder.measure_trained(labelled, accuracy_budget)

@@ -2,17 +2,132 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.model import Operator, Tensor, TfliteFile
-from keras_notes._shared.layer_patterns import Path, matching_patterns
+from keras_notes._shared.models.layer_patterns import Path, matching_patterns
 from keras_notes.conversion._recipes import RecipeByLayer, layers_of_tensor
 from keras_notes.conversion._refusals import float_layers_of, refuse
+from keras_notes.conversion.grids._comparisons import find_input_comparisons
+from keras_notes.conversion.grids._first_layers import LossyLayer, column_spreads, find_lossy_layers
+from keras_notes.conversion.grids._fit_ranges import fit_ranges
+from keras_notes.conversion.grids._input_ranges import find_odd_images, set_input_ranges
+from keras_notes.conversion.passes._schema import TensorRange, name_of, signatures_of, text_of
 from keras_notes.errors import ConversionError
 
-__all__ = ["find_float_edges", "find_recipes_by_operator"]
+__all__ = [
+    "check_fused",
+    "find_float_edges",
+    "find_recipes_by_operator",
+    "fit_to_kernels",
+    "is_fused",
+]
+
+_log = logging.getLogger(__name__)
+_MAX_COLUMNS = 8
+# Integer edges of a narrow column are refused below so many steps; above, they only cost precision.
+_TOLERABLE_STEPS = 16.0
+
+
+def fit_to_kernels(
+    model: schema.ModelT,
+    ranges: Mapping[str, TensorRange],
+    recipes: RecipeByLayer,
+    edges: str,
+    calibration: Mapping[str, Mapping[str, np.ndarray]],
+    input_ranges: Mapping[str, tuple[float, float]],
+) -> tuple[dict[str, TensorRange], RecipeByLayer]:
+    """Returns ranges whose scales every kernel takes, and recipes with operators that must see inputs unrounded.
+
+    Args:
+        model: The float file.
+        ranges: The range of each tensor over the calibration samples, by name.
+        recipes: The recipes of all layers.
+        edges: The type of the inputs and outputs.
+        calibration: The calibration samples of each input, by signature.
+        input_ranges: The ranges that are declared for inputs, by name.
+
+    Raises:
+        ConversionError: If the columns of an integer input are too unlike for one grid.
+    """
+
+    def activations_of(tensor_name: str) -> str:
+        return recipes.recipe_of(tensor_name).activations
+
+    fitted = fit_ranges(model, set_input_ranges(model, ranges, input_ranges), activations_of)
+    if edges == "uint8":
+        _warn_of_odd_images(find_odd_images(model, fitted))
+    spreads = {
+        name_of(graph.tensors[entry.tensorIndex]): column_spreads(samples[name_of(entry)])
+        for number, graph in enumerate(model.subgraphs)
+        for signature in signatures_of(model, number)
+        if (samples := calibration[text_of(signature.signatureKey)])
+        for entry in signature.inputs
+    }
+    recipes = _add_float_layers(recipes, find_lossy_layers(model, fitted, activations_of, spreads), edges)
+    if edges == "float32":
+        recipes = _add_float_comparisons(recipes, find_input_comparisons(model, activations_of))
+    return fitted, recipes
+
+
+def _add_float_layers(recipes: RecipeByLayer, lossy: Sequence[LossyLayer], edges: str) -> RecipeByLayer:
+    """Returns the recipes with first layers in float32.
+
+    Args:
+        recipes: The recipes of all layers.
+        lossy: The first layers that the grid of their input would ruin.
+        edges: The type of the inputs.
+
+    Raises:
+        ConversionError: If inputs are integers, so that nothing can compute before they are rounded.
+    """
+    if not lossy:
+        return recipes
+    results = [result for layer in lossy for result in layer.results]
+    worst = min(lossy, key=lambda layer: layer.steps)
+    columns = ", ".join(map(str, worst.columns[:_MAX_COLUMNS])) + (", ..." if worst.columns[_MAX_COLUMNS:] else "")
+    reason = (
+        f"the values of the columns {columns} of the input {worst.input!r} lie within {worst.steps:.2g} steps of the "
+        f"grid that all columns share, which the layer {_layer_of(worst.results[-1])!r} makes large"
+    )
+    if edges != "float32" and worst.steps >= _TOLERABLE_STEPS:
+        _log.warning("%s: edges='float32' would let it compute before the input is rounded", reason)
+        return recipes
+    if edges != "float32":
+        raise ConversionError(
+            f"The columns of an input must have like ranges for `edges`={edges!r}. Received: {reason}. Normalize the "
+            f"columns before the model, in the training data too, and leave the layer out; or use edges='float32', "
+            f"with which the layer computes in float32."
+        )
+    layers = list(dict.fromkeys(map(_layer_of, results)))
+    _log.warning("%s: %s compute in float32, before the input is rounded", reason, layers)
+    return _with_float(recipes, results)
+
+
+def _add_float_comparisons(recipes: RecipeByLayer, results: Sequence[str]) -> RecipeByLayer:
+    """Returns the recipes with comparisons of the input in float32, which see no rounding there.
+
+    Args:
+        recipes: The recipes of all layers.
+        results: The names of the results of such comparisons, and of the operators before them.
+    """
+    if not results:
+        return recipes
+    layers = list(dict.fromkeys(map(_layer_of, results)))
+    _log.info("%s compare the input in float32, before it is rounded", layers)
+    return _with_float(recipes, results)
+
+
+def _with_float(recipes: RecipeByLayer, results: Sequence[str]) -> RecipeByLayer:
+    return dataclasses.replace(recipes, float_operators=recipes.float_operators | frozenset(results))
+
 
 # With so few weights (TFLiteConverter leaves them in float32), and in a depthwise convolution, the kernels that round
 # their inputs to integers are slower than those in floating point, and farther from the model: the mini-Xception of
@@ -94,6 +209,43 @@ def _refuse_loops(loops: Sequence[Path], recipes: RecipeByLayer, forms: Sequence
         f"{recipes.default.name!r}."
     )
     raise refuse([problem], recipes, exceptions, lowerings=[dict.fromkeys(exceptions, form) for form in forms])
+
+
+def _layer_of(tensor_name: str) -> str:
+    return "/".join(layers_of_tensor(tensor_name))
+
+
+def _warn_of_odd_images(images: Mapping[str, tuple[tuple[float, float], tuple[float, float]]]) -> None:
+    """Warns of uint8 images whose integers are not their pixels.
+
+    Args:
+        images: The range of each such input, and the range that its pixels are likely to have.
+    """
+    for name, (actual, likely) in images.items():
+        _log.warning(
+            "the integers 0..255 of the image %r stand for %.4g..%.4g, the range of the calibration images: as pixels "
+            "they would mean something else. Give the range of the pixels, such as input_range=%s",
+            name,
+            *actual,
+            likely,
+        )
+
+
+def is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:
+    """Returns whether a recurrent layer becomes a fused operator, from the forms by signature and path."""
+    return any("fused" in forms.values() for forms in recurrent.values())
+
+
+def check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
+    """Raises ConversionError if no quantizer makes such a file, or the operator cannot run in it."""
+    if batch_size != 1:
+        raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
+    if recipes.layers or recipes.default.name not in ("float32", "static_int8"):
+        raise ConversionError(
+            f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
+            f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
+            f"lowering 'loop'."
+        )
 
 
 def _find_small_operators(file: TfliteFile) -> set[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patterns import Path, last_match, matching_patterns
+from keras_notes._shared.models.layer_patterns import Path, last_match, matching_patterns
 from keras_notes._shared.recipe_names import AUTO, EDGES, RECIPES, canonical_recipe
 from keras_notes.bundle import Tolerance
 
@@ -16,18 +17,23 @@ __all__ = [
     "AUTO",
     "EDGES",
     "RECIPES",
+    "InputRange",
     "Recipe",
     "RecipeArgument",
     "RecipeByLayer",
     "candidate_recipes",
     "is_auto",
     "layers_of_tensor",
+    "parse_input_range",
     "parse_recipe",
     "trained_recipe",
 ]
 
 RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
 """The name of a recipe, or {"default": name, "layers": {pattern: name}}."""
+
+InputRange: TypeAlias = tuple[float, float] | Mapping[str, tuple[float, float]]
+"""The smallest and the largest value of the input, or a dict of these by the names of inputs."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,24 @@ class RecipeByLayer:
     Attributes:
         default: The recipe of all layers without another one.
         layers: The other recipes, by pattern.
+        float_operators: The names of the results of operators that compute in float32, whatever their layer does:
+            integers do not serve them.
     """
 
     default: Recipe
     layers: dict[str, Recipe]
+    float_operators: frozenset[str] = frozenset()
 
     @property
     def needs_calibration(self) -> bool:
         """Whether any layer computes in integers, whose ranges come from samples."""
         return any(recipe.is_integer for recipe in (self.default, *self.layers.values()))
+
+    @property
+    def exceptions(self) -> dict[str, str]:
+        """The names of the other recipes, by pattern and by the layer of an operator in float32."""
+        layers = {"/".join(layers_of_tensor(name)): "float32" for name in sorted(self.float_operators)}
+        return {**{pattern: recipe.name for pattern, recipe in self.layers.items()}, **layers}
 
     @property
     def tolerance(self) -> Tolerance:
@@ -118,7 +133,14 @@ class RecipeByLayer:
 
     def recipe_of(self, tensor_name: str) -> Recipe:
         """Returns the recipe of the operator that gives a tensor named "layer/.../operation"."""
+        if tensor_name in self.float_operators:
+            return _RECIPES["float32"]
         return self.recipe_at(layers_of_tensor(tensor_name))
+
+    def integers_of(self, tensor_name: str) -> str | None:
+        """Returns the integer type in which the operator that gives a tensor computes; None for floating point."""
+        recipe = self.recipe_of(tensor_name)
+        return recipe.activations if recipe.is_integer else None
 
     def recipe_at(self, path: Path) -> Recipe:
         """Returns the recipe of the layer at a path."""
@@ -204,6 +226,40 @@ def parse_recipe(recipe: RecipeArgument) -> RecipeByLayer:
         _recipe_named("recipe['default']", recipe["default"], (*RECIPES, AUTO)),
         {pattern: _recipe_named(f"recipe['layers'][{pattern!r}]", name) for pattern, name in layers.items()},
     )
+
+
+def parse_input_range(input_range: InputRange | None, names: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Returns the declared ranges of inputs, by name.
+
+    Args:
+        input_range: The argument of `convert`.
+        names: The names of all inputs.
+
+    Raises:
+        ValueError: If a name is not that of an input, or a range does not hold 0 or has no width.
+        TypeError: If a range is not a pair of numbers.
+    """
+    if input_range is None:
+        return {}
+    if not isinstance(input_range, Mapping) and len(names) > 1:
+        raise ValueError(
+            f"`input_range` must be a dict by the names of inputs for a model with several, {sorted(names)}. "
+            f"{received(input_range=input_range)}"
+        )
+    declared = dict(input_range) if isinstance(input_range, Mapping) else dict.fromkeys(names, input_range)
+    if unknown := sorted(set(declared) - set(names)):
+        raise ValueError(f"`input_range` must name inputs of the model, {sorted(names)}. Received: {unknown}.")
+    return {name: _checked_range(values) for name, values in declared.items()}
+
+
+def _checked_range(values: object) -> tuple[float, float]:
+    ends = tuple(values) if isinstance(values, (tuple, list)) else ()
+    if len(ends) != 2 or not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends):
+        raise TypeError(f"`input_range` must be a pair of numbers, such as (0.0, 1.0). {received(input_range=values)}")
+    minimum, maximum = map(float, ends)
+    if not (-math.inf < minimum <= 0.0 <= maximum < math.inf and minimum < maximum):
+        raise ValueError(f"`input_range` must hold 0 and have a width: a grid has 0. {received(input_range=values)}")
+    return minimum, maximum
 
 
 def layers_of_tensor(tensor_name: str) -> Path:

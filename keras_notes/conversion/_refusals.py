@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from keras_notes._shared.layer_patterns import Path, shortest_patterns
+from keras_notes._shared.models.layer_patterns import Path, shortest_patterns
 from keras_notes._shared.types import Json
 from keras_notes.conversion._recipes import RecipeByLayer, parse_recipe
 from keras_notes.errors import ConversionError

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_notes._litert import client as tflite_process
 from keras_notes.bundle import MODEL_FILE, SignatureEntry, TensorEntry
+from keras_notes.conversion._trial_run import TRIAL_LIMITS
 from keras_notes.conversion.passes._model_file import ModelFile
 
 __all__ = ["tensor_errors"]
@@ -29,7 +30,7 @@ def tensor_errors(
         path, reference = Path(directory) / MODEL_FILE, Path(directory) / "float.tflite"
         path.write_bytes(file.to_bytes())
         reference.write_bytes(float_file.to_bytes())
-        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples)
+        errors = tflite_process.tensor_errors(path, reference, signature, _in_floats(signature), samples, TRIAL_LIMITS)
     return (json.dumps(errors, indent=1) + "\n").encode()
 
 

@@ -88,8 +88,9 @@ class Distiller(TwoTermModel):
     Raises:
         TypeError: If teacher or student is not a `keras.Model`, or a distillation loss is not a loss object.
         ValueError: If a weight is out of its range, if teacher and student differ in inputs or outputs, if a loss
-            expects logits and the model ends in a softmax, if a layer does not exist, or if features cannot be matched.
-            At the first batch: if the teacher returns NaN, or probabilities where a loss expects logits.
+            expects logits and the model ends in a softmax, or the reverse, if a layer does not exist, or if features
+            cannot be matched. At the first batch: if the teacher returns NaN, or a model that has no graph gives
+            probabilities where a loss expects logits, or the reverse.
 
     Example:
         >>> import keras, numpy as np

@@ -40,6 +40,8 @@ _MEASURES = (
     _Measure("RMS", "rms_error", "{:.3g}".format),
     _Measure("Mean", "mean_error", "{:.3g}".format),
     _Measure("Top-1 agreement", "top1_agreement", "{:.4f}".format),
+    _Measure("Equal integers", "agreement", "{:.4f}".format),
+    _Measure("Against the float model", "distance", str),
     _Measure("RMS by quarter of the sequence", "rms_error_by_quarter", "{:.3g}".format),
 )
 
@@ -66,6 +68,9 @@ def verification(report: Report, tolerance: Tolerance) -> Section:
             words=(1,),
         ),
         *_limits(report, tolerance),
+        *(element("p", f"{figure}.") for figure in report.figures),
+        *(element("p", f"Warning: {warning}.") for warning in report.warnings),
+        *(element("p", f"Likely cause: {cause}.") for cause in report.causes),
     )
 
 

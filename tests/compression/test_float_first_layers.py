@@ -9,7 +9,7 @@ import pytest
 from keras import layers as L  # noqa: N812
 
 import keras_notes as kn
-from keras_notes._shared.edge_layers import find_float_first_layers
+from keras_notes._shared.models.edge_layers import find_float_first_layers
 from keras_notes.compression import quantize_aware
 
 RNG = np.random.default_rng(0)

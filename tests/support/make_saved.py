@@ -225,6 +225,14 @@ def compression() -> dict[str, tuple[keras.Model, Record]]:
     return {name: (model, Record(images(), class_ids())) for name, model in models.items()}
 
 
+def keras2() -> tuple[keras.Model, Record]:
+    """A network with the hard sigmoid of Keras 2."""
+    layer = layers.Dense(CLASSES, activation=kn.conversion.keras2_hard_sigmoid, name="gate")
+    model = keras.Sequential([keras.Input((WIDTH,), name="x"), layer], name="keras2")
+    model.compile("sgd", "mse")
+    return model, Record(normal(SAMPLES, WIDTH), normal(SAMPLES, CLASSES))
+
+
 def run_of(teacher: keras.Model) -> tuple[kn.Distiller, kn.distillation.SeededBatches]:
     """The run that the checkpoint is of, before its first epoch."""
     batches = kn.distillation.SeededBatches(normal(SAMPLES, WIDTH), class_ids(), batch_size=4, seed=SEED)
@@ -264,6 +272,7 @@ def make_saved(directory: Path = SAVED) -> None:
     directory.mkdir(parents=True)
     keras.utils.set_random_seed(SEED)
     models = {"layers": all_layers(), "losses": all_losses(), **decoding(), **distillation(), **compression()}
+    models["keras2"] = keras2()
     for name, (model, record) in models.items():
         model.save(directory / f"{name}.keras")
         Record(record.inputs, record.targets, outputs_of(model, record)).write(directory / f"{name}.npz")

@@ -55,6 +55,44 @@ def motion_bundle(directory: Path) -> Path:
     return directory
 
 
+def keyword_bundle(directory: Path) -> Path:
+    """A classifier of spectrograms in decibels."""
+    frames = keras.Input((20, 12, 1), name="spectrogram")
+    net = keras.Model(frames, keras.layers.Dense(2)(keras.layers.Flatten()(frames)), name="spotter")
+    x = np.random.default_rng(0).uniform(-80.0, 0.0, (8, 20, 12, 1)).astype("float32")
+    kn.convert(net, directory, "float32", golden=x, labels=["yes", "no"])
+    return directory
+
+
+def wave_bundle(directory: Path) -> Path:
+    """The energy of a second of sound, as a signal and as its square."""
+    sound = keras.Input((8000,), name="waveform")
+    energy = keras.ops.mean(keras.ops.square(sound), axis=-1, keepdims=True)
+    x = np.sin(np.arange(8000) / 5.0 * np.linspace(0.5, 1.0, 4)[:, None]).astype("float32")
+    kn.convert(keras.Model(sound, energy, name="loudness"), directory, "float32", golden=x, preprocessing="At 8 kHz.")
+    return directory
+
+
+def pair_bundle(directory: Path) -> Path:
+    """A sum of two inputs, of numbers and of ids."""
+    first, second = keras.Input((3,), name="first"), keras.Input((2,), dtype="int32", name="second")
+    total = keras.ops.sum(first, -1, keepdims=True) + keras.ops.sum(
+        keras.ops.cast(second, "float32"), -1, keepdims=True
+    )
+    golden = {"first": np.arange(6.0, dtype="float32").reshape(2, 3), "second": np.array([[1, 2], [3, 4]], "int32")}
+    kn.convert(keras.Model([first, second], total, name="sum"), directory, "float32", golden=golden)
+    return directory
+
+
+def byte_images_bundle(directory: Path) -> Path:
+    """The mean of pixels of 0 to 255, which the model brings to 0 to 1 itself."""
+    pixels = keras.Input((8, 8, 1), name="pixels")
+    mean = keras.layers.Flatten()(keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels)))
+    x = np.random.default_rng(0).integers(0, 250, (8, 8, 8, 1)).astype("float32")
+    kn.convert(keras.Model(pixels, mean, name="brightness"), directory, "float32", golden=x)
+    return directory
+
+
 def int8_stream_bundle(directory: Path) -> Path:
     """The step of `motion_bundle` alone, as int8."""
     steps = motion(40, seed=3)[0].reshape(-1, 1, AXES)

@@ -13,9 +13,13 @@ from tests.support.tools import need
 from tests.support.web_bundles import (
     SPACE,
     add_tokenizer,
+    byte_images_bundle,
     int8_stream_bundle,
+    keyword_bundle,
     motion_bundle,
+    pair_bundle,
     translator_bundle,
+    wave_bundle,
     without_stream,
 )
 from tests.support.web_pages import build_page, new_page, open_bundle, web_module
@@ -37,6 +41,10 @@ def web_bundle(mounts, converted, tmp_path_factory) -> Callable[[str], Path]:
     makers = {
         "uint8_edges": lambda _: converted("static_int8", "uint8").directory,
         "float32": lambda _: converted("float32").directory,
+        "bytes": byte_images_bundle,
+        "keywords": keyword_bundle,
+        "wave": wave_bundle,
+        "pair": pair_bundle,
         "stream": motion_bundle,
         "int8_stream": int8_stream_bundle,
         "window": lambda place: without_stream(mounts["stream"], place),

@@ -118,8 +118,8 @@ def test_a_quantization_aware_bundle_holds_the_distance_to_its_float_model(net, 
     assert output.distance.spread == pytest.approx(twin.std(), rel=1e-3)
     main(["inspect", str(bundle.directory)])
     assert "trained model against the float model: rms" in capsys.readouterr().out
-    given = kn.convert(aware, tmp_path / "given", golden=CALIBRATION[:32], reference=-twin)
-    report = kn.verify(given)
+    opposite = kn.convert(aware, tmp_path / "opposite", golden=CALIBRATION[:32], reference=-twin)
+    report = kn.verify(opposite)
     assert report.outputs[0].distance.top1_agreement < 0.5
     assert "is far from the float model" in report.warnings[0]
     with pytest.raises(ValueError, match="`reference` must give outputs of the shapes"):

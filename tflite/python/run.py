@@ -140,14 +140,14 @@ def beyond_chance(error):
 
 def compare(tensor, golden, got, tolerance):
     """One output's largest error (plain and in LSB), its top-1 agreement, and whether it is within the tolerance."""
+    scale = tensor["scale"]
+    are_ids = scale is None and golden.dtype.kind in "iub"
     golden, got = golden.astype(np.float64), got.astype(np.float64)
     error = got - golden
     largest = float(np.abs(error).max())
     least_rms, least_mean = beyond_chance(error)
-    scale = tensor["scale"]
     largest_lsb = None if scale is None else largest / scale
     agreement = None
-    are_ids = scale is None and tensor["golden_dtype"] != "float32"
     if are_ids and tolerance.get("agreement") is not None:
         # Negative, because every other measure has an upper limit.
         measures = [(-float((golden == got).mean()), -tolerance["agreement"])]

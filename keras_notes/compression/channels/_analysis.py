@@ -14,7 +14,7 @@ from keras_notes._shared.keras_internals import (
     nodes_in_order,
     operation_of,
 )
-from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.models.layer_patterns import Path
 from keras_notes._shared.types import Node, Operation
 from keras_notes.compression.channels._channel_graph import ChannelGraph, Channels
 from keras_notes.compression.channels._layer_rules import RULES_OF_SEVERAL_INPUTS, rule_of

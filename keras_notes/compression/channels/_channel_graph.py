@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.models.layer_patterns import Path
 from keras_notes._shared.types import Operation
 
 __all__ = ["ChannelGraph", "Channels", "Producer", "Size", "connected_components"]

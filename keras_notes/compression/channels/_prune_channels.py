@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_notes._shared.checks import check_choice, one_line, received
 from keras_notes._shared.keras_internals import custom_classes_of, layers_of
-from keras_notes._shared.layer_patterns import check_skip, matches_any, skip_patterns
+from keras_notes._shared.models.layer_patterns import check_skip, matches_any, skip_patterns
 from keras_notes._shared.types import Config
 from keras_notes.compression._copies import check_built, finalize_layers
 from keras_notes.compression.channels._analysis import analyze_channels, function_of

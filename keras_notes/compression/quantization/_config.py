@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from keras_notes._shared.layer_patterns import matches_any
+from keras_notes._shared.models.layer_patterns import matches_any
 from keras_notes._shared.types import Config
 from keras_notes.compression.quantization._affine import INT8, INT16, IntegerFormat
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from keras import ops
 
-from keras_notes._shared.operation_names import open_scopes
+from keras_notes._shared.models.operation_names import open_scopes
 from keras_notes._shared.types import Operation, Tensor
 from keras_notes.compression.quantization._affine import Grid, IntegerFormat
 from keras_notes.compression.quantization._evaluator import (

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_notes._shared.layer_patterns import layers_by_path
+from keras_notes._shared.models.layer_patterns import layers_by_path
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._affine import Grid
 from keras_notes.compression.quantization._calibrator import Calibrator

@@ -21,11 +21,12 @@ from keras_notes._shared.keras_internals import (
     functional_of,
     get_mask,
     nodes_in_order,
+    operation_of,
     output_structure_of,
 )
-from keras_notes._shared.layer_forms import call_time_distributed
-from keras_notes._shared.layer_patterns import Path, layers_by_path
-from keras_notes._shared.operation_names import operation_paths
+from keras_notes._shared.models.layer_forms import call_time_distributed
+from keras_notes._shared.models.layer_patterns import Path, layers_by_path
+from keras_notes._shared.models.operation_names import operation_paths
 from keras_notes._shared.types import Node, Operation, Tree
 
 __all__ = ["Program", "Ref", "Refusal", "Step", "StepsRefusedError", "trace"]
@@ -201,10 +202,21 @@ class _Tracer:
             arguments = (node.arguments.args, node.arguments.kwargs)
             args, kwargs = _replace_leaves(arguments, lambda tensor: known[id(tensor)], keras.KerasTensor)
             own = paths.get(id(node.operation), (node.operation.name,))
+            if (mask := _mask_of(node)) is not None and self._is_float((*path, *own)):
+                # Keras hands it over beside the tensors, which a step does not have.
+                kwargs = {**kwargs, "mask": self._trace_mask(mask, known, path)}
             outputs = self._node(node, args, kwargs, path, own)
             known.update(zip(map(id, node.outputs), tree.flatten(outputs), strict=True))
         refs = [known[id(tensor)] for tensor in function.outputs]
         return tree.pack_sequence_as(output_structure_of(function), refs)
+
+    def _trace_mask(self, mask: keras.KerasTensor, known: dict[int, Ref], path: tuple[str, ...]) -> Ref:
+        """Adds the steps that compute a mask; returns it as a Ref."""
+        if id(mask) not in known:
+            _, sources = operation_of(mask)
+            refs = [self._trace_mask(source, known, path) for source in sources]
+            known[id(mask)] = tree.flatten(self._walk(keras.Function(sources, mask), refs, path))[0]
+        return known[id(mask)]
 
     def _node(self, node: Node, args: Tree, kwargs: Tree, around: Path, name_in_graph: Path) -> list[Ref]:
         operation, own = node.operation, (*around, *name_in_graph)
@@ -247,13 +259,19 @@ _MASKED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.MultiHeadA
            keras.layers.GlobalAveragePooling1D)  # fmt: skip
 
 
+def _mask_of(node: Operation) -> keras.KerasTensor | None:
+    """Returns the mask that Keras carries to a layer whose result depends on it; None if there is none."""
+    if not isinstance(node.operation, _MASKED):
+        return None
+    return next((mask for tensor in node.input_tensors if (mask := get_mask(tensor)) is not None), None)
+
+
 def _refuse_masks(node: Operation, path: tuple[str, ...]) -> None:
-    is_masked = any(get_mask(tensor) is not None for tensor in node.input_tensors)
-    if is_masked and isinstance(node.operation, _MASKED):
+    if _mask_of(node) is not None:
         raise ValueError(
             f"A layer must not get a mask that Keras carries beside its tensors (`mask_zero`, `Masking`). Received: "
-            f"{_describe(node.operation, path)} with one. Give masks of attention as `attention_mask`, or build the "
-            f"model for sequences of full length."
+            f"{_describe(node.operation, path)} with one. Give it in `skip`, where it gets its mask, give masks of "
+            f"attention as `attention_mask`, or build the model for sequences of full length."
         )
 
 

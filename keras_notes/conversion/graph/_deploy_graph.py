@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from keras_notes._shared.keras_internals import layers_of
-from keras_notes._shared.layer_patching import patch_call
-from keras_notes._shared.layer_patterns import Path as LayerPath
-from keras_notes._shared.layer_patterns import layers_by_path
+from keras_notes._shared.models.layer_patching import patch_call
+from keras_notes._shared.models.layer_patterns import Path as LayerPath
+from keras_notes._shared.models.layer_patterns import layers_by_path
 from keras_notes._shared.samples import check_samples
 from keras_notes._shared.types import ArrayLike, Tensor, Tree
 from keras_notes.compression import CompressedModel

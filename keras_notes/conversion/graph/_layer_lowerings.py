@@ -13,8 +13,8 @@ import keras
 from keras import ops
 
 from keras_notes._shared.keras_internals import half_precision_attributes
-from keras_notes._shared.layer_forms import call_time_distributed, up_sample_nearest
-from keras_notes._shared.layer_patching import patch_call
+from keras_notes._shared.models.layer_forms import call_time_distributed, up_sample_nearest
+from keras_notes._shared.models.layer_patching import patch_call
 from keras_notes._shared.types import Tensor
 from keras_notes.conversion.graph._recurrent_lowerings import lower_recurrent
 from keras_notes.layers import OneHot, one_hot

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path as FilePath
 
 import keras
 
 from keras_notes._shared.keras_internals import is_keras_class, layers_of
-from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.models.layer_patterns import Path
 from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.conversion.graph._fused_lstm import is_fusible
 from keras_notes.conversion.graph._operator_scopes import known_paths, operation_names_in, output_paths
 from keras_notes.conversion.graph._recurrent_lowerings import recurrent_layers
-from keras_notes.conversion.passes._name_tensors import LayerNames, path_in_file
+from keras_notes.conversion.passes._name_tensors import LayerNames, path_in_file, place_of
 
-__all__ = ["integer_forms", "layer_names", "layers_in", "paths_in_file", "recurrent_paths"]
+__all__ = ["integer_forms", "layer_names", "layers_in", "missing_operations", "paths_in_file", "recurrent_paths"]
 
 
 def layers_in(graphs: Sequence[DeployGraph]) -> Iterator[keras.Layer]:
@@ -56,6 +58,18 @@ def recurrent_paths(graphs: Sequence[DeployGraph]) -> dict[int, list[Path]]:
         for path, layer in recurrent_layers(graph.model).items():
             paths[id(layer)].append(path_in_file(path, _model_names(graphs)))
     return paths
+
+
+def missing_operations(report: FilePath, graphs: Sequence[DeployGraph]) -> list[tuple[str, str]]:
+    """Returns the operations that the converter reported as missing, each with the path of its layer.
+
+    Args:
+        report: The file of _run_converter.py, which need not exist.
+        graphs: The deploy graphs.
+    """
+    names = layer_names(graphs)
+    lacking = json.loads(report.read_text()) if report.exists() else []
+    return [(operation, "/".join(place_of(places, names))) for operation, places in lacking]
 
 
 def integer_forms(graphs: Sequence[DeployGraph], *, fused: bool) -> list[str]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 import keras
 
 from keras_notes._shared.keras_internals import functional_of, nodes_in_order, operation_of, output_index_of
-from keras_notes._shared.layer_patching import patch_method
-from keras_notes._shared.layer_patterns import Path, layers_by_path
-from keras_notes._shared.operation_names import open_scopes, operation_paths
+from keras_notes._shared.models.layer_patching import patch_method
+from keras_notes._shared.models.layer_patterns import Path, layers_by_path
+from keras_notes._shared.models.operation_names import open_scopes, operation_paths
 from keras_notes._shared.types import Operation
 from keras_notes.compression import CompressedModel
 

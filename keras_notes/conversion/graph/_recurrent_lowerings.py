@@ -9,8 +9,8 @@ import keras
 
 from keras_notes import layers
 from keras_notes._shared.checks import check_choice, received
-from keras_notes._shared.layer_patching import patch_call, patch_method
-from keras_notes._shared.layer_patterns import Path, last_match, layers_by_path, matches
+from keras_notes._shared.models.layer_patching import patch_call, patch_method
+from keras_notes._shared.models.layer_patterns import Path, last_match, layers_by_path, matches
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.conversion.graph._fused_lstm import check_fusible, make_fused_call
 from keras_notes.conversion.graph._recurrent_cells import cell_class_of

@@ -74,19 +74,14 @@ class TableBuilder:
         graph: A graph of it, which gets the tensors of the tables.
         source: Index of the tensor that is looked up, int8 or int16.
         result: Index of the tensor with the results, of the same type.
-        shape: Shape of the result, as RESHAPE takes it; None for that of the source.
     """
 
-    def __init__(
-        self, model: schema.ModelT, graph: schema.SubGraphT, source: int, result: int, shape: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT, source: int, result: int) -> None:
         self._model = model
         self._graph = graph
         self._source = source
         self._result = result
         self._operators: list[schema.OperatorT] = []
-        if shape is not None:
-            self._reshape(shape)
 
     def look_up(self, values: np.ndarray) -> list[schema.OperatorT]:
         """Returns operators that look up each integer of the source.
@@ -118,18 +113,6 @@ class TableBuilder:
             clipped = self._add(code, [clipped, constant], options, len(self._graph.tensors) - 1)
         self._add(_OPERATORS.QUANTIZE, [clipped], (_OPTIONS.NONE, None), self._result)
         return self._operators
-
-    def _reshape(self, shape: np.ndarray) -> None:
-        """Gives the source the shape of the result."""
-        source = copy.copy(self._graph.tensors[self._source])
-        result = self._graph.tensors[self._result]
-        source.name = f"{name_of(result)}/reshaped".encode()
-        source.shape, source.shapeSignature = result.shape, result.shapeSignature
-        self._graph.tensors.append(source)
-        place = len(self._graph.tensors) - 1
-        options = (_OPTIONS.ReshapeOptions, schema.ReshapeOptionsT())
-        constant = self._constant("shape", shape.astype(_INT32))
-        self._source = self._add(_OPERATORS.RESHAPE, [self._source, constant], options, place)
 
     def _gather(self, table: np.ndarray) -> list[schema.OperatorT]:
         """Gathers the results from a table."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import keras
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes._shared.layer_patterns import Path
-from keras_notes._shared.operation_names import name_of_scope
+from keras_notes._shared.models.layer_patterns import Path
+from keras_notes._shared.models.operation_names import name_of_scope
 from keras_notes.conversion.passes._schema import name_of, signatures_of, text_of
 
 __all__ = ["LayerNames", "name_tensors", "path_in_file", "place_of"]
@@ -22,9 +22,9 @@ __all__ = ["LayerNames", "name_tensors", "path_in_file", "place_of"]
 _NUMBERED = re.compile(r"(.+)_\d+")
 _NUMBERED_OPERATION = re.compile(r"(\w+?)(?:_(\d+))?")
 # TensorFlow's names of operations that Keras names otherwise.
-_KERAS_NAMES = {"AddV2": "add", "Neg": "negative", "Pow": "power", "SelectV2": "where", "clip_by_value": "clip",
-                "concat": "concatenate", "mul": "multiply", "strided_slice": "get_item", "sub": "subtract",
-                "truediv": "divide"}  # fmt: skip
+_KERAS_NAMES = {"AddV2": "add", "Neg": "negative", "Pow": "power", "SelectV2": "where", "TopKV2": "top_k",
+                "clip_by_value": "clip", "concat": "concatenate", "mul": "multiply", "strided_slice": "get_item",
+                "sub": "subtract", "truediv": "divide"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,33 +20,20 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes.compression import Grid
-from keras_notes.conversion.passes._schema import code_of, constant_of, name_of
+from keras_notes.conversion.passes._schema import (
+    BIASES,
+    WEIGHTED_OPERATORS,
+    WeightPlaces,
+    code_of,
+    constants_by_name,
+    name_of,
+)
 
 __all__ = ["TrainedWeights", "restore_trained_integers"]
 
-_OPERATORS = schema.BuiltinOperator
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
-
-    x: int
-    weights: int
-    bias: int
-    channels: int
-
-
-_PLACES = {
-    _OPERATORS.CONV_2D: _Places(0, 1, 2, 0),
-    _OPERATORS.FULLY_CONNECTED: _Places(0, 1, 2, 0),
-    _OPERATORS.DEPTHWISE_CONV_2D: _Places(0, 1, 2, 3),
-    _OPERATORS.TRANSPOSE_CONV: _Places(2, 1, 3, 0),
-}
 _ACTIVATIONS = (schema.TensorType.INT8, schema.TensorType.INT16)
 # A few units in the last place of float32.
 _LAST_BITS = 1e-6
-_BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
 
 
 @dataclass(frozen=True)
@@ -76,14 +63,14 @@ def restore_trained_integers(
     scales: dict[bytes, list[np.ndarray]] = defaultdict(list)
     for weights in trained:
         scales[_key(weights.values)].append(weights.scales.reshape(-1).astype("float32"))
-    float_constants = _constants_by_name(float_model)
+    float_constants = constants_by_name(float_model)
     writer = _Writer(model)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if tensor.type in _ACTIVATIONS:
                 _snap(tensor.quantization, grids)
         for operator in graph.operators:
-            places = _PLACES.get(code_of(model, operator))
+            places = WEIGHTED_OPERATORS.get(code_of(model, operator))
             if places is not None:
                 _restore_weights(writer, graph, operator, places, float_constants, scales)
     return True
@@ -106,7 +93,7 @@ def _restore_weights(
     writer: _Writer,
     graph: schema.SubGraphT,
     operator: schema.OperatorT,
-    places: _Places,
+    places: WeightPlaces,
     float_constants: Mapping[str, np.ndarray],
     trained_scales: Mapping[bytes, Sequence[np.ndarray]],
 ) -> None:
@@ -129,10 +116,10 @@ def _restore_weights(
     shape = [-1 if number == axis else 1 for number in range(kernel.ndim)]
     integers = np.clip(np.round(kernel / scales.reshape(shape).astype("float64")), -127, 127)
     writer.write(graph, operator, places.weights, integers.astype("int8"), scales, axis)
-    if bias is not None and bias_values is not None and bias.type in _BIASES:
+    if bias is not None and bias_values is not None and bias.type in BIASES:
         steps = x_scale * scales
         # In float32, as the training computes them: integers beyond 2^24 differ otherwise.
-        bias_integers = np.round(bias_values.reshape(-1) / steps).astype(_BIASES[bias.type])
+        bias_integers = np.round(bias_values.reshape(-1) / steps).astype(BIASES[bias.type])
         writer.write(graph, operator, places.bias, bias_integers, steps, 0)
 
 
@@ -194,17 +181,6 @@ def _rounding_error(values: np.ndarray | None, steps: np.ndarray) -> float:
 def _name_in_float_file(tensor: schema.TensorT) -> str:
     """Returns the name of a constant before the quantizer copied it for operators with other scales."""
     return re.sub(r"(_duplicated_\d+)+$", "", name_of(tensor))
-
-
-def _constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
-    """Returns the values of the float constants of a file."""
-    constants = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            values = constant_of(model, tensor)
-            if values is not None:
-                constants[name_of(tensor)] = values
-    return constants
 
 
 def _key(values: np.ndarray) -> bytes:

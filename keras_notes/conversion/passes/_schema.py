@@ -11,16 +11,43 @@ from ai_edge_litert import schema_py_generated as schema
 _VERSIONS = {schema.BuiltinOperator.PRELU: 1}
 
 __all__ = [
+    "BIASES",
+    "WEIGHTED_OPERATORS",
     "TensorRange",
+    "WeightPlaces",
     "add_constant",
     "code_index",
     "code_of",
     "constant_of",
+    "constants_by_name",
+    "drop_unused_codes",
     "drop_unused_tensors",
     "name_of",
     "signatures_of",
     "text_of",
 ]
+
+
+BIASES = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
+"""The types of biases, as NumPy names them."""
+
+
+class WeightPlaces(NamedTuple):
+    """The places of an operator's parts among its inputs, and the axis of the weights' channels."""
+
+    x: int
+    weights: int
+    bias: int
+    channels: int
+
+
+WEIGHTED_OPERATORS = {
+    schema.BuiltinOperator.CONV_2D: WeightPlaces(0, 1, 2, 0),
+    schema.BuiltinOperator.FULLY_CONNECTED: WeightPlaces(0, 1, 2, 0),
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: WeightPlaces(0, 1, 2, 3),
+    schema.BuiltinOperator.TRANSPOSE_CONV: WeightPlaces(2, 1, 3, 0),
+}
+"""The places of the parts of each operator with weights and a bias, by its code."""
 
 
 class TensorRange(NamedTuple):
@@ -63,8 +90,8 @@ def code_index(model: schema.ModelT, code: int, version: int | None = None) -> i
     return len(model.operatorCodes) - 1
 
 
-def name_of(tensor: schema.TensorT) -> str:
-    """Returns the name of a tensor, which is bytes in a file that was read."""
+def name_of(tensor: schema.TensorT | schema.TensorMapT) -> str:
+    """Returns the name of a tensor, or of an entry of a signature, which is bytes in a file that was read."""
     return text_of(tensor.name)
 
 
@@ -79,6 +106,17 @@ def constant_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | No
     if data is None or tensor.type != schema.TensorType.FLOAT32:
         return None
     return np.frombuffer(bytes(data), "<f4")
+
+
+def constants_by_name(model: schema.ModelT) -> dict[str, np.ndarray]:
+    """Returns the values of the float constants of a file, flat."""
+    constants = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            values = constant_of(model, tensor)
+            if values is not None:
+                constants[name_of(tensor)] = values
+    return constants
 
 
 def add_constant(model: schema.ModelT, graph: schema.SubGraphT, tensor: schema.TensorT, values: np.ndarray) -> int:
@@ -117,3 +155,13 @@ def drop_unused_tensors(graph: schema.SubGraphT, signatures: list[schema.Signatu
         for entry in (*signature.inputs, *signature.outputs):
             entry.tensorIndex = places[entry.tensorIndex]
     return changed
+
+
+def drop_unused_codes(model: schema.ModelT) -> None:
+    """Drops the codes of operators that no graph has any more: a runtime looks for the kernels of all codes."""
+    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
+    places = {index: place for place, index in enumerate(used)}
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            operator.opcodeIndex = places[operator.opcodeIndex]

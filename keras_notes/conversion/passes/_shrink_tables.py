@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import add_constant, code_index, code_of, constant_of, name_of
+from keras_notes.conversion.passes._schema import code_index, code_of, constant_of, name_of
 
 __all__ = ["shrink_tables"]
 
@@ -33,20 +33,32 @@ def shrink_tables(model: schema.ModelT, float_model: schema.ModelT, *, is_traine
     constants = {} if is_trained else _unshared_constants(float_model)
     changed = False
     for graph in model.subgraphs:
+        narrowed = _narrow_tables(model, graph, is_trained=is_trained)
         operators = []
         for operator in graph.operators:
-            code = code_of(model, operator)
             operators.append(operator)
-            if code == _OPERATORS.EMBEDDING_LOOKUP:
+            if code_of(model, operator) == _OPERATORS.EMBEDDING_LOOKUP:
                 changed |= _share_scale(model, graph.tensors[operator.inputs[1]], constants)
-            elif code == _OPERATORS.GATHER and (values := _wide_table(model, graph, operator)) is not None:
-                # A quantization-aware model has trained its table for one scale.
-                if not is_trained and not _has_similar_rows(values):
-                    continue
-                operators.append(_narrow(model, graph, operator, values))
-                changed = True
+            elif narrowed.intersection(_inputs(operator)):
+                operators.append(_widen_rows(model, graph, operator))
         graph.operators = operators
+        changed |= bool(narrowed)
+    if changed:
+        _empty_unused_buffers(model)
     return changed
+
+
+def _empty_unused_buffers(model: schema.ModelT) -> None:
+    """Takes the data of buffers that nothing uses out of the file: the tables as they were."""
+    owners = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    used = {int(owner.buffer) for owner in (*owners, *(model.metadata or ()))}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+
+
+def _inputs(operator: schema.OperatorT) -> list[int]:
+    return [] if operator.inputs is None else [int(index) for index in operator.inputs]
 
 
 def _unshared_constants(model: schema.ModelT) -> dict[str, np.ndarray]:
@@ -56,7 +68,7 @@ def _unshared_constants(model: schema.ModelT) -> dict[str, np.ndarray]:
     for graph in model.subgraphs:
         for operator in graph.operators:
             is_lookup = code_of(model, operator) == _OPERATORS.EMBEDDING_LOOKUP
-            for tensor in (graph.tensors[index] for index in operator.inputs if index >= 0):
+            for tensor in (graph.tensors[index] for index in _inputs(operator) if index >= 0):
                 values = constant_of(model, tensor) if len(tensor.shape) == 2 else None
                 if values is not None and is_lookup:
                     tables[name_of(tensor)] = values.reshape(tensor.shape)
@@ -87,24 +99,28 @@ def _has_similar_rows(values: np.ndarray) -> bool:
     return bool(largest.any() and largest.max() <= _LARGEST_RATIO * np.median(largest))
 
 
-def _wide_table(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> np.ndarray | None:
-    """Returns the values of a constant table in int16, whose rows a GATHER takes."""
-    table, rows = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
-    data = model.buffers[table.buffer].data
-    if data is None or len(table.shape) < 2 or not table.type == rows.type == _TYPES.INT16:
-        return None
-    return np.frombuffer(bytes(data), "<i2").reshape(table.shape) * np.float64(table.quantization.scale[0])
+def _narrow_tables(model: schema.ModelT, graph: schema.SubGraphT, *, is_trained: bool) -> set[int]:
+    """Stores in int8 the constant tables in int16 that only GATHER takes; returns the indices of their tensors."""
+    narrowed = set()
+    for index, table in enumerate(graph.tensors):
+        data = model.buffers[table.buffer].data
+        if table.type != _TYPES.INT16 or data is None or len(table.shape) < 2:
+            continue
+        codes = {code_of(model, operator) for operator in graph.operators if index in _inputs(operator)}
+        if codes != {_OPERATORS.GATHER}:
+            continue
+        integers = np.frombuffer(bytes(data), "<i2").reshape(table.shape)
+        values = integers * np.float64(table.quantization.scale[0])
+        # A quantization-aware model has trained its table for one scale.
+        if is_trained or _has_similar_rows(values):
+            _store(model, table, values)
+            narrowed.add(index)
+    return narrowed
 
 
-def _narrow(
-    model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, values: np.ndarray
-) -> schema.OperatorT:
-    """Lets a GATHER take rows of int8; returns the operator that gives them the grid that they had."""
-    wide, rows = graph.tensors[operator.inputs[0]], operator.outputs[0]
-    table = schema.TensorT()
-    table.name, table.shape = wide.name, wide.shape
-    index = add_constant(model, graph, table, np.zeros(0, "int8"))
-    _store(model, table, values)
+def _widen_rows(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> schema.OperatorT:
+    """Lets a GATHER give rows of int8; returns the operator that gives them the grid that they had."""
+    table, rows = graph.tensors[operator.inputs[0]], operator.outputs[0]
     narrow_rows = schema.TensorT()
     narrow_rows.name = f"{name_of(graph.tensors[rows])}_int8".encode()
     narrow_rows.shape, narrow_rows.shapeSignature = graph.tensors[rows].shape, graph.tensors[rows].shapeSignature
@@ -115,7 +131,6 @@ def _narrow(
     quantize.inputs, quantize.outputs = [len(graph.tensors) - 1], [rows]
     quantize.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
     quantize.builtinOptions = schema.QuantizeOptionsT()
-    operator.inputs = [index, *operator.inputs[1:]]
     operator.outputs = [len(graph.tensors) - 1]
     return quantize
 

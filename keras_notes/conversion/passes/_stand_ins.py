@@ -21,6 +21,7 @@ from keras_notes.conversion.passes._schema import (
     add_constant,
     code_index,
     code_of,
+    drop_unused_codes,
     drop_unused_tensors,
     name_of,
     signatures_of,
@@ -57,7 +58,6 @@ _FUNCTION = _OPERATORS.SQRT
 _SAME_GRID = {
     _OPERATORS.MINIMUM: _OPERATORS.MAXIMUM,
     _OPERATORS.REDUCE_MAX: _OPERATORS.REDUCE_MIN,
-    _OPERATORS.TILE: _OPERATORS.BROADCAST_TO,
 }
 
 
@@ -100,10 +100,8 @@ class StandIns:
 
     def insert(self, model: schema.ModelT) -> bool:
         """Puts stand-ins into a copy of the float file."""
-        for index, graph in enumerate(model.subgraphs):
-            insertion = _Insertion(self, model, index, graph)
-            insertion.run()
-        return bool(self._by_result)
+        changes = [_Insertion(self, model, index, graph).run() for index, graph in enumerate(model.subgraphs)]
+        return any(changes)
 
     def replace(self, model: schema.ModelT) -> bool:
         """Puts the operators on integers into the quantized file."""
@@ -118,7 +116,8 @@ class StandIns:
                     operators += self._replacement(model, graph, operator, stand_in)
             graph.operators = operators
             drop_unused_tensors(graph, signatures_of(model, index))
-        return bool(self._by_result)
+        drop_unused_codes(model)
+        return True
 
     def add(self, result: str, stand_in: _StandIn) -> None:
         """Remembers the stand-in that gives the tensor of this name."""
@@ -132,6 +131,8 @@ class StandIns:
             original = stand_in.original
             operator.opcodeIndex = code_index(model, stand_in.original_code)
             operator.builtinOptionsType, operator.builtinOptions = original.builtinOptionsType, original.builtinOptions
+            if stand_in.original_code == _OPERATORS.TILE:
+                operator.inputs = [operator.inputs[0], self._copy_constant(model, graph, stand_in)]
             return [operator]
         minimum = {_TYPES.INT8: -128, _TYPES.INT16: -32768}[result.type]
         # For 16 bits one more, between which and the largest integer values are interpolated.
@@ -143,13 +144,19 @@ class StandIns:
         values = evaluate(self.model, float_graph, stand_in.region, x)
         # Multiplied by the reciprocal in float32, as training does.
         steps = values * (np.float32(1.0) / np.float32(scale)) + zero_point
-        shape = _new_shape(self.model, float_graph, stand_in.region)
-        builder = TableBuilder(model, graph, int(operator.inputs[0]), int(operator.outputs[0]), shape)
+        builder = TableBuilder(model, graph, int(operator.inputs[0]), int(operator.outputs[0]))
         low, high = values.min(), values.max()
         if result.type == _TYPES.INT16 and np.array_equal(values, np.clip(x, low, high)):
             limits = np.clip(np.rint(np.array([low, high]) / x_scale), -32768, 32767).astype("<i2")
             return builder.clip(*limits)
         return builder.look_up(steps)
+
+    def _copy_constant(self, model: schema.ModelT, graph: schema.SubGraphT, stand_in: _StandIn) -> int:
+        """Copies the second input of an operator out of the float file."""
+        index = self.model.subgraphs[stand_in.graph].operators[stand_in.region.operators[0]].inputs[1]
+        original = self.model.subgraphs[stand_in.graph].tensors[index]
+        data = np.frombuffer(bytes(self.model.buffers[original.buffer].data), np.uint8)
+        return add_constant(model, graph, copy.copy(original), data)
 
 
 class _Insertion:
@@ -163,8 +170,8 @@ class _Insertion:
         # The operators in the place of one of the float file; [] for those inside of a region.
         self._replacements: dict[int, list[schema.OperatorT]] = {}
 
-    def run(self) -> None:
-        """Puts stand-ins in the place of operators."""
+    def run(self) -> bool:
+        """Puts stand-ins in the place of operators; returns whether there are any."""
         for activations in ("int8", "int16"):
             for region in self._regions(activations):
                 self._stand_for_region(region, activations)
@@ -177,6 +184,7 @@ class _Insertion:
             for replacement in self._replacements.get(index, [operator])
         ]
         drop_unused_tensors(self._graph, signatures_of(self._model, self._index))
+        return bool(self._replacements)
 
     def _regions(self, activations: str) -> list[Region]:
         trained = self._stand_ins.is_trained
@@ -206,7 +214,25 @@ class _Insertion:
         for index in region.operators[:-1]:
             self._replacements[index] = []
         original = operator if is_kernel else None
-        self._stand(region.operators[-1], _FUNCTION, [region.source], original, code, region)
+        reshapes = [index for index in region.operators if self._operator(index)[1] == _OPERATORS.RESHAPE]
+        if not reshapes:
+            self._stand(region.operators[-1], _FUNCTION, [region.source], original, code, region)
+            return
+        # The function in the shape of its source, and the RESHAPE behind it.
+        name = name_of(self._graph.tensors[region.result])
+        unshaped = copy.copy(self._graph.tensors[region.source])
+        unshaped.name = f"{name}/unshaped".encode()
+        self._graph.tensors.append(unshaped)
+        place = len(self._graph.tensors) - 1
+        ranges = self._stand_ins.ranges
+        ranges[name_of(unshaped)] = ranges[name]._replace(rank=max(1, len(unshaped.shape)))
+        self._stand_ins.add(name_of(unshaped), _StandIn(self._index, _FUNCTION, None, code, region))
+        reshape = copy.copy(self._operator(reshapes[-1])[0])
+        reshape.inputs, reshape.outputs = [place, reshape.inputs[1]], [region.result]
+        self._replacements[region.operators[-1]] = [
+            self._new(_FUNCTION, [region.source], place, (_OPTIONS.NONE, None)),
+            reshape,
+        ]
 
     def _stand_for_operator(self, index: int, operator: schema.OperatorT) -> None:
         code = code_of(self._model, operator)
@@ -223,6 +249,8 @@ class _Insertion:
             self._replacements[index] = [self._new(_OPERATORS.MUL, inputs * 2, result, _multiplication())]
         elif code in _SAME_GRID:
             self._stand(index, _SAME_GRID[code], inputs, operator, code, region)
+        elif code == _OPERATORS.TILE and self._is_constant(inputs[1]):
+            self._stand(index, _OPERATORS.PAD, [inputs[0], self._paddings(inputs[0], result)], operator, code, region)
         elif code == _OPERATORS.PRELU and activations == "int8":
             self._stand(index, _OPERATORS.MUL, inputs, operator, code, region)
         elif code == _OPERATORS.PRELU:
@@ -244,8 +272,10 @@ class _Insertion:
         operator = self._graph.operators[index]
         result = int(operator.outputs[0])
         options = (operator.builtinOptionsType, operator.builtinOptions)
-        if code in (_FUNCTION, _OPERATORS.BROADCAST_TO):
+        if code == _FUNCTION:
             options = (_OPTIONS.NONE, None)
+        elif code == _OPERATORS.PAD:
+            options = (_OPTIONS.PadOptions, schema.PadOptionsT())
         elif code == _OPERATORS.MUL:
             options = _multiplication()
         self._replacements[index] = [self._new(code, inputs, result, options)]
@@ -312,6 +342,18 @@ class _Insertion:
         self._stand_ins.ranges[name_of(tensor)] = TensorRange(*limits, max(1, len(tensor.shape)))
         return len(self._graph.tensors) - 1
 
+    def _paddings(self, source: int, result: int) -> int:
+        """Adds paddings that give a tensor the shape of the result: PAD keeps the grid of its input, as TILE does."""
+        before, after = (np.array(self._graph.tensors[tensor].shape) for tensor in (source, result))
+        paddings = np.stack([np.zeros_like(before), after - before], axis=1)
+        tensor = schema.TensorT()
+        tensor.name = f"{name_of(self._graph.tensors[result])}/paddings".encode()
+        tensor.shape, tensor.type = list(paddings.shape), _TYPES.INT32
+        return add_constant(self._model, self._graph, tensor, paddings.astype("<i4"))
+
+    def _is_constant(self, tensor: int) -> bool:
+        return self._model.buffers[self._graph.tensors[tensor].buffer].data is not None
+
     def _constant(self, result: int, name: str, value: float) -> int:
         tensor = schema.TensorT()
         tensor.name = f"{name_of(self._graph.tensors[result])}/{name}".encode()
@@ -325,12 +367,3 @@ def _multiplication() -> tuple[int, object]:
 
 def _grid(tensor: schema.TensorT) -> tuple[np.float32, int]:
     return np.float32(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
-
-
-def _new_shape(model: schema.ModelT, graph: schema.SubGraphT, region: Region) -> np.ndarray | None:
-    """Returns the shape that the last RESHAPE of a region gives; None if there is none."""
-    for index in reversed(region.operators):
-        operator = graph.operators[index]
-        if code_of(model, operator) == _OPERATORS.RESHAPE:
-            return np.frombuffer(bytes(model.buffers[graph.tensors[operator.inputs[1]].buffer].data), "<i4")
-    return None

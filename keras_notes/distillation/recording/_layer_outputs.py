@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import keras
 
 from keras_notes._shared.checks import received
-from keras_notes._shared.layer_patching import patch_call
+from keras_notes._shared.models.layer_patching import patch_call
 
 __all__ = ["find_layer", "record_calls", "single_output"]
 

@@ -11,10 +11,18 @@ import { registerWorker, whenControlled } from "./offline.js";
 import { percentile } from "./numbers.js";
 import { fromDrop, fromFiles, fromUrl } from "./sources.js";
 import { imagesView } from "./view_images.js";
+import { numbersView } from "./view_numbers.js";
 import { streamerView, windowView } from "./view_series.js";
 import { translatorView } from "./view_translator.js";
 
-const VIEWS = { images: imagesView, streamer: streamerView, window: windowView, translator: translatorView };
+const VIEWS = {
+  images: imagesView,
+  sound: numbersView,
+  streamer: streamerView,
+  window: windowView,
+  translator: translatorView,
+  numbers: numbersView,
+};
 const RECENT = 50;
 const MOST_REPEATS = 100000;
 

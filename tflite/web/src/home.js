@@ -5,9 +5,11 @@ import { LIST } from "./offline.js";
 
 const KIND_NAMES = {
   images: "images",
+  sound: "sound",
   streamer: "signals, live",
   window: "signals",
   translator: "translation",
+  numbers: "numbers",
   other: "check only",
 };
 

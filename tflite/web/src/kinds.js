@@ -6,14 +6,8 @@ const DECODING = ["encode", "prefill", "decode_step"];
 export function kindOf(manifest) {
   const names = manifest.signatures.map((signature) => signature.name);
   if (DECODING.every((name) => names.includes(name))) return { kind: "translator" };
-  for (const [find, kinds] of [
-    [streamOf, manifest.signatures],
-    [singleOf, manifest.signatures.slice(0, 1)],
-  ]) {
-    const found = kinds.map(find).find(Boolean);
-    if (found) return found;
-  }
-  return { kind: "other" };
+  const [first] = manifest.signatures;
+  return manifest.signatures.map(streamOf).find(Boolean) ?? singleOf(manifest, first) ?? numbersOf(first);
 }
 
 /** A signature that carries states from step to step, and takes F numbers at each. */
@@ -29,18 +23,40 @@ function streamOf(signature) {
   return isOneStep ? { kind: "streamer", signature, input, output } : null;
 }
 
-function singleOf(signature) {
+function singleOf(manifest, signature) {
   const [input] = signature.inputs;
   const [output] = signature.outputs;
-  if (signature.inputs.length !== 1 || signature.states.length || input.golden_dtype !== "float32") return null;
-  const { shape } = input;
-  if (shape.length === 4 && [1, 3].includes(shape[3])) return { kind: "images", signature, input, output };
-  if (shape.length === 3) return { kind: "window", signature, input, output };
+  if (signature.inputs.length !== 1 || signature.states.length) return null;
+  if (kindOfSound(manifest, input)) return { kind: "sound", signature, input, output };
+  const { shape, golden_dtype: dtype } = input;
+  const isImage = shape.length === 4 && [1, 3].includes(shape[3]) && ["float32", "uint8"].includes(dtype);
+  if (isImage) return { kind: "images", signature, input, output };
+  if (shape.length === 3 && dtype === "float32") return { kind: "window", signature, input, output };
   return null;
 }
 
+/** Any other signature without states: its inputs as numbers. */
+function numbersOf(signature) {
+  if (signature.states.length) return { kind: "other" };
+  return { kind: "numbers", signature, input: signature.inputs[0], output: signature.outputs[0] };
+}
+
+const SOUND = /spectro|mel\b|mfcc|filter ?bank|audio|sound|speech|spoken|keyword|wave ?form|microphone|\bpcm\b/i;
+
+/** "wave" for samples of sound, "spectrum" for what was computed of them, null for anything else. */
+export function kindOfSound(manifest, { name, shape, range, golden_dtype: dtype }) {
+  if (dtype === "bool") return null;
+  const isWave = shape.filter((extent) => extent > 1).length === 1;
+  const words = [manifest.preprocessing, manifest.name, name].filter(Boolean).join(" ").replaceAll("_", " ");
+  if (SOUND.test(words)) return isWave ? (shape.some((extent) => extent >= 1000) ? "wave" : null) : "spectrum";
+  // Decibels and cepstral coefficients, in one channel and no square: no picture has such numbers.
+  const isMap = shape.length === 4 && shape[3] === 1 && shape[1] !== shape[2];
+  return isMap && range && range[0] < -1.5 ? "spectrum" : null;
+}
+
 /** Samples a second, as the words on preprocessing say: "... at 12.5 Hz". */
-export function rateOf(manifest) {
-  const rate = Number((manifest.preprocessing ?? "").match(/([0-9]+(?:\.[0-9]+)?) ?Hz/)?.[1]);
-  return rate > 0 ? rate : 50;
+export function rateOf(manifest, otherwise = 50) {
+  const [, number, thousands] = (manifest.preprocessing ?? "").match(/([0-9]+(?:\.[0-9]+)?) ?(k?)Hz/) ?? [];
+  const rate = Number(number) * (thousands ? 1000 : 1);
+  return rate > 0 ? rate : otherwise;
 }

@@ -11,7 +11,7 @@ const ARRAYS = {
   int64: BigInt64Array,
   bool: Uint8Array,
 };
-const LIMITS = { uint8: [0, 255], int8: [-128, 127], int16: [-32768, 32767] };
+export const LIMITS = { uint8: [0, 255], int8: [-128, 127], int16: [-32768, 32767] };
 
 /** How many values a shape holds. */
 export const sizeOf = (shape) => shape.reduce((product, extent) => product * extent, 1);

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops, tree
 
-from keras_notes._shared.layer_forms import up_sample_nearest
+from keras_notes._shared.models.layer_forms import up_sample_nearest
 from keras_notes._shared.types import Tensor, Tree
 from keras_notes.compression.quantization._evaluator import (
     Evaluator,
@@ -29,6 +29,8 @@ from keras_notes.compression.quantization.rules._activations import subtract
 __all__ = ["SHAPE_LAYERS", "SHAPE_OPERATIONS", "check_channels_last", "concatenate", "reduce_mean"]
 
 _LAYERS = keras.layers
+# The grid from 0 to 1, as scale and zero point by bits.
+_ZERO_TO_ONE = {8: (1.0 / 255.0, -128), 16: (1.0 / 32767.0, 0)}
 
 
 def concatenate(evaluator: Evaluator, name: str, values: Sequence[Operand], axis: int) -> Rounded:
@@ -185,6 +187,12 @@ def _pad(evaluator: Evaluator, step: Step, value: Operand, constant_values: floa
     return _rearrange(evaluator, step, value)
 
 
+def _one_hot(evaluator: Evaluator, step: Step, ids: OperandOrConstant, *args: Tree, **kwargs: Tree) -> Unrounded:
+    """Gives ones and zeros, which are exact on a grid from 0 to 1."""
+    indices = tensor_of(ids)
+    return Unrounded(step.name, lambda: step.operation(indices, *args, **kwargs), fixed=_ZERO_TO_ONE)
+
+
 def _embedding(evaluator: Evaluator, step: Step, ids: OperandOrConstant) -> Rounded:
     """Gathers rows of the table, which has a grid of its own.
 
@@ -252,4 +260,5 @@ SHAPE_OPERATIONS: dict[str, Rule] = {
     "Where": _where,
     "Pad": _pad,
     "TopK": _top_k,
+    "OneHot": _one_hot,
 }

@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers, ops
 
-from keras_notes._shared.operation_names import name_of_scope, open_scopes, operation_paths
+from keras_notes._shared.models.operation_names import name_of_scope, open_scopes, operation_paths
 
 
 def names_of(function):

@@ -14,7 +14,7 @@ import numpy as np
 from keras import tree
 
 from keras_notes._shared.keras_internals import functional_of, nodes_in_order
-from keras_notes._shared.layer_patterns import Path, layers_by_path, matches
+from keras_notes._shared.models.layer_patterns import Path, layers_by_path, matches
 
 __all__ = ["find_float_first_layers"]
 

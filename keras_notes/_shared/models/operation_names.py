@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from keras_notes._shared.keras_internals import get_mask, nodes_in_order, operation_of
-from keras_notes._shared.layer_patterns import Path
+from keras_notes._shared.models.layer_patterns import Path
 from keras_notes._shared.types import Node, Operation
 
 __all__ = ["class_name_of", "name_of_scope", "open_scopes", "operation_paths"]

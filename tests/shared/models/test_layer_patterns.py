@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_notes._shared.layer_patterns import (
+from keras_notes._shared.models.layer_patterns import (
     check_skip,
     last_match,
     layers_by_path,
