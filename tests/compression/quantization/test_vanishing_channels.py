@@ -63,7 +63,7 @@ def test_model_in_integers_gives_the_bias(size):
         results = aware(x, training=training)
         for name, expected in model(x).items():
             exact, actual = (keras.ops.convert_to_numpy(tensor) for tensor in (expected, results[name]))
-            # 6 % of the range: a few steps of 1/255 after one layer, more after five steps of an LSTM; an overflow is 100 %.
+            # 6 % of the range: a few steps after one layer, more after five of an LSTM; an overflow is 100 %.
             assert np.abs(actual - exact).max() < 0.06 * np.ptp(exact), (name, training)
 
 
