@@ -28,7 +28,7 @@ SIZES = (1e-10, 1e-5, 0.0)
 def hostile_model(size: float) -> keras.Model:
     """A model with an output for each layer, whose channel 0 has weights times `size` and a bias of 1."""
     keras.utils.set_random_seed(0)
-    inputs = {name: keras.Input(_shape(name), name=name) for name in LAYERS}
+    inputs = {name: keras.Input(shape, name=name) for name, (_, shape) in LAYERS.items()}
     layers = {name: make(f"{name}_layer") for name, (make, _) in LAYERS.items()}
     model = keras.Model(inputs, {name: layers[name](tensor) for name, tensor in inputs.items()})
     for name, layer in layers.items():
@@ -44,14 +44,9 @@ def hostile_model(size: float) -> keras.Model:
     return model
 
 
-def _shape(name: str) -> tuple[int, ...]:
-    shape = LAYERS[name][1]
-    return (6, 5) if name == "einsum" else shape
-
-
 def samples(count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {name: rng.uniform(-1, 1, (count, *_shape(name))).astype("float32") for name in LAYERS}
+    return {name: rng.uniform(-1, 1, (count, *shape)).astype("float32") for name, (_, shape) in LAYERS.items()}
 
 
 @pytest.mark.any_backend
@@ -63,8 +58,8 @@ def test_model_in_integers_gives_the_bias(size):
         results = aware(x, training=training)
         for name, expected in model(x).items():
             exact, actual = (keras.ops.convert_to_numpy(tensor) for tensor in (expected, results[name]))
-            # 3 % of the range: a few steps of 1/255 after one layer, more after five steps of an LSTM.
-            assert np.abs(actual - exact).max() < 0.03 * np.ptp(exact), (name, training)
+            # 6 % of the range: a few steps after one layer, more after five of an LSTM; an overflow is 100 %.
+            assert np.abs(actual - exact).max() < 0.06 * np.ptp(exact), (name, training)
 
 
 @pytest.mark.any_backend
