@@ -99,13 +99,14 @@ class TaskMetric:
     def loss(self, trained: float, value: float) -> float | None:
         """Returns what a figure lost against that of the trained model, in points: 0.01 is one point.
 
-        Errors count as shares of the standard deviation of the labels. None for a function, whose direction is unknown.
+        Of an error counts by how much its square grew, as a share of the variance of the labels, which is what the file
+        no longer explains. None for a function, whose direction is unknown.
         """
         if self.function is not None:
             return None
         if self.is_share:
             return trained - value
-        return (value - trained) / (float(self.labels.std()) or 1.0)
+        return (value**2 - trained**2) / (float(self.labels.var()) or 1.0)
 
     def sure_loss(self, trained_scores: np.ndarray, outputs: np.ndarray) -> float:
         """Returns the lower end of the 95 % interval of the mean loss of a sample, each compared with itself."""

@@ -110,9 +110,9 @@ def convert(
             golden samples counts. A dataset is read whole, but of a source of unknown length, such as a generator, the
             first 10000 samples.
         accuracy_budget: The largest loss of a file, >= 0: of accuracy, as a fraction (0.01 is one point); of an error,
-            as a share of the standard deviation of the labels; for "auto" without validation data, the root mean square
-            error as a share of the outputs' standard deviation. Every file must also be within the tolerance of its
-            recipe.
+            the growth of its square as a share of the labels' variance; for "auto" without validation data, the root
+            mean square error as a share of the outputs' standard deviation. Every file must also be within the
+            tolerance of its recipe.
         prefer: The preference of "auto": "bytes" takes the smallest file within the budget, but one that is up to 25 %
             larger where the smallest takes more than twice its time; "latency" the smallest of the files within 5 % of
             the fastest, on one thread.

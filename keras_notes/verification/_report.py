@@ -71,8 +71,9 @@ class TaskFigure:
         trained_value: Figure of the trained model, computed by Keras at conversion; None if the bundle has none.
         trained_samples: Number of samples of that figure; None without it.
         is_on_same_data: Whether both are figures of the same samples and labels.
-        loss: Loss of the file against the trained model on the same data: of accuracy, as a fraction; of an error, as a
-            share of the standard deviation of the labels. None on other data, or for a metric of your own.
+        loss: Loss of the file against the trained model on the same data: of accuracy, as a fraction; of an error,
+            the growth of its square as a share of the labels' variance. None on other data, or for a metric of your
+            own.
         sure_loss: Lower end of the 95 % interval of the mean loss of a sample, each compared with itself; None without
             `loss`.
         chance: Share of the most frequent answer; None without classes.

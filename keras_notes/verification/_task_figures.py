@@ -13,7 +13,7 @@ from keras_notes.verification._report import TaskFigure
 
 __all__ = ["chance_warnings", "measure_task", "task_failures"]
 
-# One point of accuracy; of an error, a hundredth of the standard deviation of the labels.
+# One point of accuracy; of the square of an error, a hundredth of the variance of the labels.
 _LARGEST_LOSS = 0.01
 
 

@@ -63,7 +63,7 @@ def verify(
             samples, else from 1000 bootstrap draws of samples. If the bundle knows the trained model's figure on the
             same data (`validation_data` of `convert`), a loss of more than one point that is beyond chance is a
             failure: each sample is compared with itself, and the 95 % interval of the loss must lie above 0. A point is
-            0.01 of accuracy, or an error of 0.01 standard deviations of the labels.
+            0.01 of accuracy, or of the variance of the labels, by which the square of an error grew.
         kernels: "xnnpack" (LiteRT's default), "builtin" or "reference" (the portable oracle).
         limits: Time and memory that the file may use.
 
