@@ -31,8 +31,8 @@ def _with(values, *places):
 def without_converter(monkeypatch):
     """`convert` with the file of another training of the same net in the place of the converter's."""
 
-    def run(*_):
-        return ConvertedFiles(ModelFile((TESTDATA / MODEL_FILE).read_bytes()), reference=None)
+    def run(_, recipes, *__):
+        return ConvertedFiles(ModelFile((TESTDATA / MODEL_FILE).read_bytes()), reference=None, recipes=recipes)
 
     monkeypatch.setattr(ConversionPipeline, "run", run)
 

@@ -39,8 +39,8 @@ def calibration_of(net, tmp_path, monkeypatch):
             super().__init__(graphs, batch_size, calibration, *arguments)
             ranges.update(calibration)
 
-        def run(self, *_):
-            return ConvertedFiles(ModelFile((TESTDATA / MODEL_FILE).read_bytes()), reference=None)
+        def run(self, recipes, *_):
+            return ConvertedFiles(ModelFile((TESTDATA / MODEL_FILE).read_bytes()), reference=None, recipes=recipes)
 
     monkeypatch.setattr(_bundle_builder, "ConversionPipeline", Pipeline)
 
