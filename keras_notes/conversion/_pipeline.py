@@ -107,7 +107,7 @@ class ConversionPipeline:
         input_ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self._graphs = graphs
-        self._declared = input_ranges or {}
+        self._limits = input_ranges or {}
         self._batch_size = batch_size
         self._calibration = calibration
         self._recurrent_paths = recurrent_paths(self._graphs)
@@ -192,9 +192,7 @@ class ConversionPipeline:
         """Quantizes a float file."""
         float_file, ranges = self._lookup_embeddings(calibrated.file, recipes), calibrated.ranges
         if not self.is_trained and recipes.needs_calibration:
-            ranges, recipes = fit_to_kernels(
-                float_file.model, ranges, recipes, edges, self._calibration, self._declared
-            )
+            ranges, recipes = fit_to_kernels(float_file.model, ranges, recipes, edges, self._calibration, self._limits)
         description = describe_model(float_file.model)
         stand_ins = StandIns(float_file.model, dict(ranges), recipes.integers_of, self.is_trained)
         known_file = float_file.copy()

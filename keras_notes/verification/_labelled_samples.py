@@ -40,7 +40,7 @@ def check_labelled_samples(
                 f"`y` must be None for a dataset `x`, which yields the labels itself. Received: x={type(x).__name__} "
                 f"and y. Pass a dataset of (x, y), or arrays."
             )
-        x, y = read_labelled("x", x, shapes)
+        x, y = read_labelled("x", x, shapes, needs_labels=False)
     if x is None and y is None:
         return {}, {}
     if x is None:

@@ -1,4 +1,4 @@
-"""Functions of a single tensor in a float file: regions of elementwise operators between a source and a result."""
+"""Functions of a single tensor in a float file: the operators that compute them, and others that compute the same."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_notes.conversion.passes._schema import code_of, name_of
+from keras_notes.conversion.passes._schema import TensorRange, add_constant, code_of, name_of, new_operator
 
-__all__ = ["Region", "evaluate", "find_regions", "is_float"]
+__all__ = ["Composition", "Region", "evaluate", "find_regions", "is_float", "multiplication"]
 
-_OPERATORS = schema.BuiltinOperator
+_OPERATORS, _OPTIONS, _TYPES = schema.BuiltinOperator, schema.BuiltinOptions, schema.TensorType
 _ELEMENTWISE = frozenset(
     {
         _OPERATORS.ABS, _OPERATORS.ADD, _OPERATORS.CEIL, _OPERATORS.COS, _OPERATORS.DIV, _OPERATORS.ELU,
@@ -54,6 +54,7 @@ def find_regions(
     is_seed: Callable[[int], bool],
     is_integer: Callable[[str], bool],
     is_pinned: Callable[[str], bool],
+    has_range: Callable[[str], bool],
 ) -> list[Region]:
     """Finds the largest regions around operators that need one.
 
@@ -63,8 +64,9 @@ def find_regions(
         is_seed: Function that tells whether a region must be found for an operator with this code.
         is_integer: Function that tells whether the operator that gives the tensor of this name computes in integers.
         is_pinned: Function that tells whether the tensor of this name is rounded, so that it must not be inside.
+        has_range: Function that tells whether the tensor of this name can get a grid.
     """
-    return list(_Search(model, graph, is_seed, is_integer, is_pinned).regions())
+    return list(_Search(model, graph, is_seed, is_integer, is_pinned, has_range).regions())
 
 
 class _Search:
@@ -77,6 +79,7 @@ class _Search:
         is_seed: Callable[[int], bool],
         is_integer: Callable[[str], bool],
         is_pinned: Callable[[str], bool],
+        has_range: Callable[[str], bool],
     ) -> None:
         self._model = model
         self._graph = graph
@@ -84,6 +87,7 @@ class _Search:
         self._is_seed = is_seed
         self._is_integer = is_integer
         self._is_pinned = is_pinned
+        self._has_range = has_range
         self._producers: dict[int, int] = {}
         self._consumers: dict[int, set[int]] = defaultdict(set)
         for index, operator in enumerate(graph.operators):
@@ -96,17 +100,22 @@ class _Search:
             self._extend_chain(index)
 
     def regions(self) -> Iterator[Region]:
-        """Yields the regions, the last of the graph first."""
+        """Yields the regions, the last of the graph first; then those that share operators with others."""
         taken: set[int] = set()
+        for shared in (False, True):
+            yield from self._regions(taken, shared)
+
+    def _regions(self, taken: set[int], shared: bool) -> Iterator[Region]:
         for index in reversed(range(len(self._graph.operators))):
             result = int(self._graph.operators[index].outputs[0]) if len(self._graph.operators[index].outputs) else -1
             if index in taken or not is_float(self._graph.tensors[result]):
                 continue
             for source in reversed(self._chains.get(result, [result])[1:]):
                 operators = self._between(source, result)
-                if not taken & operators and self._is_valid(source, result, operators):
+                if not taken & operators and self._is_valid(source, result, operators, shared):
                     region = self._without_outer_reshapes(sorted(operators), source, result)
-                    taken |= set(region.operators)
+                    # Others may share the operators inside.
+                    taken |= {region.operators[-1]} if shared else set(region.operators)
                     yield region
                     break
 
@@ -152,17 +161,22 @@ class _Search:
                 tensors += [tensor for tensor in inputs if tensor != source and not self._is_constant(tensor)]
         return operators
 
-    def _is_valid(self, source: int, result: int, operators: set[int]) -> bool:
+    def _is_valid(self, source: int, result: int, operators: set[int], shared: bool) -> bool:
         if not is_float(self._graph.tensors[source]) or not any(self._is_seed(self._codes[i]) for i in operators):
             return False
         results = {int(self._graph.operators[index].outputs[0]) for index in operators}
         names = {tensor: name_of(self._graph.tensors[tensor]) for tensor in results}
-        return all(self._is_integer(name) for name in names.values()) and all(
-            self._consumers[tensor] <= operators
-            and tensor not in set(self._graph.outputs)
-            and not self._is_pinned(names[tensor])
-            for tensor in results - {result}
-        )
+        inner = results - {result}
+        if not all(map(self._is_integer, names.values())) or any(self._is_pinned(names[tensor]) for tensor in inner):
+            return False
+        if shared:
+            # Truth values have no grid, nor has what training does not round: the operators that take them must be
+            # inside, each with its own.
+            return any(
+                not is_float(self._graph.tensors[tensor]) or not self._has_range(names[tensor]) for tensor in inner
+            )
+        outputs = {int(tensor) for tensor in self._graph.outputs}
+        return all(self._consumers[tensor] <= operators and tensor not in outputs for tensor in inner)
 
     def _is_scalar(self, tensor: int) -> bool:
         """Whether a tensor is a constant of one element."""
@@ -195,6 +209,93 @@ def evaluate(model: schema.ModelT, graph: schema.SubGraphT, region: Region, valu
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values.astype("float32"))
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).reshape(-1)
+
+
+class Composition:
+    """Operators that the quantizer knows in the place of one that it does not know.
+
+    Args:
+        model: A float file.
+        graph: A graph of it, which gets the tensors between the operators.
+        ranges: The range of each tensor, by name; gets those of the tensors between.
+        result: Index of the tensor that the operators give.
+    """
+
+    def __init__(
+        self, model: schema.ModelT, graph: schema.SubGraphT, ranges: dict[str, TensorRange], result: int
+    ) -> None:
+        self._model = model
+        self._graph = graph
+        self._ranges = ranges
+        self._result = result
+
+    def negative(self, x: int) -> list[schema.OperatorT]:
+        """Computes x * -1."""
+        return [self.operator(_OPERATORS.MUL, [x, self._constant("minus_one", -1.0)], self._result, multiplication())]
+
+    def parametric_relu(self, x: int, slopes: int) -> list[schema.OperatorT]:
+        """Computes relu(x) + slopes * (x - relu(x)): the kernel of PRELU takes int16 and gives wrong results."""
+        minimum, maximum, _ = self._range(x)
+        low, high, _ = self._range(self._result)
+        positive = self._tensor("positive", (0.0, max(maximum, 0.0)))
+        negative = self._tensor("negative", (min(minimum, 0.0), 0.0))
+        scaled = self._tensor("scaled", (min(low, 0.0), max(high, 0.0)))
+        return [
+            self.operator(_OPERATORS.RELU, [x], positive, (_OPTIONS.NONE, None)),
+            self.operator(_OPERATORS.SUB, [x, positive], negative, (_OPTIONS.SubOptions, schema.SubOptionsT())),
+            self.operator(_OPERATORS.MUL, [negative, slopes], scaled, multiplication()),
+            self.operator(
+                _OPERATORS.ADD, [positive, scaled], self._result, (_OPTIONS.AddOptions, schema.AddOptionsT())
+            ),
+        ]
+
+    def hard_swish(self, x: int) -> list[schema.OperatorT]:
+        """Computes x * (relu6(x + 3) * (1 / 6)): the kernel of HARD_SWISH takes no int16."""
+        shifted = self._tensor("shifted", (0.0, 6.0))
+        share = self._tensor("share", (0.0, 1.0))
+        addition = schema.AddOptionsT()
+        addition.fusedActivationFunction = schema.ActivationFunctionType.RELU6
+        three, sixth = self._constant("three", 3.0), self._constant("sixth", 1.0 / 6.0)
+        return [
+            self.operator(_OPERATORS.ADD, [x, three], shifted, (_OPTIONS.AddOptions, addition)),
+            self.operator(_OPERATORS.MUL, [shifted, sixth], share, multiplication()),
+            self.operator(_OPERATORS.MUL, [x, share], self._result, multiplication()),
+        ]
+
+    def _tensor(self, name: str, limits: tuple[float, float]) -> int:
+        """Adds a tensor of the shape of the result, with a range."""
+        tensor = copy.copy(self._graph.tensors[self._result])
+        tensor.name = f"{name_of(tensor)}/{name}".encode()
+        self._graph.tensors.append(tensor)
+        self._ranges[name_of(tensor)] = TensorRange(*limits, max(1, len(tensor.shape)))
+        return len(self._graph.tensors) - 1
+
+    def _constant(self, name: str, value: float) -> int:
+        tensor = schema.TensorT()
+        tensor.name = f"{name_of(self._graph.tensors[self._result])}/{name}".encode()
+        tensor.shape, tensor.type = [1], _TYPES.FLOAT32
+        return add_constant(self._model, self._graph, tensor, np.array([value], "<f4"))
+
+    def paddings(self, source: int) -> int:
+        """Adds paddings that give a tensor the shape of the result: PAD keeps the grid of its input, as TILE does."""
+        before, after = (np.array(self._graph.tensors[tensor].shape) for tensor in (source, self._result))
+        paddings = np.stack([np.zeros_like(before), after - before], axis=1)
+        tensor = schema.TensorT()
+        tensor.name = f"{name_of(self._graph.tensors[self._result])}/paddings".encode()
+        tensor.shape, tensor.type = list(paddings.shape), _TYPES.INT32
+        return add_constant(self._model, self._graph, tensor, paddings.astype("<i4"))
+
+    def operator(self, code: int, inputs: list[int], result: int, options: tuple[int, object]) -> schema.OperatorT:
+        """Returns an operator."""
+        return new_operator(self._model, code, inputs, result, options)
+
+    def _range(self, tensor: int) -> TensorRange:
+        return self._ranges[name_of(self._graph.tensors[tensor])]
+
+
+def multiplication() -> tuple[int, object]:
+    """Returns the options of MUL."""
+    return _OPTIONS.MulOptions, schema.MulOptionsT()
 
 
 class _Part:

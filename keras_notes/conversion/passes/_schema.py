@@ -23,6 +23,7 @@ __all__ = [
     "drop_unused_codes",
     "drop_unused_tensors",
     "name_of",
+    "new_operator",
     "signatures_of",
     "text_of",
 ]
@@ -134,6 +135,25 @@ def add_constant(model: schema.ModelT, graph: schema.SubGraphT, tensor: schema.T
     tensor.buffer = len(model.buffers) - 1
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1
+
+
+def new_operator(
+    model: schema.ModelT, code: int, inputs: list[int], result: int, options: tuple[int, object]
+) -> schema.OperatorT:
+    """Returns a new operator with one result.
+
+    Args:
+        model: The objects of the file.
+        code: The code of the operator.
+        inputs: The indices of its inputs.
+        result: The index of its result.
+        options: The type of its options, and the options.
+    """
+    operator = schema.OperatorT()
+    operator.opcodeIndex = code_index(model, code)
+    operator.inputs, operator.outputs = inputs, [result]
+    operator.builtinOptionsType, operator.builtinOptions = options
+    return operator
 
 
 def signatures_of(model: schema.ModelT, graph_index: int) -> list[schema.SignatureDefT]:

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._elementwise import Region, evaluate, find_regions, is_float
+from keras_notes.conversion.passes._elementwise import (
+    Composition,
+    Region,
+    evaluate,
+    find_regions,
+    is_float,
+    multiplication,
+)
 from keras_notes.conversion.passes._lookup_tables import TableBuilder
 from keras_notes.conversion.passes._schema import (
     TensorRange,
@@ -24,6 +31,7 @@ from keras_notes.conversion.passes._schema import (
     drop_unused_codes,
     drop_unused_tensors,
     name_of,
+    new_operator,
     signatures_of,
 )
 
@@ -142,8 +150,9 @@ class StandIns:
         x = ((integers - x_zero_point) * x_scale).astype("float32")
         float_graph = self.model.subgraphs[stand_in.graph]
         values = evaluate(self.model, float_graph, stand_in.region, x)
-        # Multiplied by the reciprocal in float32, as training does.
-        steps = values * (np.float32(1.0) / np.float32(scale)) + zero_point
+        # Multiplied by the reciprocal in float32, as training does; beyond its range a value is clipped.
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps = values * (np.float32(1.0) / np.float32(scale)) + zero_point
         builder = TableBuilder(model, graph, int(operator.inputs[0]), int(operator.outputs[0]))
         low, high = values.min(), values.max()
         if result.type == _TYPES.INT16 and np.array_equal(values, np.clip(x, low, high)):
@@ -167,7 +176,7 @@ class _Insertion:
         self._model = model
         self._index = index
         self._graph = graph
-        # The operators in the place of one of the float file; [] for those inside of a region.
+        # The operators in the place of one of the float file.
         self._replacements: dict[int, list[schema.OperatorT]] = {}
 
     def run(self) -> bool:
@@ -183,12 +192,25 @@ class _Insertion:
             for index, operator in enumerate(self._graph.operators)
             for replacement in self._replacements.get(index, [operator])
         ]
+        self._drop_unused_operators()
         drop_unused_tensors(self._graph, signatures_of(self._model, self._index))
         return bool(self._replacements)
+
+    def _drop_unused_operators(self) -> None:
+        """Drops the operators inside of regions that nothing takes any more."""
+        used = {int(tensor) for tensor in self._graph.outputs}
+        kept = []
+        for operator in reversed(self._graph.operators):
+            if used & {int(tensor) for tensor in operator.outputs} or not len(operator.outputs):
+                used |= {int(tensor) for tensor in operator.inputs}
+                kept.append(operator)
+        self._graph.operators = kept[::-1]
 
     def _regions(self, activations: str) -> list[Region]:
         trained = self._stand_ins.is_trained
         known = _KNOWN - (_CLIPS if trained or activations == "int16" else set())
+        # The kernel of SQRT rounds otherwise than training, which takes the nearest integer.
+        known -= {_OPERATORS.SQRT} if trained else set()
         regions = find_regions(
             self._model,
             self._graph,
@@ -196,6 +218,7 @@ class _Insertion:
             is_seed=lambda code: code not in known or (trained and code != _OPERATORS.RESHAPE),
             is_integer=lambda name: self._stand_ins.activations_of(name) == activations,
             is_pinned=lambda name: trained and name in self._stand_ins.ranges,
+            has_range=lambda name: name in self._stand_ins.ranges,
         )
         return [
             region
@@ -211,8 +234,6 @@ class _Insertion:
     def _stand_for_region(self, region: Region, activations: str) -> None:
         operator, code = self._operator(region.operators[-1])
         is_kernel = len(region.operators) == 1 and code in self._kernels(activations)
-        for index in region.operators[:-1]:
-            self._replacements[index] = []
         original = operator if is_kernel else None
         reshapes = [index for index in region.operators if self._operator(index)[1] == _OPERATORS.RESHAPE]
         if not reshapes:
@@ -230,7 +251,7 @@ class _Insertion:
         reshape = copy.copy(self._operator(reshapes[-1])[0])
         reshape.inputs, reshape.outputs = [place, reshape.inputs[1]], [region.result]
         self._replacements[region.operators[-1]] = [
-            self._new(_FUNCTION, [region.source], place, (_OPTIONS.NONE, None)),
+            new_operator(self._model, _FUNCTION, [region.source], place, (_OPTIONS.NONE, None)),
             reshape,
         ]
 
@@ -242,21 +263,21 @@ class _Insertion:
         if activations is None or not self._has_ranges(inputs[0] if inputs else -1, result):
             return
         region = Region((index,), inputs[0], result)
+        composition = Composition(self._model, self._graph, self._stand_ins.ranges, result)
         if code == _OPERATORS.NEG:
-            minus = self._constant(result, "minus_one", -1.0)
-            self._replacements[index] = [self._new(_OPERATORS.MUL, [inputs[0], minus], result, _multiplication())]
+            self._replacements[index] = composition.negative(inputs[0])
         elif code == _OPERATORS.SQUARE:
-            self._replacements[index] = [self._new(_OPERATORS.MUL, inputs * 2, result, _multiplication())]
+            self._replacements[index] = [composition.operator(_OPERATORS.MUL, inputs * 2, result, multiplication())]
         elif code in _SAME_GRID:
             self._stand(index, _SAME_GRID[code], inputs, operator, code, region)
         elif code == _OPERATORS.TILE and self._is_constant(inputs[1]):
-            self._stand(index, _OPERATORS.PAD, [inputs[0], self._paddings(inputs[0], result)], operator, code, region)
+            self._stand(index, _OPERATORS.PAD, [inputs[0], composition.paddings(inputs[0])], operator, code, region)
         elif code == _OPERATORS.PRELU and activations == "int8":
             self._stand(index, _OPERATORS.MUL, inputs, operator, code, region)
         elif code == _OPERATORS.PRELU:
-            self._replacements[index] = self._parametric_relu(inputs[0], inputs[1], result)
+            self._replacements[index] = composition.parametric_relu(inputs[0], inputs[1])
         elif code == _OPERATORS.HARD_SWISH and activations == "int16":
-            self._replacements[index] = self._hard_swish(inputs[0], result)
+            self._replacements[index] = composition.hard_swish(inputs[0])
         elif code in self._kernels(activations):
             self._stand(index, _FUNCTION, inputs, operator, code, region)
 
@@ -277,37 +298,10 @@ class _Insertion:
         elif code == _OPERATORS.PAD:
             options = (_OPTIONS.PadOptions, schema.PadOptionsT())
         elif code == _OPERATORS.MUL:
-            options = _multiplication()
-        self._replacements[index] = [self._new(code, inputs, result, options)]
+            options = multiplication()
+        self._replacements[index] = [new_operator(self._model, code, inputs, result, options)]
         stand_in = _StandIn(self._index, code, copy.copy(original), original_code, region)
         self._stand_ins.add(name_of(self._graph.tensors[result]), stand_in)
-
-    def _parametric_relu(self, x: int, slopes: int, result: int) -> list[schema.OperatorT]:
-        """Computes relu(x) + slopes * (x - relu(x)): the kernel of PRELU takes int16 and gives wrong results."""
-        minimum, maximum, _ = self._range(x)
-        low, high, _ = self._range(result)
-        positive = self._tensor(result, "positive", (0.0, max(maximum, 0.0)))
-        negative = self._tensor(result, "negative", (min(minimum, 0.0), 0.0))
-        scaled = self._tensor(result, "scaled", (min(low, 0.0), max(high, 0.0)))
-        return [
-            self._new(_OPERATORS.RELU, [x], positive, (_OPTIONS.NONE, None)),
-            self._new(_OPERATORS.SUB, [x, positive], negative, (_OPTIONS.SubOptions, schema.SubOptionsT())),
-            self._new(_OPERATORS.MUL, [negative, slopes], scaled, _multiplication()),
-            self._new(_OPERATORS.ADD, [positive, scaled], result, (_OPTIONS.AddOptions, schema.AddOptionsT())),
-        ]
-
-    def _hard_swish(self, x: int, result: int) -> list[schema.OperatorT]:
-        """Computes x * (relu6(x + 3) * (1 / 6)): the kernel of HARD_SWISH takes no int16."""
-        shifted = self._tensor(result, "shifted", (0.0, 6.0))
-        share = self._tensor(result, "share", (0.0, 1.0))
-        addition = schema.AddOptionsT()
-        addition.fusedActivationFunction = schema.ActivationFunctionType.RELU6
-        three, sixth = self._constant(result, "three", 3.0), self._constant(result, "sixth", 1.0 / 6.0)
-        return [
-            self._new(_OPERATORS.ADD, [x, three], shifted, (_OPTIONS.AddOptions, addition)),
-            self._new(_OPERATORS.MUL, [shifted, sixth], share, _multiplication()),
-            self._new(_OPERATORS.MUL, [x, share], result, _multiplication()),
-        ]
 
     def _operator(self, index: int) -> tuple[schema.OperatorT, int]:
         operator = self._graph.operators[index]
@@ -324,45 +318,8 @@ class _Insertion:
             for tensor in tensors
         )
 
-    def _range(self, tensor: int) -> TensorRange:
-        return self._stand_ins.ranges[name_of(self._graph.tensors[tensor])]
-
-    def _new(self, code: int, inputs: list[int], result: int, options: tuple[int, object]) -> schema.OperatorT:
-        operator = schema.OperatorT()
-        operator.opcodeIndex = code_index(self._model, code)
-        operator.inputs, operator.outputs = inputs, [result]
-        operator.builtinOptionsType, operator.builtinOptions = options
-        return operator
-
-    def _tensor(self, result: int, name: str, limits: tuple[float, float]) -> int:
-        """Adds a tensor of the shape of the result, with a range."""
-        tensor = copy.copy(self._graph.tensors[result])
-        tensor.name = f"{name_of(tensor)}/{name}".encode()
-        self._graph.tensors.append(tensor)
-        self._stand_ins.ranges[name_of(tensor)] = TensorRange(*limits, max(1, len(tensor.shape)))
-        return len(self._graph.tensors) - 1
-
-    def _paddings(self, source: int, result: int) -> int:
-        """Adds paddings that give a tensor the shape of the result: PAD keeps the grid of its input, as TILE does."""
-        before, after = (np.array(self._graph.tensors[tensor].shape) for tensor in (source, result))
-        paddings = np.stack([np.zeros_like(before), after - before], axis=1)
-        tensor = schema.TensorT()
-        tensor.name = f"{name_of(self._graph.tensors[result])}/paddings".encode()
-        tensor.shape, tensor.type = list(paddings.shape), _TYPES.INT32
-        return add_constant(self._model, self._graph, tensor, paddings.astype("<i4"))
-
     def _is_constant(self, tensor: int) -> bool:
         return self._model.buffers[self._graph.tensors[tensor].buffer].data is not None
-
-    def _constant(self, result: int, name: str, value: float) -> int:
-        tensor = schema.TensorT()
-        tensor.name = f"{name_of(self._graph.tensors[result])}/{name}".encode()
-        tensor.shape, tensor.type = [1], _TYPES.FLOAT32
-        return add_constant(self._model, self._graph, tensor, np.array([value], "<f4"))
-
-
-def _multiplication() -> tuple[int, object]:
-    return _OPTIONS.MulOptions, schema.MulOptionsT()
 
 
 def _grid(tensor: schema.TensorT) -> tuple[np.float32, int]:

@@ -19,10 +19,8 @@ def resampling_net() -> keras.Model:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 8, 8, 3))
     volume = layers.UpSampling3D((2, 1, 3))(layers.Dense(2)(inputs))
-    image = layers.UpSampling2D((3, 2))(
-        layers.Reshape((8, 6, 12))(layers.Dense(4)(layers.Reshape((6, 8, 24))(inputs)))[:, :, :, :4]
-    )
-    sequence = layers.UpSampling1D(3)(layers.Reshape((8, -1))(image))
+    image = layers.UpSampling2D((3, 2))(layers.Dense(4)(layers.Reshape((6, 8, 24))(inputs)))
+    sequence = layers.UpSampling1D(3)(layers.Reshape((18, 64))(image))
     vector = layers.RepeatVector(5)(layers.GlobalAveragePooling3D()(volume))
     repeated = ops.tile(ops.repeat(vector, 2, axis=1), (1, 1, 2))
     return keras.Model(inputs, [volume, layers.Dense(2)(image), layers.Dense(2)(sequence), layers.Dense(2)(repeated)])
@@ -105,9 +103,9 @@ def test_augmentation_is_known(name):
     """Each of Keras's layers is taken by training in integers, and changes nothing in inference."""
     from keras_notes.compression.quantization._interpreter import has_rule
 
-    arguments = {"factor": 0.5} if name in ("RandomSharpness",) else {}
+    arguments = {"RandomPosterization": (4,), "RandomTranslation": (0.2, 0.2), "RandomSharpness": (0.5,)}
     try:
-        layer = getattr(layers, name)(**arguments)
+        layer = getattr(layers, name)(*arguments.get(name, ()))
     except TypeError:
         layer = getattr(layers, name)(0.2)
     assert has_rule(layer)

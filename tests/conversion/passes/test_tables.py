@@ -60,7 +60,7 @@ def operators_of(bundle):
 
 @pytest.fixture(scope="module")
 def text_bundles(tmp_path_factory):
-    return build(text_model(mask_zero=True), ("float32", *BYTES), tmp_path_factory.mktemp("text"))
+    return build(text_model(), ("float32", *BYTES), tmp_path_factory.mktemp("text"))
 
 
 @pytest.mark.parametrize("recipe", BYTES)

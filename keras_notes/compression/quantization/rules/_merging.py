@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -77,7 +78,7 @@ def _chain(
 
 
 def _quotient(evaluator: Evaluator, step: Step, value: OperandOrConstant, divisor: OperandOrConstant) -> Operand:
-    if is_operand(divisor) and not is_operand(value) and ops.size(value) == 1:
+    if is_operand(divisor) and not is_operand(value) and _is_number(value):
         return lookup(lambda x: value / x)(evaluator, step.name, divisor)
     if is_operand(divisor):
         raise ValueError(
@@ -110,10 +111,15 @@ def _negative(evaluator: Evaluator, step: Step, value: Operand) -> Operand:
     return multiply(evaluator, step.name, value, -1.0)
 
 
+def _is_number(value: OperandOrConstant) -> bool:
+    """Whether a value is a constant of one element."""
+    return not is_operand(value) and math.prod(getattr(value, "shape", ())) == 1
+
+
 def _elementwise(evaluator: Evaluator, step: Step, value: OperandOrConstant, *args: Tree, **kwargs: Tree) -> Operand:
     """Looks up any function of one tensor; other arguments must be numbers."""
     others = [leaf for leaf in keras.tree.flatten((args, kwargs)) if leaf is not None]
-    if not is_operand(value) or any(is_operand(other) or ops.size(other) != 1 for other in others):
+    if not is_operand(value) or any(not _is_number(other) for other in others):
         raise ValueError(
             f"An operation must be a function of one tensor and of numbers, because the device looks it up in a table. "
             f"Received: {step.name!r} with other arguments. Give the layer around it in `skip`."
