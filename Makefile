@@ -138,6 +138,8 @@ bench: $(VENV)/.dev-installed
 	$(BENCHMARK) conversion tolerance
 	$(BENCHMARK) conversion engines
 	$(BENCHMARK) conversion matrix
+	$(PIP) --editable '.[real-networks]'
+	$(BENCHMARK) real_networks
 	$(BENCHMARK) compression coverage
 	$(BENCHMARK) compression parity
 	$(BENCHMARK) compression accuracy
