@@ -15,8 +15,8 @@ X = RNG.normal(size=(64, 6)).astype("float32")
 # Operations that LiteRT has in floating point only, by the name that messages give them.
 FLOAT_ONLY = {
     "cumsum": lambda x: ops.cumsum(x, axis=1),
-    "sort": lambda x: ops.sort(x, axis=1),
-    "top_k": lambda x: ops.top_k(x, 6)[0],
+    "log_softmax": lambda x: ops.log_softmax(x),
+    "arctan2": lambda x: ops.arctan2(x, x),
 }
 
 
@@ -83,7 +83,12 @@ def net(*parts, last=True):
     return keras.Model(inputs, layers.Dense(3, name="last")(hidden) if last else hidden, name="net")
 
 
-EVERYWHERE = ((at_the_top, "cumsum"), (in_a_custom_layer, "sort"), (in_a_nested_model, "top_k"), (used_twice, "top_k"))
+EVERYWHERE = (
+    (at_the_top, "cumsum"),
+    (in_a_custom_layer, "log_softmax"),
+    (in_a_nested_model, "arctan2"),
+    (used_twice, "arctan2"),
+)
 
 
 def refusal_of(convert):
@@ -114,13 +119,13 @@ def test_operators_are_named_after_layer_and_operation(tmp_path):
     hidden = layers.LSTM(4, return_sequences=True, recurrent_activation="hard_sigmoid", name="lstm")(hidden)
     hidden = layers.TimeDistributed(layers.Dense(6, name="each"), name="distributed")(hidden)
     hidden = ops.floor(hidden * 3.0)[:, 0]
-    hidden = nested("top_k")(Head("sort", name="head")(hidden))
+    hidden = nested("arctan2")(Head("log_softmax", name="head")(hidden))
     model = keras.Model(inputs, ops.cumsum(ops.floor(hidden * 3.0), axis=1), name="net")
     x = RNG.normal(size=(8, 4, 6)).astype("float32")
     names = results_of(kn.convert(model, tmp_path / "bundle", "float32", golden=x))
     layers_of = {name.rpartition("/")[0] for _, name in names}
-    expected = {"masking", "lstm", "distributed/each", "floor", "floor#2", "head/dense", "head/sort", "inner/within",
-                "inner/top_k", "cumsum"}  # fmt: skip
+    expected = {"masking", "lstm", "distributed/each", "floor", "floor#2", "head/dense", "head/log_softmax",
+                "inner/within", "inner/arctan2", "cumsum"}  # fmt: skip
     assert expected <= layers_of
     assert all(name.startswith(("masking/", "lstm/")) for kind, name in names if kind in ("NOT_EQUAL", "TANH"))
     assert not any("clip" in layer or "while" in layer for layer in layers_of)
@@ -130,17 +135,17 @@ def test_names_do_not_depend_on_the_models_made_before(tmp_path):
     messages = set()
     for _ in range(2):
         ops.cumsum(keras.KerasTensor((None, 6)), axis=1)
-        messages.add(str(refusal_of(lambda: quantize_aware(net((at_the_top, "cumsum"), (used_twice, "sort"))))))
+        messages.add(str(refusal_of(lambda: quantize_aware(net((at_the_top, "cumsum"), (used_twice, "log_softmax"))))))
     assert len(messages) == 1
 
 
 def test_a_refusal_of_convert_lists_everything_and_works_when_pasted(tmp_path):
     model = net(*EVERYWHERE)
-    declared = {"default": "static_int8", "layers": {"head/sort": "float16"}}
+    declared = {"default": "static_int8", "layers": {"head/log_softmax": "float16"}}
     error = refusal_of(lambda: converted(model, tmp_path / "bundle", declared))
     exceptions = error.remedy["recipe"]["layers"]
-    assert exceptions["head/sort"] == "float16"
-    assert set(exceptions) == {"cumsum", "head/sort", "top_k"}
+    assert exceptions["head/log_softmax"] == "float16"
+    assert set(exceptions) == {"cumsum", "head/log_softmax", "arctan2"}
     assert str(error.remedy["recipe"]) in str(error)
     bundle = converted(model, tmp_path / "bundle", **error.remedy)
     assert kn.verify(bundle).ok
@@ -154,7 +159,16 @@ def test_a_refusal_of_quantize_aware_lists_everything_and_works_when_pasted(tmp_
     aware = quantize_aware(model, calibration=X, **error.remedy)
     bundle = kn.convert(aware, tmp_path / "bundle")
     floats = {island.split(" ")[1].rpartition("/")[0] for island in kn.verify(bundle).float_islands}
-    assert floats == {"cumsum", "cumsum#2", "cumsum#3", "head/sort", "inner/top_k", "top_k", "top_k#2", "last"}
+    assert floats == {
+        "cumsum",
+        "cumsum#2",
+        "cumsum#3",
+        "head/log_softmax",
+        "inner/arctan2",
+        "arctan2",
+        "arctan2#2",
+        "last",
+    }
 
 
 def test_convert_takes_the_names_that_quantize_aware_tells(tmp_path):
