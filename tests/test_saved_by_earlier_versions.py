@@ -55,13 +55,19 @@ def own_objects(config):
     """The configs of the objects of this package in a config, those within others too."""
     values = config if isinstance(config, list) else list(config.values()) if isinstance(config, dict) else []
     objects = [item for value in values for item in own_objects(value)]
-    is_own = isinstance(config, dict) and str(config.get("registered_name")).startswith("keras_notes>")
+    is_own = isinstance(config, dict) and registered_name(config).startswith("keras_notes>")
     return [config, *objects] if is_own else objects
+
+
+def registered_name(item):
+    """The registered name of an object; that of a function is its config."""
+    name = str(item.get("registered_name"))
+    return str(item["config"]) if name == "function" else name
 
 
 def registered_names(config):
     """The registered names of this package in a config."""
-    return {item["registered_name"] for item in own_objects(config)}
+    return {registered_name(item) for item in own_objects(config)}
 
 
 def own_settings(config):
@@ -172,7 +178,9 @@ def test_every_registered_class_is_in_a_saved_file():
 
 def test_the_collector_of_registered_names_looks_everywhere():
     config = {"layers": [{"registered_name": "keras_notes>A", "config": {"x": {"registered_name": "keras_notes>B"}}}]}
-    assert registered_names([config, {"registered_name": "Other>C"}, None]) == {"keras_notes>A", "keras_notes>B"}
+    function = {"registered_name": "function", "config": "keras_notes>f"}
+    names = registered_names([config, {"registered_name": "Other>C"}, function, None])
+    assert names == {"keras_notes>A", "keras_notes>B", "keras_notes>f"}
 
 
 def test_the_collector_of_settings_tells_them_apart():

@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -59,10 +59,9 @@ def windows(count: int, seed: int) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 0.05, smooth.shape), -1, 1).astype("float32")
 
 
-def judged(bundle: Bundle, model: keras.Model, samples: np.ndarray, directory: Path) -> bool:
-    """Returns the verdict on the file of a bundle with other golden samples."""
+def judge(bundle: Bundle, samples: np.ndarray, expected: Mapping[str, np.ndarray], directory: Path) -> bool:
+    """Returns the verdict on the file of a bundle with other golden samples and the model's outputs for them."""
     (signature,) = bundle.manifest.signatures
-    expected = dict(zip(model.output_names, model.predict(samples, verbose=0), strict=True))
     files = {name: (bundle.directory / name).read_bytes() for name in bundle.manifest.files}
     files[signature.inputs[0].golden] = samples.tobytes()
     outputs = []
@@ -71,6 +70,7 @@ def judged(bundle: Bundle, model: keras.Model, samples: np.ndarray, directory: P
         files[entry.golden] = values.tobytes()
         spread, largest = 5 * float(values.std()), float(np.abs(values).max())
         is_relative = bundle.manifest.tolerance.max_error_lsb is None
+        # As `convert` sets it.
         magnitude = spread if is_relative and spread > largest else None
         outputs.append(dataclasses.replace(entry, magnitude=magnitude))
     signature = dataclasses.replace(signature, outputs=tuple(outputs), golden_samples=len(samples))
@@ -93,18 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a row for each recipe; returns the number of draws with another verdict than all samples."""
     options = build_parser().parse_args(arguments)
     model, test = p_net(options.weights), windows(SAMPLES, seed=1)
+    expected = dict(zip(model.output_names, model.predict(test, verbose=0), strict=True))
     print("| recipe | all 300 samples | draws with another verdict |\n|---|---|---|", flush=True)
     different = 0
     with tempfile.TemporaryDirectory() as folder:
         for recipe in RECIPES:
             calibration = {"calibration": windows(SAMPLES, seed=2)} if recipe in ("static_int8", "int16x8") else {}
             bundle = kn.convert(model, Path(folder) / recipe, recipe, golden=test[:GOLDEN], **calibration)
-            verdict = judged(bundle, model, test, Path(folder) / f"{recipe}_all")
-            verdicts = [
-                judged(bundle, model, test[np.random.default_rng(seed).choice(SAMPLES, GOLDEN, replace=False)],
-                       Path(folder) / f"{recipe}_{seed}")
-                for seed in range(options.draws)
-            ]  # fmt: skip
+            verdict = judge(bundle, test, expected, Path(folder) / f"{recipe}_all")
+            verdicts = []
+            for seed in range(options.draws):
+                draw = np.random.default_rng(seed).choice(SAMPLES, GOLDEN, replace=False)
+                drawn = {name: values[draw] for name, values in expected.items()}
+                verdicts.append(judge(bundle, test[draw], drawn, Path(folder) / f"{recipe}_{seed}"))
             count = sum(own != verdict for own in verdicts)
             different += count
             print(f"| {recipe} | {'ok' if verdict else 'refused'} | {count} of {options.draws} |", flush=True)

@@ -23,7 +23,7 @@ import keras_notes as kn
 from benchmarks import command_line
 from benchmarks.verdicts.cases import Case, cases
 from keras_notes.bundle import Bundle, open_bundle, write_bundle
-from keras_notes.errors import ConversionError, VerificationError
+from keras_notes.errors import BundleError, ConversionError, VerificationError
 
 
 def judge(case: Case, directory: Path) -> tuple[str, str, str]:
@@ -39,6 +39,8 @@ def judge(case: Case, directory: Path) -> tuple[str, str, str]:
         report = kn.verify(bundle, *case.test) if case.is_labelled else kn.verify(bundle)
     except VerificationError as error:
         report = error.report
+    except BundleError as error:
+        return "", "", f"cannot run: {error}"
     figure = next(iter(report.figures), None)
     trained = "" if figure is None or figure.trained_value is None else f"{figure.trained_value:.4f}"
     return trained, "" if figure is None else f"{figure.value:.4f}", report.failures[0] if report.failures else "ok"

@@ -89,20 +89,21 @@ def is_pair(values: object) -> TypeGuard[Sequence[ArrayLike]]:
     return isinstance(values, (list, tuple)) and len(values) == 2 and not any(isinstance(v, tuple) for v in values)
 
 
-def read_labelled(argument: str, values: ArrayLike, shapes: _Shapes) -> LabelledSamples:
+def read_labelled(argument: str, values: ArrayLike, shapes: _Shapes, *, needs_labels: bool = True) -> LabelledSamples:
     """Returns the inputs and labels of a source: all of them, or `VERIFICATION_SAMPLES` if it has no known length.
 
     Args:
         argument: Name of the argument, for errors.
         values: Source, whose elements are (inputs, labels) or (inputs, labels, sample weights).
         shapes: Shape of each input by name, with the batch.
+        needs_labels: Whether there must be labels.
 
     Raises:
         ValueError: If the source is empty or has no labels, or an element does not fit the inputs; names the element.
         TypeError: If an element does not hold numbers.
     """
     samples = _read(argument, values, shapes, None if _has_length(values) else VERIFICATION_SAMPLES)
-    if samples.y is None:
+    if samples.y is None and needs_labels:
         raise ValueError(
             f"`{argument}` must yield inputs and their class ids, (x, y). Received: {type(values).__name__}, which "
             f"yields inputs only."

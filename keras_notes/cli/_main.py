@@ -173,7 +173,7 @@ def _convert(options: argparse.Namespace) -> None:
         if options.verbose or sys.stderr.isatty():
             _log_to_stderr()
         bundle = convert(_arguments.load_model(options.model, options.trust), options.output, **arguments)
-        report = verify(bundle)
+        report = verify(bundle, *(arguments.get("validation_data") or ()))
     options.choice = read_choice(bundle)
     if options.choice is not None and not options.json:
         print(options.choice)
@@ -211,7 +211,7 @@ def _report(options: argparse.Namespace) -> None:
     x, y = _arguments.load_data(options.data, options.x, options.y)
     arguments = {"x": x, "y": y, "other": options.other}
     try:
-        verification = verify(options.directory)
+        verification = verify(options.directory, x, y)
     except VerificationError as error:
         write_report(options.directory, options.output, verification=error.report, **arguments)
         raise

@@ -37,7 +37,7 @@ from keras_notes.conversion._audit import audit
 from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs, ranges_of
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
 from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
-from keras_notes.conversion._reference_outputs import reference_outputs
+from keras_notes.conversion._reference_outputs import reference_outputs, with_reference
 from keras_notes.conversion._refusals import complete_remedy
 from keras_notes.conversion._tensor_errors import tensor_errors
 from keras_notes.conversion._trained_figures import measure_trained
@@ -104,10 +104,8 @@ class BundleBuilder:
         self.name = model.name
         self.graphs = tuple(graphs)
         self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
-        names = {name for graph in graphs for name in graph.input_specs}
-        self._pipeline = ConversionPipeline(
-            self.graphs, batch_size, ranges, lowering, parse_input_range(input_range, names)
-        )
+        declared = parse_input_range(input_range, {name for graph in graphs for name in graph.input_specs})
+        self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering, declared)
 
     def check_labelled(self, data: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns samples by input name, and their class ids.
@@ -191,7 +189,7 @@ class BundleBuilder:
             for graph in self.graphs
         )
         entries = tuple(_with_ranges(entry, self._input_ranges[entry.name]) for entry in entries)
-        entries = (_with_reference(entries[0], self._reference, files), *entries[1:])
+        entries = (with_reference(entries[0], self._reference, files), *entries[1:])
         _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -211,12 +209,10 @@ class BundleBuilder:
         )
         converted.file.run_passes([functools.partial(add_description, description=_description(manifest))])
         converted.file.share_vectors()
-        _log.info("running the file on a sample")
         samples = {name: run.inputs for name, run in self._golden.items()}
         run_trial(converted.file, file, entries, samples, self.name, recipes, is_trained=self._pipeline.is_trained)
         if converted.reference is not None:
-            inputs = self._golden[SIGNATURE].inputs
-            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], inputs)
+            files[TENSORS_FILE] = tensor_errors(converted.file, converted.reference, entries[0], samples[SIGNATURE])
         tflite = converted.file.to_bytes()
         files[MODEL_FILE] = tflite if self._labels is None else append_labels(tflite, self._labels)
         return manifest, files
@@ -267,21 +263,6 @@ def _signature_entry(
         golden_samples=len(next(iter(golden.inputs.values()))),
         states=tuple(StateEntry(state.input, state.output) for state in graph.states),
     )
-
-
-def _with_reference(
-    signature: SignatureEntry, outputs: Mapping[str, np.ndarray], files: dict[str, bytes]
-) -> SignatureEntry:
-    """Returns the signature with the outputs of a float model, whose files it adds to `files`."""
-    entries = []
-    for entry in signature.outputs:
-        if entry.name in outputs:
-            path = f"golden/{signature.name}.reference.{entry.name}.bin"
-            values = outputs[entry.name].astype(np.dtype(entry.golden_dtype).newbyteorder("<"))
-            files[path] = values.tobytes()
-            entry = dataclasses.replace(entry, reference=path)
-        entries.append(entry)
-    return dataclasses.replace(signature, outputs=tuple(entries))
 
 
 def _warn_of_misfits(file: TfliteFile, signature: SignatureEntry, golden: Mapping[str, np.ndarray]) -> None:

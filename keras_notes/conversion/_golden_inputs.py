@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,9 +19,9 @@ __all__ = ["GOLDEN_SAMPLES", "GoldenInputs", "check_finite", "choose_golden_inpu
 GOLDEN_SAMPLES = 32
 # Golden samples are held out of the calibration if three quarters of the samples are left for the ranges.
 _FEWEST_TO_HOLD_OUT = 4 * GOLDEN_SAMPLES
-# The model runs on so many candidates, in a single batch; of more samples, on evenly spaced ones.
-_CANDIDATES = 256
-# Columns of the outputs that the order of the samples is taken from: more do not change it.
+# The model runs on so many candidates, evenly spaced, but on fewer if their inputs and outputs hold more numbers.
+_CANDIDATES, _NUMBERS = 256, 2**24
+# Columns of an output that the order of the samples is taken from: more do not change it.
 _COLUMNS = 2048
 
 
@@ -117,7 +118,9 @@ def _spread_by_outputs(graph: DeployGraph, calibration: Mapping[str, np.ndarray]
     one is taken. So the golden samples do not depend on the order of the calibration samples, and the extreme ones stay
     in the calibration, which needs them for its ranges.
     """
-    candidates = _evenly_spaced(_count(calibration), _CANDIDATES)
+    shapes = [array.shape[1:] for array in calibration.values()] + [t.shape[1:] for t in graph.model.outputs]
+    fitting = _NUMBERS // max(1, sum(math.prod(size or 1 for size in shape) for shape in shapes))
+    candidates = _evenly_spaced(_count(calibration), min(_CANDIDATES, max(_FEWEST_TO_HOLD_OUT, fitting)))
     outputs = graph.run({name: array[candidates] for name, array in calibration.items()}).outputs
     order = candidates[np.argsort(_positions(outputs), kind="stable")]
     return np.sort(np.array([part[len(part) // 2] for part in np.array_split(order, GOLDEN_SAMPLES)]))
@@ -125,10 +128,10 @@ def _spread_by_outputs(graph: DeployGraph, calibration: Mapping[str, np.ndarray]
 
 def _positions(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the position of each sample along the direction in which the standardized outputs vary most."""
-    table = np.concatenate([array.reshape(len(array), -1).astype(np.float64) for array in outputs.values()], axis=1)
+    rows = [array.reshape(len(array), -1) for array in outputs.values()]
+    columns = [row[:, _evenly_spaced(row.shape[1], _COLUMNS)].astype(np.float64) for row in rows]
     # A sample without finite outputs is refused if it is golden; here it is like the mean.
-    table = np.nan_to_num(table, posinf=0.0, neginf=0.0)
-    table = table[:, _evenly_spaced(table.shape[1], _COLUMNS)]
+    table = np.nan_to_num(np.concatenate(columns, axis=1), posinf=0.0, neginf=0.0)
     table -= table.mean(axis=0)
     table /= np.maximum(table.std(axis=0), 1e-12)
     direction = np.linalg.svd(table, full_matrices=False)[0][:, 0]

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -21,9 +20,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._litert.reader import describe_model
 from keras_notes.compression import CompressedModel
-from keras_notes.conversion._quantizer_settings import find_float_edges, find_recipes_by_operator, fit_to_kernels
+from keras_notes.conversion._quantizer_settings import (
+    check_fused,
+    find_float_edges,
+    find_recipes_by_operator,
+    fit_to_kernels,
+    is_fused,
+)
 from keras_notes.conversion._recipes import RecipeByLayer
-from keras_notes.conversion.graph._deploy_graph import DeployGraph, save_graphs
+from keras_notes.conversion.graph._deploy_graph import DeployGraph
 from keras_notes.conversion.graph._names_in_file import (
     integer_forms,
     layer_names,
@@ -33,7 +38,7 @@ from keras_notes.conversion.graph._names_in_file import (
     recurrent_paths,
 )
 from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, parse_lowering, recurrent_layers
-from keras_notes.conversion.graph._unconvertible import describe_missing_operations, modules_of_custom_layers
+from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.grids._comparisons import compare_on_one_grid
 from keras_notes.conversion.grids._fit_biases import fit_biases
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
@@ -49,6 +54,7 @@ from keras_notes.conversion.passes._select_integers import select_integers
 from keras_notes.conversion.passes._set_edge_types import set_edge_types
 from keras_notes.conversion.passes._shrink_tables import shrink_tables
 from keras_notes.conversion.passes._stand_ins import StandIns
+from keras_notes.conversion.workers._export import Forms, input_names, save_model
 from keras_notes.conversion.workers._job import Job
 from keras_notes.errors import ConversionError
 
@@ -69,12 +75,6 @@ class ConvertedFiles:
     file: ModelFile
     reference: ModelFile | None
     recipes: RecipeByLayer
-
-
-class _Forms(TypedDict):
-    """The forms of the layers in a SavedModel, as `save_graphs` takes them."""
-
-    recurrent: dict[str, dict[str, str]]
 
 
 class _Calibrated(NamedTuple):
@@ -107,7 +107,7 @@ class ConversionPipeline:
         input_ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self._graphs = graphs
-        self._input_ranges = input_ranges or {}
+        self._limits = input_ranges or {}
         self._batch_size = batch_size
         self._calibration = calibration
         self._recurrent_paths = recurrent_paths(self._graphs)
@@ -134,7 +134,7 @@ class ConversionPipeline:
         float_file = self._convert_to_float(recipes)
         if recipes.default.name == "float32" and not recipes.layers:
             return ConvertedFiles(float_file.copy(), None, recipes)
-        if _is_fused(self._recurrent_forms(recipes)):
+        if is_fused(self._recurrent_forms(recipes)):
             return self._convert_to_fused_int8(recipes, edges, float_file)
         if self.is_trained:
             calibrated = self._strip_trained_ranges(float_file, recipes)
@@ -150,7 +150,7 @@ class ConversionPipeline:
         key = json.dumps(forms)
         if key not in self._float_files:
             with self._job(recipes) as job:
-                self._save_model(job, forms)
+                save_model(job, self._graphs, self._batch_size, forms)
                 path = self._run_converter(job, "float.tflite", int8=False)
                 file = ModelFile(path.read_bytes())
             file.run_passes([self._naming_pass])
@@ -192,11 +192,9 @@ class ConversionPipeline:
         """Quantizes a float file."""
         float_file, ranges = self._lookup_embeddings(calibrated.file, recipes), calibrated.ranges
         if not self.is_trained and recipes.needs_calibration:
-            ranges, recipes = fit_to_kernels(
-                float_file.model, ranges, recipes, edges, self._calibration, self._input_ranges
-            )
+            ranges, recipes = fit_to_kernels(float_file.model, ranges, recipes, edges, self._calibration, self._limits)
         description = describe_model(float_file.model)
-        stand_ins = StandIns(float_file.model, dict(ranges), functools.partial(_integers_of, recipes), self.is_trained)
+        stand_ins = StandIns(float_file.model, dict(ranges), recipes.integers_of, self.is_trained)
         known_file = float_file.copy()
         known_file.run_passes([stand_ins.insert])
         with self._job(recipes) as job:
@@ -255,7 +253,7 @@ class ConversionPipeline:
     def _convert_to_fused_int8(self, recipes: RecipeByLayer, edges: str, float_file: ModelFile) -> ConvertedFiles:
         """Converts by the converter's own quantization: ai-edge-quantizer does not know the fused operator."""
         with self._job(recipes) as job:
-            self._save_model(job, self._forms(recipes))
+            save_model(job, self._graphs, self._batch_size, self._forms(recipes))
             self._save_calibration(job)
             path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
@@ -265,7 +263,7 @@ class ConversionPipeline:
     def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:
         """Runs the converter; if it lacks operations, the error names their layers."""
         try:
-            return job.run("_run_converter.py", gives, signatures=self._input_names(), int8=int8)
+            return job.run("_run_converter.py", gives, signatures=input_names(self._graphs), int8=int8)
         except ConversionError as error:
             operations = missing_operations(job.directory / "lacking.json", self._graphs)
             described = describe_missing_operations(self._graphs[0].model, operations, job.failure)
@@ -275,13 +273,13 @@ class ConversionPipeline:
         with self._job(recipes) as job:
             (job.directory / "float.tflite").write_bytes(file.to_bytes())
             self._save_calibration(job)
-            path = job.run("_run_calibrator.py", "ranges.json", signatures=self._input_names())
+            path = job.run("_run_calibrator.py", "ranges.json", signatures=input_names(self._graphs))
             return {name: TensorRange(*values) for name, values in json.loads(path.read_text()).items()}
 
-    def _forms(self, recipes: RecipeByLayer) -> _Forms:
+    def _forms(self, recipes: RecipeByLayer) -> Forms:
         recurrent = self._recurrent_forms(recipes)
-        if _is_fused(recurrent):
-            _check_fused(recipes, self._batch_size)
+        if is_fused(recurrent):
+            check_fused(recipes, self._batch_size)
         return {"recurrent": recurrent}
 
     def _recurrent_forms(self, recipes: RecipeByLayer) -> dict[str, dict[str, str]]:
@@ -302,58 +300,13 @@ class ConversionPipeline:
     def _can_be_fused(self, recipes: RecipeByLayer) -> bool:
         return recipes.default.name == "static_int8" and not recipes.layers and self._batch_size == 1
 
-    def _input_names(self) -> dict[str, list[str]]:
-        return {graph.signature: [*graph.input_specs, *graph.state_specs] for graph in self._graphs}
-
     def _save_calibration(self, job: Job) -> None:
         for number, graph in enumerate(self._graphs):
             # By position: `np.savez` takes names as keywords, and an input may be called "file".
             np.savez(job.directory / f"calibration_{number}.npz", *self._calibration[graph.signature].values())
-
-    def _save_model(self, job: Job, forms: _Forms) -> None:
-        """Writes the SavedModel; by a TensorFlow process, if Keras runs on another backend here."""
-        if keras.backend.backend() == "tensorflow":
-            save_graphs(self._graphs, job.directory / "saved_model", batch_size=self._batch_size, **forms)
-            return
-        modules = modules_of_custom_layers(layers_in(self._graphs))
-        for number, graph in enumerate(self._graphs):
-            graph.model.save(job.directory / f"model_{number}.keras")
-        job.run(
-            "_run_exporter.py",
-            "saved_model",
-            signatures=self._input_names(),
-            output_names={graph.signature: list(graph.output_names) for graph in self._graphs},
-            modules=modules,
-            paths=[path for path in sys.path if path],
-            batch_size=self._batch_size,
-            **forms,
-        )
 
     @contextmanager
     def _job(self, recipes: RecipeByLayer) -> Iterator[Job]:
         subject = f"The model {self._graphs[0].model.name!r}"
         with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
             yield Job(Path(directory), f"{subject} could not be converted with the recipe {recipes.default.name!r}")
-
-
-def _integers_of(recipes: RecipeByLayer, tensor_name: str) -> str | None:
-    """Returns the integer type in which the operator that gives a tensor computes; None for floating point."""
-    recipe = recipes.recipe_of(tensor_name)
-    return recipe.activations if recipe.is_integer else None
-
-
-def _is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:
-    """Returns whether a recurrent layer becomes a fused operator, from the forms by signature and path."""
-    return any("fused" in forms.values() for forms in recurrent.values())
-
-
-def _check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
-    """Raises ConversionError if no quantizer makes such a file, or the operator cannot run in it."""
-    if batch_size != 1:
-        raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
-    if recipes.layers or recipes.default.name not in ("float32", "static_int8"):
-        raise ConversionError(
-            f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
-            f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
-            f"lowering 'loop'."
-        )

@@ -23,9 +23,11 @@ from keras_notes.conversion.passes._schema import TensorRange, name_of, signatur
 from keras_notes.errors import ConversionError
 
 __all__ = [
+    "check_fused",
     "find_float_edges",
     "find_recipes_by_operator",
     "fit_to_kernels",
+    "is_fused",
 ]
 
 _log = logging.getLogger(__name__)
@@ -226,6 +228,23 @@ def _warn_of_odd_images(images: Mapping[str, tuple[tuple[float, float], tuple[fl
             name,
             *actual,
             likely,
+        )
+
+
+def is_fused(recurrent: Mapping[str, Mapping[str, str]]) -> bool:
+    """Returns whether a recurrent layer becomes a fused operator, from the forms by signature and path."""
+    return any("fused" in forms.values() for forms in recurrent.values())
+
+
+def check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
+    """Raises ConversionError if no quantizer makes such a file, or the operator cannot run in it."""
+    if batch_size != 1:
+        raise ConversionError("`batch_size` must be 1 for a fused LSTM. Received: batch_size=None.")
+    if recipes.layers or recipes.default.name not in ("float32", "static_int8"):
+        raise ConversionError(
+            f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
+            f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
+            f"lowering 'loop'."
         )
 
 

@@ -137,6 +137,11 @@ class RecipeByLayer:
             return _RECIPES["float32"]
         return self.recipe_at(layers_of_tensor(tensor_name))
 
+    def integers_of(self, tensor_name: str) -> str | None:
+        """Returns the integer type in which the operator that gives a tensor computes; None for floating point."""
+        recipe = self.recipe_of(tensor_name)
+        return recipe.activations if recipe.is_integer else None
+
     def recipe_at(self, path: Path) -> Recipe:
         """Returns the recipe of the layer at a path."""
         pattern = last_match(self.layers, path)

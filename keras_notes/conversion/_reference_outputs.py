@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 
 import keras
@@ -9,10 +11,14 @@ import numpy as np
 
 from keras_notes._shared.checks import received
 from keras_notes._shared.types import ArrayLike
+from keras_notes.bundle import SignatureEntry
 from keras_notes.compression import CompressedModel
 from keras_notes.conversion.graph._deploy_graph import DeployGraph, GraphRun, deploy_graph
+from keras_notes.errors import ConversionError
 
-__all__ = ["reference_outputs"]
+__all__ = ["reference_outputs", "with_reference"]
+
+_log = logging.getLogger(__name__)
 
 
 def reference_outputs(
@@ -36,8 +42,12 @@ def reference_outputs(
     elif reference is not None:
         outputs = _listed(reference, graph)
     elif isinstance(model, CompressedModel) and model.scheme is not None and not graph.states:
-        with model.transformed():
-            outputs = _run(model.network, inputs)
+        try:
+            with model.transformed():
+                outputs = _run(model.network, inputs)
+        except (ConversionError, TypeError, ValueError) as error:
+            _log.info("no distance to the float model, which cannot be run by itself: %s", error)
+            return {}
     else:
         return {}
     shapes = [golden.outputs[name].shape for name in graph.output_names]
@@ -47,6 +57,27 @@ def reference_outputs(
             f"Received: {[values.shape for values in outputs]}."
         )
     return dict(zip(graph.output_names, outputs, strict=True))
+
+
+def with_reference(
+    signature: SignatureEntry, outputs: Mapping[str, np.ndarray], files: dict[str, bytes]
+) -> SignatureEntry:
+    """Returns a signature with the outputs of a float model.
+
+    Args:
+        signature: The signature.
+        outputs: The outputs by name; {} without a float model.
+        files: Files of the bundle by name, to which theirs are added.
+    """
+    entries = []
+    for entry in signature.outputs:
+        if entry.name in outputs:
+            path = f"golden/{signature.name}.reference.{entry.name}.bin"
+            values = outputs[entry.name].astype(np.dtype(entry.golden_dtype).newbyteorder("<"))
+            files[path] = values.tobytes()
+            entry = dataclasses.replace(entry, reference=path)
+        entries.append(entry)
+    return dataclasses.replace(signature, outputs=tuple(entries))
 
 
 def _run(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ process.
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ TRIAL_LIMITS = Limits(cpu_seconds=60.0, memory_bytes=16 * 2**30)
 _KERNELS = {"xnnpack": "LiteRT's default kernels (XNNPACK)", "builtin": "LiteRT's builtin kernels"}
 # How LiteRT names an operator that it refuses.
 _NODE = re.compile(r"Node number (\d+) \((\w+)\)")
+_log = logging.getLogger(__name__)
 _REPLACE = "Replace the layer of that operator, or use another recipe."
 # From this ratio of a step of the products to a step of the result on, XNNPACK refuses a file.
 _REFUSED_RATIO = 256.0
@@ -60,6 +62,7 @@ def run_trial(
     Raises:
         ConversionError: If LiteRT refuses the file, or its process dies; names the layer, where it is known.
     """
+    _log.info("running the file on a sample")
     with tempfile.TemporaryDirectory(prefix="keras_notes_") as directory:
         path = Path(directory) / "model.tflite"
         path.write_bytes(file.to_bytes())

@@ -15,8 +15,9 @@ from keras_notes._shared.sample_sources import is_source, read_labelled
 from keras_notes._shared.types import ArrayLike
 from keras_notes.bundle import Bundle, SignatureEntry
 from keras_notes.report._html import Cell, Content, count, element, table
+from keras_notes.verification import Report
 
-__all__ = ["Confusion", "classes", "count_confusions", "read_labelled_arrays"]
+__all__ = ["Confusion", "classes", "count_confusions", "figures", "has_classes", "read_labelled_arrays"]
 
 _MAX_MATRIX = 20
 _MAX_PAIRS = 10
@@ -62,6 +63,14 @@ def read_labelled_arrays(
     return None if x is None or y is None else (x, y)
 
 
+def has_classes(bundle: Bundle, y: ArrayLike) -> bool:
+    """Returns whether the first signature gives the classes of a sample, and y are ids of them."""
+    outputs = bundle.manifest.signatures[0].outputs
+    labels = np.asarray(y) if not isinstance(y, Mapping) else np.empty(0)
+    is_ids = labels.dtype.kind in "iub" and labels.ndim in (1, 2) and labels.size == len(labels)
+    return len(outputs) == 1 and len(outputs[0].shape) == 2 and is_ids
+
+
 def count_confusions(bundle: Bundle, x: ArrayLike, y: ArrayLike, kernels: str, limits: Limits) -> Confusion:
     """Runs the file of a bundle on labelled samples, and counts its predictions.
 
@@ -77,14 +86,9 @@ def count_confusions(bundle: Bundle, x: ArrayLike, y: ArrayLike, kernels: str, l
         ValueError: If samples or class ids do not fit the model.
     """
     signature = bundle.manifest.signatures[0]
-    (output, *others) = signature.outputs
-    if others or len(output.shape) != 2:
-        raise ValueError(
-            f"Accuracy needs one output of shape (1, classes). "
-            f"Received: {[(entry.name, entry.shape) for entry in signature.outputs]}. Leave `x` and `y` out."
-        )
+    (output,) = signature.outputs
     is_single = output.shape[1] == 1
-    true = check_labels(np.asarray(y).ravel().astype(int) if is_single else y, [(max(2, output.shape[1]),)])
+    true = check_labels(np.asarray(y).ravel().astype(int), [(max(2, output.shape[1]),)])
     samples = _samples_by_name(signature, x, len(true))
     values = tflite_process.outputs(bundle.model_path, signature, samples, kernels=kernels, limits=limits)[output.name]
     predicted = (values[:, 0] >= _threshold(bundle, values)).astype(int) if is_single else values.argmax(-1)
@@ -120,6 +124,25 @@ def _threshold(bundle: Bundle, values: np.ndarray) -> float:
     golden = bundle.golden(bundle.manifest.signatures[0])[1][bundle.manifest.signatures[0].outputs[0].name]
     is_sigmoid = min(values.min(), golden.min()) >= 0 and max(values.max(), golden.max()) <= 1
     return 0.5 if is_sigmoid else 0.0
+
+
+def figures(report: Report) -> tuple[Content, ...]:
+    """Returns the figures of the task on labelled samples, with their intervals and those of the trained model."""
+    if not report.figures:
+        return ()
+    rows = [
+        (
+            figure.output,
+            figure.metric,
+            f"{figure.value:.4f}",
+            f"{figure.low:.4f} to {figure.high:.4f}",
+            None if figure.trained_value is None else f"{figure.trained_value:.4f}",
+            f"{figure.samples:,}",
+        )
+        for figure in report.figures
+    ]
+    header = ("Output", "Metric", "File", "95 % interval", "Trained model", "Samples")
+    return (table("Figures of the file on labelled samples", header, rows, words=(1,)),)
 
 
 def classes(confusion: Confusion) -> tuple[Content, ...]:

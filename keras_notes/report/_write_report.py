@@ -25,7 +25,14 @@ from keras_notes.bundle import MODEL_FILE, Bundle, as_bundle, read_choice, read_
 from keras_notes.errors import VerificationError
 from keras_notes.report import _bundle_sections as sections
 from keras_notes.report import _measurement_sections as measures
-from keras_notes.report._class_sections import Confusion, classes, count_confusions, read_labelled_arrays
+from keras_notes.report._class_sections import (
+    Confusion,
+    classes,
+    count_confusions,
+    figures,
+    has_classes,
+    read_labelled_arrays,
+)
 from keras_notes.report._html import Html, count, definitions, element, join, table
 from keras_notes.report._page import page
 from keras_notes.verification import Report, verify
@@ -59,7 +66,8 @@ def write_report(
         path: File to write, outside of the bundle; it replaces an existing one.
         x: Test inputs of shape (samples, ...), in the units of the trained model; for several inputs a dict by name, or
             a list in the order of the model. Or a dataset of (x, y).
-        y: Class ids of shape (samples,); 0 and 1 for a model with one sigmoid. None for a dataset.
+        y: Labels as `verify` takes them; of class ids, and of 0 and 1 for one sigmoid, the confusions are counted. None
+            for a dataset.
         other: A second bundle, or its folder, to compare with the first.
         verification: Result of `verify`, or the `.report` of its VerificationError. By default the bundle is verified
             here; a bundle that fails has a page as well, which says so.
@@ -133,16 +141,18 @@ def _measure(
     limits: Limits,
 ) -> _Subject:
     file = tflite_process.describe(bundle.model_path, limits)
-    report = _run_verification(bundle, limits) if verification is None else verification
+    report = _run_verification(bundle, data, limits) if verification is None else verification
     rows = [row for row in bench.rows if row.bundle == "AB"[index]] or bench.rows
     _check_same(bundle, report, rows[0])
-    confusion = None if data is None else count_confusions(bundle, *data, kernels=report.kernels, limits=limits)
+    confusion = None
+    if data is not None and has_classes(bundle, data[1]):
+        confusion = count_confusions(bundle, *data, kernels=report.kernels, limits=limits)
     return _Subject(bundle, file, report, confusion, rows[0])
 
 
-def _run_verification(bundle: Bundle, limits: Limits) -> Report:
+def _run_verification(bundle: Bundle, data: tuple[ArrayLike, ArrayLike] | None, limits: Limits) -> Report:
     try:
-        return verify(bundle, limits=limits)
+        return verify(bundle, *(data or (None, None)), limits=limits)
     except VerificationError as error:
         return error.report
 
@@ -151,8 +161,9 @@ def _parts(subject: _Subject, bench: BenchReport) -> dict[str, tuple[str, sectio
     """Returns title and content of each section, by its name."""
     bundle, report = subject.bundle, subject.report
     parts = {"verification": ("Verification", measures.verification(report, bundle.manifest.tolerance))}
-    if subject.confusion is not None:
-        parts["classes"] = ("Classes", classes(subject.confusion))
+    labelled = figures(report) + (() if subject.confusion is None else classes(subject.confusion))
+    if labelled:
+        parts["labelled"] = ("Labelled samples", labelled)
     parts |= {
         "model": ("What was trained", sections.training(bundle, report)),
         "size": ("Size", sections.sizes(bundle, subject.file)),
@@ -268,7 +279,7 @@ def _key_figures(subject: _Subject) -> Html:
 def _figures(subject: _Subject) -> list[tuple[str, str, str]]:
     """Returns name, value and unit of each key figure."""
     report, own = subject.report, subject.speed
-    figures = [
+    entries = [
         ("File", f"{subject.bundle.model_bytes:,}", "bytes"),
         _largest_error(report),
         ("Latency, p50", f"{own.p50_ms:.4f}", f"ms with {count(own.threads, 'thread')}"),
@@ -280,13 +291,13 @@ def _figures(subject: _Subject) -> list[tuple[str, str, str]]:
     ]
     agreements = [output.top1_agreement for output in report.outputs if output.top1_agreement is not None]
     if agreements:
-        figures.append(("Top-1 agreement", f"{min(agreements):.4f}", "with the trained model"))
+        entries.append(("Top-1 agreement", f"{min(agreements):.4f}", "with the trained model"))
     if subject.confusion is not None:
         samples = count(subject.confusion.samples, "sample")
-        figures.append(("Accuracy", f"{subject.confusion.accuracy:.4f}", f"on {samples}"))
+        entries.append(("Accuracy", f"{subject.confusion.accuracy:.4f}", f"on {samples}"))
     elif report.accuracy is not None:
-        figures.append(("Accuracy", f"{report.accuracy:.4f}", f"on {count(report.accuracy_samples, 'sample')}"))
-    return figures
+        entries.append(("Accuracy", f"{report.accuracy:.4f}", f"on {count(report.accuracy_samples, 'sample')}"))
+    return entries
 
 
 def _largest_error(report: Report) -> tuple[str, str, str]:

@@ -40,7 +40,7 @@ def check_labelled_samples(
                 f"`y` must be None for a dataset `x`, which yields the labels itself. Received: x={type(x).__name__} "
                 f"and y. Pass a dataset of (x, y), or arrays."
             )
-        x, y = read_labelled("x", x, shapes)
+        x, y = read_labelled("x", x, shapes, needs_labels=False)
     if x is None and y is None:
         return {}, {}
     if x is None:
@@ -77,7 +77,7 @@ def _activation(file: TfliteFile, signature: SignatureEntry, entry: TensorEntry)
 
 
 def _check_samples(signature: SignatureEntry, x: ArrayLike, counts: list[int]) -> dict[str, np.ndarray]:
-    named = _by_name(x, [entry.name for entry in signature.inputs])
+    named = _by_name(x, {entry.name: len(entry.shape) for entry in signature.inputs})
     if set(named) != {entry.name for entry in signature.inputs}:
         raise ValueError(
             f"`x` must hold one array for each input. Received: {sorted(named)} for "
@@ -100,10 +100,11 @@ def _check_samples(signature: SignatureEntry, x: ArrayLike, counts: list[int]) -
     return samples
 
 
-def _by_name(x: ArrayLike, names: list[str]) -> dict[str, ArrayLike]:
+def _by_name(x: ArrayLike, ranks: Mapping[str, int]) -> dict[str, ArrayLike]:
     """Returns an array for each input: of a dict, of a list in the order of the inputs, or of an array alone."""
+    names = list(ranks)
     if isinstance(x, Mapping):
         return dict(x)
-    if isinstance(x, (list, tuple)) and len(names) > 1 and len(x) == len(names):
+    if isinstance(x, (list, tuple)) and len(x) == len(names) and np.ndim(x[0]) == ranks[names[0]]:
         return dict(zip(names, x, strict=True))
     return {names[0]: x}

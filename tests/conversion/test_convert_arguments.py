@@ -194,7 +194,7 @@ def test_random_ids_are_in_the_vocabulary_of_the_embedding_that_takes_them():
 def test_calibration_data_of_a_recipe_without_ranges_are_golden(
     recipe, net, tmp_path, without_converter, monkeypatch, caplog
 ):
-    monkeypatch.setattr(_bundle_builder, "audit", lambda *_: None)
+    monkeypatch.setattr(_bundle_builder, "audit", lambda *_, **__: None)
     with caplog.at_level(logging.INFO, "keras_notes"):
         bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=X)
     assert f"`calibration` sets no ranges, because {recipe} has none" in caplog.text

@@ -66,9 +66,9 @@ def test_many_classes_have_no_matrix_and_a_class_without_samples_no_recall(tmp_p
     ("x", "y", "message"),
     [
         (X, None, "`x` and `y` must be given together"),
-        (X[:5], Y, "must hold a sample for each label"),
-        ({"picture": X}, Y, "must hold a sample for each label"),
-        (X, Y + 1, "must hold class ids in"),
+        (X[:5], Y, "`x` must have the shape"),
+        ({"picture": X}, Y, "`x` must hold one array for each input"),
+        (X, Y + 1, r"class ids"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(tmp_path, x, y, message):

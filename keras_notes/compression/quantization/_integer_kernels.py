@@ -139,7 +139,7 @@ def rescale_int(x: Tensor, before: Grid, after: Grid) -> Tensor:
         gemmlowp, fixedpoint/fixedpoint.h; LiteRT, tflite/kernels/activations.cc, QuantizedReluX.
     """
     steps, ratio = ops.round(x / before.scale), before.scale / after.scale
-    return dequantize(ops.where(ratio >= 0.5, _half_away(steps * ratio), _rounded_twice(steps, ratio)), after)
+    return dequantize(_rounded_twice(steps, ops.convert_to_tensor(ratio, "float32")), after)
 
 
 def leaky_relu_int(x: Tensor, x_grid: Grid, slope: float, grid: Grid) -> Tensor:

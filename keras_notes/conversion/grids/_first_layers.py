@@ -59,7 +59,7 @@ class LossyLayer(NamedTuple):
 def column_spreads(samples: np.ndarray) -> np.ndarray:
     """Returns the largest less the smallest value of each column, the last axis of samples."""
     columns = samples.reshape(-1, samples.shape[-1] if samples.ndim > 1 else 1)
-    return columns.max(axis=0) - columns.min(axis=0)
+    return columns.max(axis=0).astype("float64") - columns.min(axis=0).astype("float64")
 
 
 def find_lossy_layers(

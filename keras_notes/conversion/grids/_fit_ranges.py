@@ -32,7 +32,7 @@ _OPERATORS = schema.BuiltinOperator
 MOVES = frozenset((
     _OPERATORS.RESHAPE, _OPERATORS.EXPAND_DIMS, _OPERATORS.SQUEEZE, _OPERATORS.TRANSPOSE, _OPERATORS.PAD,
     _OPERATORS.MIRROR_PAD, _OPERATORS.SLICE, _OPERATORS.STRIDED_SLICE, _OPERATORS.GATHER, _OPERATORS.GATHER_ND,
-    _OPERATORS.UNPACK, _OPERATORS.BROADCAST_TO, _OPERATORS.TILE, _OPERATORS.RESIZE_BILINEAR,
+    _OPERATORS.SPLIT, _OPERATORS.UNPACK, _OPERATORS.BROADCAST_TO, _OPERATORS.TILE, _OPERATORS.RESIZE_BILINEAR,
     _OPERATORS.RESIZE_NEAREST_NEIGHBOR, _OPERATORS.SPACE_TO_DEPTH, _OPERATORS.DEPTH_TO_SPACE,
     _OPERATORS.SPACE_TO_BATCH_ND, _OPERATORS.BATCH_TO_SPACE_ND, _OPERATORS.AVERAGE_POOL_2D, _OPERATORS.MAX_POOL_2D,
     _OPERATORS.REDUCE_MIN, _OPERATORS.REDUCE_MAX,
@@ -162,7 +162,7 @@ class _Fitter:
             return
         reach = reach or 1.0
         self._reaches[index] = reach
-        source = self.ranges.get(name_of(self.graph.tensors[operator.inputs[0]]))
+        source = self.ranges.get(name_of(self.graph.tensors[self._moved(operator)]))
         if code_of(self.model, operator) in MOVES and source is not None:
             self.ranges[name_of(tensor)] = source._replace(rank=measured.rank)
         else:
@@ -188,7 +188,7 @@ class _Fitter:
         if places is not None:
             return self._reach_of_weights(operator, places)
         if code in MOVES:
-            return self._magnitude(operator.inputs[0])
+            return self._magnitude(self._moved(operator))
         magnitudes = [self._magnitude(index) for index in operator.inputs if self._is_float(index)]
         if code in _SUMS:
             return sum(magnitudes)
@@ -218,7 +218,7 @@ class _Fitter:
             scales = np.maximum(np.abs(weights).max(axis=1, initial=0.0), _SMALLEST_RANGE) / 127
             return x_step * float(np.maximum(scales, smallest_weight_scales(bias, x_step)).max(initial=0.0))
         if code in MOVES:
-            return self._step(operator.inputs[0], activations)
+            return self._step(self._moved(operator), activations)
         steps = [self._step(index, activations) for index in operator.inputs if self._is_float(index)]
         if code in _PRODUCTS:
             return math.prod(steps)
@@ -268,6 +268,10 @@ class _Fitter:
             return (float(constant.min(initial=0.0)), float(constant.max(initial=0.0)))
         measured = self.ranges.get(name_of(tensor))
         return () if measured is None else measured[:2]
+
+    def _moved(self, operator: schema.OperatorT) -> int:
+        """Returns the input whose values an operator moves: the first one in floating point."""
+        return next((index for index in operator.inputs if self._is_float(index)), operator.inputs[0])
 
     def _is_float(self, index: int) -> bool:
         return index >= 0 and self.graph.tensors[index].type == schema.TensorType.FLOAT32

@@ -33,8 +33,9 @@ def set_input_ranges(
         names = _input_names(model, number)
         moved = {index: declared[name] for index, name in names.items() if name in declared}
         for operator in graph.operators:
-            if code_of(model, operator) in MOVES and operator.inputs[0] in moved:
-                moved.update(dict.fromkeys(operator.outputs, moved[operator.inputs[0]]))
+            sources = [index for index in operator.inputs if index in moved]
+            if code_of(model, operator) in MOVES and sources:
+                moved.update(dict.fromkeys(operator.outputs, moved[sources[0]]))
         for index, (minimum, maximum) in moved.items():
             tensor = name_of(graph.tensors[index])
             if tensor in changed:

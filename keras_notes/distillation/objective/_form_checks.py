@@ -178,6 +178,8 @@ def _remedy(loss: TeacherLoss, endings: Endings, fitting: str | None) -> str:
         for side, names in ((endings.teacher_name, endings.teachers), (endings.student_name, (endings.student,)))
         if any(name in PROBABILITIES for name in names)
     ]
+    if endings.teacher_name != "teacher":
+        return f"{remedy} for logits, `kn.losses.HintLoss()` for other features."
     if loss.teacher != "logits" or not loss.from_logits or not ends_in_probs:
         return f"{remedy}."
     return f"{remedy}; or take the activation off the {' and the '.join(ends_in_probs)}, whose outputs are logits then."

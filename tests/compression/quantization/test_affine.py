@@ -46,6 +46,16 @@ def test_range_without_extent_has_a_scale():
     assert scale > 0
 
 
+def test_range_that_needs_less_than_the_finest_scale_is_widened_in_proportion():
+    narrow, wide = (
+        _numbers(grid_of_range(ops.convert_to_tensor(-1e-3), ops.convert_to_tensor(3e-3), INT8, finest))
+        for finest in (1e-9, 0.5)
+    )
+    assert narrow == (pytest.approx(4e-3 / 255, rel=1e-6), -64.0)
+    assert wide == (0.5, -64.0)
+    assert _numbers(grid_of_range(ops.convert_to_tensor(0.0), ops.convert_to_tensor(0.0), INT8, 0.5)) == (0.5, -128.0)
+
+
 @pytest.mark.parametrize("format", [INT8, INT16])
 def test_zero_and_what_is_rounded_stay(format):
     grid = grid_of_range(ops.convert_to_tensor(-1.7), ops.convert_to_tensor(2.9), format)

@@ -36,7 +36,7 @@ def test_a_dark_calibration_set_is_said_and_mended(model, tmp_path, caplog):
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="keras_notes"):
         bundle = _convert(model, tmp_path / "mended", 0.8 * IMAGES, input_range={"image": (0.0, 1.0)})
-    assert caplog.text == ""
+    assert "input_range" not in caplog.text
     assert (_image(bundle).scale, _image(bundle).zero_point) == (pytest.approx(1 / 255), 0)
     assert kn.verify(bundle).ok
 

@@ -23,7 +23,8 @@ BYTES = {"float16": 2.0, "dynamic_int8": 1.0, "weight_int4": 0.5 + 12 / WIDTH, "
 
 def text_model(**options):
     layers = [keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1, activation="sigmoid")]
-    embedding = keras.layers.Embedding(WORDS, WIDTH, embeddings_initializer="uniform", **options)
+    uniform = keras.initializers.RandomUniform(-4.0, 4.0, seed=0)
+    embedding = keras.layers.Embedding(WORDS, WIDTH, embeddings_initializer=uniform, **options)
     return keras.Sequential([keras.Input((12,), dtype="int32"), embedding, *layers])
 
 
@@ -59,7 +60,7 @@ def operators_of(bundle):
 
 @pytest.fixture(scope="module")
 def text_bundles(tmp_path_factory):
-    return build(text_model(mask_zero=True), ("float32", *BYTES), tmp_path_factory.mktemp("text"))
+    return build(text_model(), ("float32", *BYTES), tmp_path_factory.mktemp("text"))
 
 
 @pytest.mark.parametrize("recipe", BYTES)
@@ -71,8 +72,11 @@ def test_a_text_model_shrinks_by_its_recipe(text_bundles, recipe):
     for kernels in ("xnnpack", "builtin", "reference"):
         assert kn.verify(bundle, kernels=kernels).ok
     float_outputs = text_bundles["float32"].golden(bundle.manifest.signatures[0])[1]["output"]
-    # The rows are rounded to 1/127 of the largest number (4 bits: 1/7), of 12 rows the mean is taken.
-    assert kn.verify(bundle).outputs[0].max_error <= (0.05 if recipe == "weight_int4" else 0.01) * np.ptp(float_outputs)
+    # A number is rounded to 1/127 (4 bits: 1/7) of the largest; the mean of 12 words and
+    # the product with weights as coarse keep the share. An output in integers has steps of 1/256.
+    steps = 2 / 256 if recipe in ("static_int8", "int16x8") else 0.0
+    limit = (0.15 if recipe == "weight_int4" else 0.02) * np.ptp(float_outputs) + steps
+    assert kn.verify(bundle).outputs[0].max_error <= limit < 0.3 * np.ptp(float_outputs)
 
 
 def test_a_table_that_is_used_twice_is_stored_once(tmp_path):

@@ -120,6 +120,11 @@ def _binary(
     return Unrounded(name, compute, fuses=True, rounding=rounding, finest=lambda: step(*scales) * FINEST)
 
 
+def _finest_of(x: Rounded) -> Callable[[], Tensor | None]:
+    """Returns the function of the smallest scale that an operator on single values can give its result."""
+    return lambda: None if x.grid is None else x.grid.scale * FINEST
+
+
 def _linear(evaluator: Evaluator, name: str, value: Operand) -> Operand:
     return value
 
@@ -138,7 +143,7 @@ def _fused(function: Function) -> _Activation:
         def round_alone(grid: Grid) -> Tensor:
             return fake_quantize(function(rescale_int(x.tensor, before, grid)), grid)
 
-        return Unrounded(name, lambda: function(x.tensor), rounding=round_alone, finest=lambda: before.scale * FINEST)
+        return Unrounded(name, lambda: function(x.tensor), rounding=round_alone, finest=_finest_of(x))
 
     return rule
 
@@ -148,8 +153,7 @@ def _table(function: Function, fixed: dict[int, tuple[float, int]] | None = None
 
     def rule(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
         x = evaluator.to_grid(value)
-        finest = None if x.grid is None else x.grid.scale * FINEST
-        return Unrounded(name, lambda: function(x.tensor), fixed=fixed, finest=lambda: finest)
+        return Unrounded(name, lambda: function(x.tensor), fixed=fixed, finest=_finest_of(x))
 
     return rule
 
@@ -182,14 +186,14 @@ def leaky_relu(evaluator: Evaluator, name: str, value: Operand, slope: float = 0
     rounding = None
     if x.grid is not None:
         rounding = functools.partial(leaky_relu_int, x.tensor, x.grid, slope)
-    return Unrounded(name, lambda: ops.leaky_relu(x.tensor, slope), rounding=rounding)
+    return Unrounded(name, lambda: ops.leaky_relu(x.tensor, slope), rounding=rounding, finest=_finest_of(x))
 
 
 def absolute(evaluator: Evaluator, name: str, value: Operand) -> Unrounded:
     """Computes the absolute value."""
     x = evaluator.to_grid(value)
     rounding = None if x.grid is None else functools.partial(abs_int, x.tensor, x.grid)
-    return Unrounded(name, lambda: ops.abs(x.tensor), rounding=rounding)
+    return Unrounded(name, lambda: ops.abs(x.tensor), rounding=rounding, finest=_finest_of(x))
 
 
 def lookup(function: Function) -> _Activation:
@@ -203,7 +207,8 @@ def _parametric_relu(evaluator: Evaluator, name: str, value: Operand, slopes: Te
     if x.grid is not None and alpha.grid is not None:
         rounding = functools.partial(prelu_int, x.tensor, x.grid, alpha.tensor, alpha.grid)
     # In the form of Keras, which the converter recognizes as PRELU.
-    return Unrounded(name, lambda: ops.relu(x.tensor) + -alpha.tensor * ops.relu(-x.tensor), rounding=rounding)
+    compute = lambda: ops.relu(x.tensor) + -alpha.tensor * ops.relu(-x.tensor)  # noqa: E731
+    return Unrounded(name, compute, rounding=rounding, finest=_finest_of(x))
 
 
 FUNCTIONS: dict[Function, _Activation] = {
