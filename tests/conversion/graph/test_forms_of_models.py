@@ -236,19 +236,24 @@ def test_leaky_activations_compute_in_integers(tmp_path, activation):
         activation.alpha.assign(RNG.uniform(-0.5, 1.5, activation.alpha.shape))
     report = kn.verify(_converted(net, tmp_path / "int8", "static_int8"))
     assert report.float_islands == ()
+    # One operator each, and one product for each Dense: a sum of x and relu(x) would double them.
+    assert report.operators["FULLY_CONNECTED"] == 2
+    assert {"LEAKY_RELU", "PRELU"} & set(report.operators)
     floats = kn.verify(_converted(net, tmp_path / "float32", "float32")).operators
     assert {"LEAKY_RELU", "PRELU"} & set(floats), "the float file has the operator itself"
 
 
 def test_an_operation_that_belongs_to_no_layer_can_be_declared_as_the_error_says(tmp_path):
     inputs = keras.Input((6,), name="x")
-    net = keras.Model(inputs, layers.Dense(3)(keras.ops.sin(inputs)))
+    net = keras.Model(inputs, layers.Dense(3)(keras.ops.cumsum(inputs, axis=1)))
     x = RNG.normal(size=(60, 6)).astype("float32")
-    with pytest.raises(errors.ConversionError, match=r"SIN sin/Sin in floating point.*\{'sin': 'float32'\}"):
+    with pytest.raises(
+        errors.ConversionError, match=r"CUMSUM cumsum/Cumsum in floating point.*\{'cumsum': 'float32'\}"
+    ):
         _converted(net, tmp_path / "bundle", "static_int8", x)
-    recipe = {"default": "static_int8", "layers": {"sin": "float32"}}
+    recipe = {"default": "static_int8", "layers": {"cumsum": "float32"}}
     bundle = kn.convert(net, tmp_path / "bundle", recipe, calibration=x)
-    assert kn.verify(bundle).float_islands == ("SIN sin/Sin",)
+    assert kn.verify(bundle).float_islands == ("CUMSUM cumsum/Cumsum",)
 
 
 @pytest.mark.parametrize("edges", ["float32", "uint8"])
