@@ -101,21 +101,21 @@ class _Search:
 
     def regions(self) -> Iterator[Region]:
         """Yields the regions, the last of the graph first; then those that share operators with others."""
-        taken: set[int] = set()
+        covered: set[int] = set()
         for shared in (False, True):
-            yield from self._regions(taken, shared)
+            yield from self._regions(covered, shared)
 
-    def _regions(self, taken: set[int], shared: bool) -> Iterator[Region]:
+    def _regions(self, covered: set[int], shared: bool) -> Iterator[Region]:
         for index in reversed(range(len(self._graph.operators))):
             result = int(self._graph.operators[index].outputs[0]) if len(self._graph.operators[index].outputs) else -1
-            if index in taken or not is_float(self._graph.tensors[result]):
+            if index in covered or not is_float(self._graph.tensors[result]):
                 continue
             for source in reversed(self._chains.get(result, [result])[1:]):
                 operators = self._between(source, result)
-                if not taken & operators and self._is_valid(source, result, operators, shared):
+                if not covered & operators and self._is_valid(source, result, operators, shared):
                     region = self._without_outer_reshapes(sorted(operators), source, result)
                     # Others may share the operators inside.
-                    taken |= {region.operators[-1]} if shared else set(region.operators)
+                    covered |= {region.operators[-1]} if shared else set(region.operators)
                     yield region
                     break
 

@@ -227,8 +227,14 @@ def _literal(value: Tree) -> str:
 
 def _settings(loss: DistillationLoss) -> dict[str, Tree]:
     """Returns the settings of a loss that decide its value."""
-    names = ("temperature", "standardize", "teacher_temperature", "axis", "reduction", "name")
-    return {name: getattr(loss, name) for name in names}
+    return {
+        "temperature": loss.temperature,
+        "standardize": loss.standardize,
+        "teacher_temperature": loss.teacher_temperature,
+        "axis": loss.axis,
+        "reduction": loss.reduction,
+        "name": loss.name,
+    }
 
 
 def _item(values: Sequence[Item], index: int) -> Item | None:
