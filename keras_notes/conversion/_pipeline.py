@@ -196,9 +196,11 @@ class ConversionPipeline:
         description = describe_model(float_file.model)
         stand_ins = StandIns(float_file.model, dict(ranges), recipes.integers_of, self.is_trained)
         known_file = float_file.copy()
-        known_file.run_passes([stand_ins.insert])
+        if not known_file.run_passes([stand_ins.insert]):
+            known_file = float_file  # which is then written once
+        known_tflite = known_file.to_bytes()
         with self._job(recipes) as job:
-            (job.directory / "float.tflite").write_bytes(known_file.to_bytes())
+            (job.directory / "float.tflite").write_bytes(known_tflite)
             (job.directory / "ranges.json").write_text(json.dumps(stand_ins.ranges))
             path = job.run(
                 "_run_quantizer.py",
@@ -227,7 +229,7 @@ class ConversionPipeline:
                 deduplicate_buffers,
             ]
         )
-        is_quantized = changed or tflite != float_file.to_bytes()
+        is_quantized = changed or tflite != known_tflite
         return ConvertedFiles(file, float_file if is_quantized else None, recipes)
 
     def _lookup_embeddings(self, float_file: ModelFile, recipes: RecipeByLayer) -> ModelFile:

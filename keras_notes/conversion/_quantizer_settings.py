@@ -61,7 +61,8 @@ def fit_to_kernels(
     def activations_of(tensor_name: str) -> str:
         return recipes.recipe_of(tensor_name).activations
 
-    fitted = fit_ranges(model, set_input_ranges(model, ranges, input_ranges), activations_of)
+    declared = set_input_ranges(model, ranges, input_ranges)
+    fitted = fit_ranges(model, declared, activations_of)
     if edges == "uint8":
         _warn_of_odd_images(find_odd_images(model, fitted))
     spreads = {
@@ -74,7 +75,8 @@ def fit_to_kernels(
     recipes = _add_float_layers(recipes, find_lossy_layers(model, fitted, activations_of, spreads), edges)
     if edges == "float32":
         recipes = _add_float_comparisons(recipes, find_input_comparisons(model, activations_of))
-    return fitted, recipes
+    # Again, because an operator in floating point widens no range.
+    return fit_ranges(model, declared, activations_of), recipes
 
 
 def _add_float_layers(recipes: RecipeByLayer, lossy: Sequence[LossyLayer], edges: str) -> RecipeByLayer:

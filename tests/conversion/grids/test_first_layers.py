@@ -28,15 +28,16 @@ def _scored(x, name):
     return layers.Dense(3, name=f"{name}_head")(layers.Dense(16, activation="relu", name=f"{name}_hidden")(x))
 
 
-def _normalization(name, columns=slice(None)):
-    return layers.Normalization(mean=MEAN[columns], variance=SPREAD[columns] ** 2, name=name)
+def _normalization(name, columns=slice(None), shift=1.0):
+    """A normalization; equal ones become one operator in the file, so that each has a shift of its own."""
+    return layers.Normalization(mean=shift * MEAN[columns], variance=SPREAD[columns] ** 2, name=name)
 
 
 def every_first_layer():
     """A head behind each kind of first layer, and a second input with columns alike."""
     table, alike = keras.Input((WIDTH,), name="table"), keras.Input((5,), name="alike")
     batch = layers.BatchNormalization(name="batch")
-    nested = keras.Sequential([keras.Input((WIDTH,)), _normalization("inner")], name="nested")
+    nested = keras.Sequential([keras.Input((WIDTH,)), _normalization("inner", shift=1.01)], name="nested")
     affine = layers.Dense(WIDTH, name="affine")
     outputs = {
         "plain": _scored(_normalization("plain_first")(table), "plain"),
@@ -44,7 +45,7 @@ def every_first_layer():
         "nested": _scored(nested(table), "nested"),
         "affine": _scored(layers.ReLU()(affine(table)), "affine"),
         "sliced": _scored(_normalization("sliced_first", slice(2, 6))(table[:, 2:6]), "sliced"),
-        "operations": _scored((table - MEAN) / SPREAD, "operations"),
+        "operations": _scored((table - 1.02 * MEAN) / SPREAD, "operations"),
         "alike": _scored(layers.BatchNormalization(name="alike_first")(alike), "alike"),
     }
     model = keras.Model([table, alike], outputs)
