@@ -51,7 +51,7 @@ from keras_notes.conversion.passes._name_tensors import name_tensors
 from keras_notes.conversion.passes._restore_trained_integers import TrainedWeights, restore_trained_integers
 from keras_notes.conversion.passes._schema import TensorRange
 from keras_notes.conversion.passes._select_integers import select_integers
-from keras_notes.conversion.passes._set_edge_types import set_edge_types
+from keras_notes.conversion.passes._set_edge_types import restore_outputs, set_edge_types
 from keras_notes.conversion.passes._shrink_tables import shrink_tables
 from keras_notes.conversion.passes._stand_ins import StandIns
 from keras_notes.conversion.workers._export import Forms, input_names, save_model
@@ -219,6 +219,7 @@ class ConversionPipeline:
         file = ModelFile(tflite)
         changed = file.run_passes(
             [
+                restore_outputs,
                 functools.partial(fit_biases, float_model=float_file.model),
                 *self._restoring_passes(float_file),
                 functools.partial(shrink_tables, float_model=float_file.model, is_trained=self.is_trained),

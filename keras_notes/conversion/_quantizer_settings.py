@@ -20,6 +20,7 @@ from keras_notes.conversion.grids._first_layers import LossyLayer, column_spread
 from keras_notes.conversion.grids._fit_ranges import fit_ranges
 from keras_notes.conversion.grids._input_ranges import find_odd_images, set_input_ranges
 from keras_notes.conversion.passes._schema import TensorRange, name_of, signatures_of, text_of
+from keras_notes.conversion.passes._stand_ins import StandIns
 from keras_notes.errors import ConversionError
 
 __all__ = [
@@ -74,7 +75,8 @@ def fit_to_kernels(
     }
     recipes = _add_float_layers(recipes, find_lossy_layers(model, fitted, activations_of, spreads), edges)
     if edges == "float32":
-        recipes = _add_float_comparisons(recipes, find_input_comparisons(model, activations_of))
+        functions = StandIns(model, fitted, recipes.integers_of, is_trained=False).names_in_functions()
+        recipes = _add_float_comparisons(recipes, find_input_comparisons(model, activations_of, functions))
     # Again, because an operator in floating point widens no range.
     return fit_ranges(model, declared, activations_of), recipes
 

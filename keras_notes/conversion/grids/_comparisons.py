@@ -8,7 +8,7 @@ floating point.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,9 @@ _INTEGERS = {schema.TensorType.INT8: "int8", schema.TensorType.INT16: "int16"}
 _VERSION = 2
 
 
-def find_input_comparisons(model: schema.ModelT, activations_of: Callable[[str], str]) -> list[str]:
+def find_input_comparisons(
+    model: schema.ModelT, activations_of: Callable[[str], str], functions: Collection[str]
+) -> list[str]:
     """Returns the results of comparisons of an input with constants, and of the operators that move it there.
 
     With inputs in floating point, they need not see integers at all.
@@ -52,6 +54,7 @@ def find_input_comparisons(model: schema.ModelT, activations_of: Callable[[str],
     Args:
         model: A float file.
         activations_of: The type of the result of the operator that gives the tensor of this name.
+        functions: The names of tensors in functions that become tables of integers: comparisons there are left out.
     """
     results = []
     for graph in model.subgraphs:
@@ -63,7 +66,9 @@ def find_input_comparisons(model: schema.ModelT, activations_of: Callable[[str],
                 ways.update(dict.fromkeys(operator.outputs, (*ways[operator.inputs[0]], result)))
             others = [index for index in operator.inputs if index not in ways]
             is_constant = all(constant_of(model, graph.tensors[index]) is not None for index in others)
-            if code in _ROUNDING and sources and is_constant and activations_of(result) != "float32":
+            if result in functions or activations_of(result) == "float32":
+                continue
+            if code in _ROUNDING and sources and is_constant:
                 results += [*(name for index in sources for name in ways[index]), result]
     return list(dict.fromkeys(results))
 

@@ -1,4 +1,4 @@
-"""A pass for the inputs and outputs of an integer file: integers, or one QUANTIZE or DEQUANTIZE each."""
+"""Passes for the inputs and outputs of an integer file: integers, or one QUANTIZE or DEQUANTIZE each."""
 
 from __future__ import annotations
 
@@ -7,14 +7,45 @@ from collections.abc import Iterable
 
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import code_index, name_of, signatures_of
+from keras_notes.conversion.passes._schema import code_index, code_of, name_of, signatures_of
 
-__all__ = ["set_edge_types"]
+__all__ = ["restore_outputs", "set_edge_types"]
 
 _INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT16)
 _QUANTIZE, _DEQUANTIZE = schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE
 # The integers of uint8 are those of int8 plus 128, with the same steps.
 _UINT8_OFFSET = 128
+
+
+def restore_outputs(model: schema.ModelT) -> bool:
+    """Makes integers the outputs that the quantizer dequantizes for an operator in floating point.
+
+    It lets the graph give the dequantized values, but leaves the integers in the signature: a runtime would give these
+    as if they were the values.
+
+    Args:
+        model: A quantized file.
+    """
+    changed = False
+    for index, graph in enumerate(model.subgraphs):
+        named = {entry.tensorIndex for signature in signatures_of(model, index) for entry in signature.outputs}
+        sources = {
+            int(operator.outputs[0]): int(operator.inputs[0])
+            for operator in graph.operators
+            if code_of(model, operator) == _DEQUANTIZE
+        }
+        moved = {result for result in map(int, graph.outputs) if result not in named and sources.get(result) in named}
+        if not moved:
+            continue
+        changed = True
+        graph.outputs = [sources[result] if result in moved else result for result in map(int, graph.outputs)]
+        used = {int(tensor) for operator in graph.operators for tensor in operator.inputs}
+        graph.operators = [
+            operator
+            for operator in graph.operators
+            if not (len(operator.outputs) and int(operator.outputs[0]) in moved - used)
+        ]
+    return changed
 
 
 def set_edge_types(model: schema.ModelT, edges: str) -> bool:

@@ -111,6 +111,14 @@ class StandIns:
         changes = [_Insertion(self, model, index, graph).run() for index, graph in enumerate(model.subgraphs)]
         return any(changes)
 
+    def names_in_functions(self) -> set[str]:
+        """Returns the names of the tensors that the operators in functions of one tensor give, in the float file."""
+        return {
+            name_of(graph.tensors[graph.operators[operator].outputs[0]])
+            for index, graph in enumerate(self.model.subgraphs)
+            for operator in _Insertion(self, self.model, index, graph).operators_in_regions()
+        }
+
     def replace(self, model: schema.ModelT) -> bool:
         """Puts the operators on integers into the quantized file."""
         for index, graph in enumerate(model.subgraphs):
@@ -195,6 +203,11 @@ class _Insertion:
         self._drop_unused_operators()
         drop_unused_tensors(self._graph, signatures_of(self._model, self._index))
         return bool(self._replacements)
+
+    def operators_in_regions(self) -> set[int]:
+        """Returns the indices of the operators in functions of one tensor."""
+        regions = [region for activations in ("int8", "int16") for region in self._regions(activations)]
+        return {operator for region in regions for operator in region.operators}
 
     def _drop_unused_operators(self) -> None:
         """Drops the operators inside of regions that nothing takes any more."""

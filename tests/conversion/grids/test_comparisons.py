@@ -73,7 +73,7 @@ def test_constants_are_on_the_grid_of_what_they_are_compared_with(tmp_path):
 
 def test_without_the_pass_steps_are_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(_pipeline, "compare_on_one_grid", lambda model, float_model: False)
-    monkeypatch.setattr(_quantizer_settings, "find_input_comparisons", lambda model, activations_of: [])
+    monkeypatch.setattr(_quantizer_settings, "find_input_comparisons", lambda model, activations_of, functions: [])
     keras.utils.set_random_seed(0)
     bundle = kn.convert(masked_lstm(), tmp_path / "bundle", "static_int8", calibration=SERIES)
     with pytest.raises(kn.errors.VerificationError):

@@ -21,6 +21,8 @@ SELECTIONS = {
     "top_values": lambda x: ops.top_k(x, 3)[0],
     "top_indices": lambda x: ops.top_k(x, 3)[1],
 }
+# Of names of outputs: the operations themselves are called "argmax" and so on.
+PREFIX = "result_of_"
 INDICES = ("argmax", "argmax_of_rows", "argmin", "argsort", "top_indices")
 
 
@@ -30,14 +32,14 @@ def build() -> keras.Model:
     scores = layers.Conv2D(6, 1, name="before")(inputs)
     selections = {**SELECTIONS, "scores": lambda x: x}
     return keras.Model(
-        inputs, {name: layers.Identity(name=name)(select(scores)) for name, select in selections.items()}
+        inputs, {name: layers.Identity(name=PREFIX + name)(select(scores)) for name, select in selections.items()}
     )
 
 
 def run(bundle: kn.Bundle, x: np.ndarray) -> dict[str, np.ndarray]:
     runner = Interpreter(str(bundle.model_path)).get_signature_runner()
     outputs = [runner(x=sample[None]) for sample in x]
-    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+    return {name.removeprefix(PREFIX): np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
 
 def check_selections(outputs: dict[str, np.ndarray]) -> None:

@@ -1,5 +1,7 @@
 """Functions of one tensor in integer files: each within a step of its function, and the very integers of training."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -86,7 +88,8 @@ def run(bundle: kn.Bundle, x: np.ndarray) -> dict[str, np.ndarray]:
 def values_of_integers(bundle: kn.Bundle) -> np.ndarray:
     """Values of the input at integers of its grid: all 256, or as many of the 65,536, within the calibration data."""
     tensor = bundle.manifest.signatures[0].inputs[0]
-    low, high = (round(float(limit) / tensor.scale) for limit in (X.min(), X.max()))
+    # A value beyond the calibration data would be clipped to the range of the function there.
+    low, high = math.ceil(float(X.min()) / tensor.scale), math.floor(float(X.max()) / tensor.scale)
     steps = np.linspace(low, high, SIZE).round()
     return (steps * tensor.scale).astype("float32")[None]
 
