@@ -19,6 +19,7 @@ from keras_notes._shared.types import ArrayLike, Tree
 
 __all__ = [
     "check_built",
+    "check_float_weights",
     "copy_model",
     "finalize_layers",
     "input_arrays",
@@ -30,11 +31,11 @@ __all__ = [
 
 
 def check_built(model: keras.Model) -> None:
-    """Checks that `model` is a Keras model whose weights exist, in floating point.
+    """Checks that `model` is a Keras model whose weights exist.
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is not built, or Keras's own `quantize` has changed it.
+        ValueError: If it is not built.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
@@ -43,6 +44,14 @@ def check_built(model: keras.Model) -> None:
             f"`model` must be built, so that its weights exist. Received: {model.name!r}, which is not. Call it on a "
             f"batch, or give its first layer a `keras.Input`."
         )
+
+
+def check_float_weights(model: keras.Model) -> None:
+    """Checks that the weights of `model` are in floating point.
+
+    Raises:
+        ValueError: If Keras's own `quantize` has changed it.
+    """
     if quantized := quantized_by_keras(model):
         names = ", ".join(repr(layer.name) for layer in quantized)
         raise ValueError(

@@ -18,7 +18,7 @@ from keras_notes._shared.models.layer_patterns import Path, check_skip, shortest
 from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import ArrayLike
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
-from keras_notes.compression._copies import input_arrays, inputs_of, spec_like
+from keras_notes.compression._copies import check_float_weights, input_arrays, inputs_of, spec_like
 from keras_notes.compression._untrained_error import warn_if_far
 from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
 from keras_notes.compression.quantization._quantized_network import calibrate, find_refusals, trace_network
@@ -184,6 +184,7 @@ def _join(problems: Sequence[str]) -> str:
 def _copy_in_float(model: keras.Model, calibration: ArrayLike | None) -> CompressedModel:
     """Copies a model, with the transforms of its weights, into a `CompressedModel` in floating point."""
     network, transforms, specs = copy_float_parts(model, "quantize")
+    check_float_weights(network)
     # Float32, because a rounding to half precision before that to integers would be a second one.
     for part, name, value in half_precision_attributes(layers_of(network)):
         setattr(part, name, value)

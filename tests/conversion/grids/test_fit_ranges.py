@@ -54,7 +54,7 @@ def test_files_of_dead_layers_run_on_both_kernel_sets(recipe, tmp_path):
 def test_activations_that_vanish_keep_scales_that_kernels_take(kernels, tmp_path):
     bundle = kn.convert(vanishing(), tmp_path / "bundle", "static_int8", calibration=X)
     # The file runs; what vanishes within a step of its grid is said by name.
-    with pytest.raises(kn.errors.VerificationError, match="must follow the trained model.* of the layer 're_lu"):
+    with pytest.raises(kn.errors.VerificationError, match=r"must follow the trained model.* of the layer 're_lu"):
         kn.verify(bundle, kernels=kernels)
 
 
