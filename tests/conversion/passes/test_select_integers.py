@@ -39,9 +39,7 @@ def build() -> keras.Model:
 def run(bundle: kn.Bundle, x: np.ndarray) -> dict[str, np.ndarray]:
     runner = Interpreter(str(bundle.model_path)).get_signature_runner()
     outputs = [runner(x=sample[None]) for sample in x]
-    return {
-        name.removeprefix(PREFIX): np.concatenate([output[name] for output in outputs]) for name in outputs[0]
-    }
+    return {name.removeprefix(PREFIX): np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
 
 def check_selections(outputs: dict[str, np.ndarray]) -> None:
