@@ -143,6 +143,18 @@ def test_training_computes_the_integers_of_the_file(tmp_path):
     assert {name: error for name, error in differing.items() if error > 0.01} == {}
 
 
+def test_a_value_that_is_rounded_for_one_use_only_is_computed_twice(tmp_path):
+    """The converter computes abs(x) once for the output abs(x) and for softsign, which takes it unrounded."""
+    inputs = keras.Input((SIZE,), name="x")
+    outputs = {"result_of_abs": ops.abs, "result_of_softsign": ops.softsign, "result_of_negative": ops.negative}
+    model = keras.Model(inputs, {name: layers.Identity(name=name)(f(inputs)) for name, f in outputs.items()})
+    aware = quantize_aware(model, calibration=X)
+    bundle = kn.convert(aware, tmp_path / "bundle", golden=X[:2])
+    assert read_tflite(bundle.model_path).float_operators() == ()
+    differing = errors_in_steps(bundle, run(bundle, X), outputs_of(aware, X))
+    assert max(differing.values()) < 0.01
+
+
 def test_a_function_with_another_slope_is_noticed(tmp_path):
     """What would be wrong if the file looked up another function."""
     model, other = build(["LeakyReLU", "softplus"]), build(["ops leaky_relu", "elu"])
