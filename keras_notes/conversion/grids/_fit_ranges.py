@@ -8,6 +8,7 @@ result or more, and LiteRT's own kernels compute sums wrongly from 1,024 on, or 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ MOVES = frozenset((
 ))  # fmt: skip
 # Their scales are the same for every model.
 _FIXED = frozenset((_OPERATORS.SOFTMAX, _OPERATORS.LOGISTIC, _OPERATORS.TANH, _OPERATORS.LOG_SOFTMAX))
+_LIMITS = (_OPERATORS.MAXIMUM, _OPERATORS.MINIMUM)
 _SUMS = (_OPERATORS.ADD, _OPERATORS.SUB)
 _PRODUCTS = (_OPERATORS.MUL, _OPERATORS.BATCH_MATMUL)
 _SELECTIONS = (_OPERATORS.SELECT, _OPERATORS.SELECT_V2)
@@ -98,6 +100,7 @@ def fit_ranges(
             fitter.fit_input(index)
         for operator in graph.operators:
             fitter.fit(operator)
+        fitter.join_limits()
     return fitted
 
 
@@ -126,10 +129,31 @@ class _Fitter:
             if activations != "float32" and code_of(self.model, operator) not in _FIXED:
                 self._fit_result(operator, index, activations)
 
+    def join_limits(self) -> None:
+        """Gives a value between its two limits the range of the clipped one: on its own grid it is rounded once more.
+
+        A grid clips to its range, which lies within the limit that comes.
+        """
+        limits = [operator for operator in self.graph.operators if code_of(self.model, operator) in _LIMITS]
+        results = {int(operator.outputs[0]) for operator in limits} - set(map(int, self.graph.outputs))
+        uses = Counter(int(tensor) for operator in self.graph.operators for tensor in operator.inputs)
+        for operator in reversed(limits):
+            name = name_of(self.graph.tensors[operator.outputs[0]])
+            inner = [int(tensor) for tensor in operator.inputs if int(tensor) in results and uses[int(tensor)] == 1]
+            constants = [constant_of(self.model, self.graph.tensors[tensor]) for tensor in operator.inputs]
+            if len(inner) == 1 and any(values is not None for values in constants) and name in self.ranges:
+                source = name_of(self.graph.tensors[inner[0]])
+                if source in self.ranges and self.activations_of(source) == self.activations_of(name):
+                    self.ranges[source] = self.ranges[name]._replace(rank=self.ranges[source].rank)
+
     def _fit_result(self, operator: schema.OperatorT, index: int, activations: str) -> None:
         name, code = name_of(self.graph.tensors[index]), code_of(self.model, operator)
         if code in _SELECTIONS:
             self._include_constants(operator, name)
+        source = self.ranges.get(name_of(self.graph.tensors[operator.inputs[0]])) if len(operator.inputs) else None
+        if code == _OPERATORS.TOPK_V2 and source is not None:
+            # The kernel gives integers of its input: on a finer grid they would only be rounded once more.
+            self.ranges[name] = source._replace(rank=self.ranges[name].rank)
         self._widen_degenerate(operator, index)
         step = step_of(*self.ranges[name][:2], activations)
         required = self._input_step(operator, activations) / _LARGEST_RATIO

@@ -14,10 +14,10 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_notes.conversion.passes._schema import TensorRange, add_constant, code_of, name_of, new_operator
 
-__all__ = ["Composition", "Region", "evaluate", "find_regions", "is_float", "multiplication"]
+__all__ = ["ELEMENTWISE", "Composition", "Region", "evaluate", "find_regions", "is_float", "multiplication"]
 
 _OPERATORS, _OPTIONS, _TYPES = schema.BuiltinOperator, schema.BuiltinOptions, schema.TensorType
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     {
         _OPERATORS.ABS, _OPERATORS.ADD, _OPERATORS.CEIL, _OPERATORS.COS, _OPERATORS.DIV, _OPERATORS.ELU,
         _OPERATORS.EQUAL, _OPERATORS.EXP, _OPERATORS.FLOOR, _OPERATORS.FLOOR_DIV, _OPERATORS.FLOOR_MOD,
@@ -30,6 +30,7 @@ _ELEMENTWISE = frozenset(
         _OPERATORS.SQUARED_DIFFERENCE, _OPERATORS.SUB, _OPERATORS.TANH,
     }
 )  # fmt: skip
+"""Operators that compute each element of their result from the same elements of their inputs."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class _Search:
             source = int(operator.inputs[0])
             self._chains[int(operator.outputs[0])] = [int(operator.outputs[0]), *self._chains.get(source, [source])]
             return
-        if self._codes[index] not in _ELEMENTWISE or len(operator.outputs) != 1:
+        if self._codes[index] not in ELEMENTWISE or len(operator.outputs) != 1:
             return
         result = int(operator.outputs[0])
         variables = {int(tensor) for tensor in operator.inputs if not self._is_scalar(tensor)}

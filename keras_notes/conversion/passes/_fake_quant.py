@@ -6,10 +6,14 @@ file. `strip_fake_quant` removes them again; the float model and the range of ea
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
+
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_notes._shared.types import Tensor
 from keras_notes.compression import Grid
+from keras_notes.conversion.passes._elementwise import ELEMENTWISE
 from keras_notes.conversion.passes._schema import (
     TensorRange,
     code_of,
@@ -55,10 +59,43 @@ def strip_fake_quant(model: schema.ModelT, ranges: dict[str, TensorRange], *, sy
     changed = False
     for index, graph in enumerate(model.subgraphs):
         signatures = signatures_of(model, index)
+        _separate_unrounded(model, graph)
         changed |= _bypass(model, graph, signatures, ranges, symmetric)
         _propagate_ranges(model, graph, ranges)
         changed |= drop_unused_tensors(graph, signatures)
     return changed
+
+
+def _separate_unrounded(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    """Computes each value twice that is rounded for some operators and not for others.
+
+    The converter computes abs(x) once for a model that gives it, rounded, and x / (abs(x) + 1), which is rounded at
+    its end only.
+    """
+    consumers: dict[int, list[schema.OperatorT]] = defaultdict(list)
+    for operator in graph.operators:
+        for tensor in set(map(int, operator.inputs)):
+            consumers[tensor].append(operator)
+    operators = []
+    for operator in graph.operators:
+        operators.append(operator)
+        if code_of(model, operator) not in ELEMENTWISE or len(operator.outputs) != 1:
+            continue
+        result = int(operator.outputs[0])
+        unrounded = [other for other in consumers[result] if code_of(model, other) != _OPERATORS.QUANTIZE]
+        if not unrounded or len(unrounded) == len(consumers[result]):
+            continue
+        for number, consumer in enumerate(unrounded):
+            tensor = copy.copy(graph.tensors[result])
+            name = name_of(graph.tensors[consumer.outputs[0]])
+            tensor.name = f"{name}_of_{len(graph.tensors)}_{number}".encode()
+            graph.tensors.append(tensor)
+            place = len(graph.tensors) - 1
+            twin = copy.copy(operator)
+            twin.inputs, twin.outputs = list(operator.inputs), [place]
+            consumer.inputs = [place if int(index) == result else index for index in consumer.inputs]
+            operators.append(twin)
+    graph.operators = operators
 
 
 def _bypass(

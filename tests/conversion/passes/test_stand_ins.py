@@ -52,6 +52,9 @@ FUNCTIONS = {
 # Steps of the output, on values that are integers of the input's grid. Half of one is the rounding of any function;
 # those of several operators round once more in each: hard_sigmoid is ADD and MUL, silu LOGISTIC and MUL.
 MAXIMUM_STEPS = 1.01
+# The root of relu(x): RELU rounds to half of its step, which the steep root of small values makes large. Squareplus is
+# MUL, ADD, SQRT, ADD and MUL, whose SQRT is not as steep.
+MAXIMUM_STEPS_OF_SEVERAL = {"ops sqrt": 2.5, "squareplus": 1.5}
 # int16: an interpolation that is within a step of the nearest integer. GELU is LiteRT's own kernel, 2 steps off;
 # products of LOGISTIC and others round twice in 65,536ths of a range of 8.
 MAXIMUM_STEPS_INT16 = {"gelu": 3.5, "silu": 3.0, "hard_silu": 3.0, "PReLU": 2.5}
@@ -115,7 +118,8 @@ def test_int8_is_within_a_step_of_each_function(tmp_path):
     bundle = kn.convert(model, tmp_path / "bundle", "static_int8", calibration=rows(X, model))
     assert read_tflite(bundle.model_path).float_operators() == ()
     steps = steps_off(bundle, model)
-    assert {name: error for name, error in steps.items() if error > MAXIMUM_STEPS} == {}
+    allowed = {result_of(name): error for name, error in MAXIMUM_STEPS_OF_SEVERAL.items()}
+    assert {name: error for name, error in steps.items() if error > allowed.get(name, MAXIMUM_STEPS)} == {}
     counts = read_tflite(bundle.model_path).operator_counts()
     # One operator each: leaky_relu as activation, layer and operation; no sum of products.
     assert (counts["LEAKY_RELU"], counts["PRELU"]) == (3, 1)
@@ -137,6 +141,18 @@ def test_training_computes_the_integers_of_the_file(tmp_path):
     x = rows(values_of_integers(bundle), model)
     differing = errors_in_steps(bundle, run(bundle, x), outputs_of(aware, x))
     assert {name: error for name, error in differing.items() if error > 0.01} == {}
+
+
+def test_a_value_that_is_rounded_for_one_use_only_is_computed_twice(tmp_path):
+    """The converter computes abs(x) once for the output abs(x) and for softsign, which takes it unrounded."""
+    inputs = keras.Input((SIZE,), name="x")
+    outputs = {"result_of_abs": ops.abs, "result_of_softsign": ops.softsign, "result_of_negative": ops.negative}
+    model = keras.Model(inputs, {name: layers.Identity(name=name)(f(inputs)) for name, f in outputs.items()})
+    aware = quantize_aware(model, calibration=X)
+    bundle = kn.convert(aware, tmp_path / "bundle", golden=X[:2])
+    assert read_tflite(bundle.model_path).float_operators() == ()
+    differing = errors_in_steps(bundle, run(bundle, X), outputs_of(aware, X))
+    assert max(differing.values()) < 0.01
 
 
 def test_a_function_with_another_slope_is_noticed(tmp_path):
