@@ -16,16 +16,16 @@ from keras_notes._shared.keras_internals import half_precision_attributes, layer
 from keras_notes._shared.models.edge_layers import find_float_first_layers
 from keras_notes._shared.models.layer_patterns import Path, check_skip, shortest_patterns, skip_patterns
 from keras_notes._shared.samples import read_for_model
-from keras_notes._shared.types import ArrayLike
+from keras_notes._shared.types import ArrayLike, Tree
 from keras_notes.compression._compressed_model import CompressedModel, attach_quantization, copy_float_parts
 from keras_notes.compression._copies import check_float_weights, input_arrays, inputs_of, spec_like
 from keras_notes.compression._untrained_error import warn_if_far
-from keras_notes.compression.quantization._config import RECIPES, QuantizationConfig
+from keras_notes.compression.quantization._config import QuantizationConfig, check_recipe
 from keras_notes.compression.quantization._quantized_network import calibrate, find_refusals, trace_network
 from keras_notes.compression.quantization._tracer import Refusal, StepsRefusedError
 from keras_notes.errors import QuantizationError
 
-__all__ = ["quantize_aware"]
+__all__ = ["quantize_aware", "quantize_copy"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def quantize_aware(
     """
     calibration = read_for_model("calibration", calibration, model)
     config = QuantizationConfig(
-        recipe=check_choice("recipe", "int8" if recipe == "static_int8" else recipe, tuple(RECIPES)),
+        recipe=check_recipe(recipe),
         skip=skip_patterns(skip),
         only=skip_patterns(only, "only"),
         batch_norm=check_choice("batch_norm", batch_norm, ("live", "frozen")),
@@ -122,6 +122,25 @@ def quantize_aware(
             "`calibration` must hold typical inputs for ranges='learned', which start from theirs. "
             "Received: calibration=None."
         )
+    quantized = quantize_copy(model, config, calibration)
+    if calibration is not None and quantized.quantization is not None:
+        structure = quantized.input_structure
+        with quantized.transformed():
+            warn_if_far(quantized.network, quantized.quantization, structure, input_arrays(structure, calibration))
+    return quantized
+
+
+def quantize_copy(model: keras.Model, config: QuantizationConfig, calibration: Tree | None) -> CompressedModel:
+    """Returns a quantization-aware copy of a model.
+
+    Args:
+        model: Built model.
+        config: Choices of `quantize_aware`.
+        calibration: Typical inputs, in the structure of the model's inputs; None without any.
+
+    Raises:
+        QuantizationError: As `quantize_aware`.
+    """
     quantized = _copy_in_float(model, calibration)
     structure = quantized.input_structure
     try:
@@ -137,9 +156,6 @@ def quantize_aware(
     quantization = attach_quantization(quantized, program, config, tuple(limits))
     if limits and calibration is not None:
         quantization.ranges.start(np.array(list(limits.values()), "float32"))
-    if arrays is not None:
-        with quantized.transformed():
-            warn_if_far(quantized.network, quantization, structure, arrays)
     return quantized
 
 

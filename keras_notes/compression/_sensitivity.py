@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ import numpy as np
 from keras import ops, tree
 
 from keras_notes._shared.checks import check_at_least
+from keras_notes._shared.models.layer_patterns import skip_patterns
 from keras_notes._shared.samples import read_for_model
 from keras_notes._shared.types import Tree
 from keras_notes.compression._compressed_model import CompressedModel
-from keras_notes.compression._quantize_aware import quantize_aware
+from keras_notes.compression._quantize_aware import quantize_copy
+from keras_notes.compression.quantization._config import QuantizationConfig, check_recipe
 
 __all__ = ["LayerSensitivity", "sensitivity"]
 
@@ -81,11 +84,21 @@ def sensitivity(
     check_at_least("samples", samples, 1)
     x = tree.map_structure(lambda values: np.asarray(values)[:samples], read_for_model("x", x, model, samples))
     expected = _outputs(model, x)
-    quantized = quantize_aware(model, recipe=recipe, calibration=x, skip=skip)
+    # The ranges are those of the samples: nothing trains these copies.
+    config = QuantizationConfig(
+        recipe=check_recipe(recipe),
+        skip=skip_patterns(skip),
+        batch_norm="frozen",
+        learned=False,
+        momentum=0.0,
+        freeze_after=None,
+        calibrated=True,
+    )
+    quantized = quantize_copy(model, config, x)
     total_error = _error(quantized, x, expected)
     results = []
     for name in _quantized_layers(quantized):
-        partly_quantized = quantize_aware(model, recipe=recipe, calibration=x, skip=[*skip, name])
+        partly_quantized = quantize_copy(model, dataclasses.replace(config, skip=(*config.skip, name)), x)
         error = _error(partly_quantized, x, expected)
         results.append(LayerSensitivity(name, error, total_error - error))
     return sorted(results, key=lambda result: -result.gain)

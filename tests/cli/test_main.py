@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_notes import conversion
 from keras_notes._litert import client as tflite_process
 from keras_notes._litert.metadata import DESCRIPTION
 from keras_notes.bundle import Candidate, Choice, open_bundle
@@ -218,7 +219,7 @@ def test_convert_by_auto_prints_the_table_and_inspect_repeats_it(capsys, files, 
 
 def test_json_of_auto_has_the_candidates(capsys, files, tmp_path, monkeypatch, converted):
     choice = Choice(0.5, "bytes", None, 32, (Candidate("float32", "xnnpack", 9, 0.1, None, 0.0, ""),), chosen=0)
-    monkeypatch.setattr(_main, "convert", lambda *_, **__: converted("float32"))
+    monkeypatch.setattr(conversion, "convert", lambda *_, **__: converted("float32"))
     monkeypatch.setattr(_main, "read_choice", lambda _: choice)
     code, out, _ = _run(capsys, "convert", files / "net.keras", "-o", tmp_path / "bundle", "--recipe", "auto", "--json")
     assert code == 0

@@ -58,9 +58,8 @@ def test_the_table_says_what_verify_measures(chosen, net):
 
 def test_the_file_is_that_of_the_recipe_by_name(chosen, net, tmp_path):
     recipe = chosen.manifest.recipe
-    ranges = {"calibration": CALIBRATION} if recipe in ("static_int8", "int16x8") else {}
     samples = np.unique(np.linspace(0, len(CALIBRATION) - 1, 32).round().astype(int))
-    by_name = kn.convert(net, tmp_path / "bundle", recipe, golden=CALIBRATION[samples], **ranges)
+    by_name = kn.convert(net, tmp_path / "bundle", recipe, golden=CALIBRATION[samples], calibration=CALIBRATION)
     assert by_name.model_path.read_bytes() == chosen.model_path.read_bytes()
 
 

@@ -33,7 +33,10 @@ def dense(columns, *layers):
 
 def test_columns_within_a_step_of_the_grid_are_named_and_16_bits_help(tmp_path):
     x = np.c_[RNG.uniform(0, 1000, 200), RNG.uniform(0, 1, 200), RNG.uniform(0, 2, 200)].astype("float32")
-    model = dense(3, [[0.0], [1.0], [1.0]])
+    # A ReLU before the first weights: `convert` leaves only first layers with weights in floating point on its own.
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(keras.layers.ReLU()(inputs)))
+    model.set_weights([np.array([[0.0], [1.0], [1.0]], "float32")])
     (cause, *_) = refused(kn.convert(model, tmp_path / "int8", calibration=x))
     assert cause.startswith("columns 1, 2 of the input 'input' vary by at most")
     assert "recipe='int16x8'" in cause

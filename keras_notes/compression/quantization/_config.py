@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from keras_notes._shared.checks import check_choice
 from keras_notes._shared.models.layer_patterns import matches_any
 from keras_notes._shared.types import Config
 from keras_notes.compression.quantization._affine import INT8, INT16, IntegerFormat
 
-__all__ = ["RECIPES", "QuantizationConfig"]
+__all__ = ["RECIPES", "QuantizationConfig", "check_recipe"]
 
 # Format of activations, bits of weights, and the name of the recipe in `convert`.
 RECIPES: dict[str, tuple[IntegerFormat | None, int, str]] = {
@@ -70,3 +71,12 @@ class QuantizationConfig:
     def from_config(cls, config: Config) -> QuantizationConfig:
         """Returns the configuration that `to_config` wrote."""
         return cls(**{**config, "skip": tuple(config["skip"]), "only": tuple(config.get("only", ()))})
+
+
+def check_recipe(recipe: str) -> str:
+    """Returns a key of `RECIPES` for the name of a recipe, which may be that in `convert`.
+
+    Raises:
+        ValueError: If there is no such recipe.
+    """
+    return check_choice("recipe", "int8" if recipe == "static_int8" else recipe, tuple(RECIPES))

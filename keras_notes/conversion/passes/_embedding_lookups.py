@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import add_constant, code_index, code_of, constant_of, name_of
+from keras_notes.conversion.passes._schema import (
+    add_constant,
+    code_index,
+    code_of,
+    constant_of,
+    drop_unused_tensors,
+    name_of,
+    signatures_of,
+)
 
 __all__ = ["lookup_embeddings"]
 
@@ -30,15 +38,20 @@ def lookup_embeddings(model: schema.ModelT, is_lookup: Callable[[str], bool]) ->
         is_lookup: Function that says, by the name of the rows, whether their table gets a type that GATHER cannot have.
     """
     changed = False
-    for graph in model.subgraphs:
+    for graph_index, graph in enumerate(model.subgraphs):
         operators = []
+        looks_up = False
         for operator in graph.operators:
             lookup = None
             if _gathers_rows(model, graph, operator) and is_lookup(name_of(graph.tensors[operator.outputs[0]])):
                 lookup = _lookup(model, graph, operator)
             operators.extend([operator] if lookup is None else lookup)
-            changed |= lookup is not None
+            looks_up |= lookup is not None
         graph.operators = operators
+        if looks_up:
+            # A table of more dimensions is left without an operator, in the buffer of its matrix.
+            drop_unused_tensors(graph, signatures_of(model, graph_index))
+            changed = True
     return changed
 
 

@@ -8,6 +8,7 @@ as many nodes as keep each of the 65,536 results within 1 of the nearest integer
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -83,7 +84,29 @@ class TableBuilder:
         self._result = result
         self._operators: list[schema.OperatorT] = []
 
-    def look_up(self, values: np.ndarray) -> list[schema.OperatorT]:
+    def compute(self, function: Callable[[np.ndarray], np.ndarray]) -> list[schema.OperatorT]:
+        """Returns operators that compute a function of the source, on the grids of the source and the result.
+
+        Args:
+            function: Function of float32 values, one by one.
+        """
+        source, result = self._graph.tensors[self._source], self._graph.tensors[self._result]
+        minimum, maximum = _LIMITS[result.type]
+        # For 16 bits one more, between which and the largest integer values are interpolated.
+        integers = np.arange(minimum, maximum + 1 + (result.type == _TYPES.INT16))
+        (x_scale, x_zero_point), (scale, zero_point) = _grid(source), _grid(result)
+        x = ((integers - x_zero_point) * x_scale).astype("float32")
+        values = function(x)
+        low, high = values.min(), values.max()
+        if result.type == _TYPES.INT16 and np.array_equal(values, np.clip(x, low, high)):
+            limits = np.clip(np.rint(np.array([low, high]) / x_scale), minimum, maximum).astype("<i2")
+            return self._clip(*limits)
+        # Multiplied by the reciprocal in float32, as training does; beyond its range a value is clipped.
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps = values * (np.float32(1.0) / np.float32(scale)) + zero_point
+        return self._look_up(steps)
+
+    def _look_up(self, values: np.ndarray) -> list[schema.OperatorT]:
         """Returns operators that look up each integer of the source.
 
         Args:
@@ -101,7 +124,7 @@ class TableBuilder:
                 return self._interpolate(interpolation)
         return self._gather(nearest.astype("<i2"))
 
-    def clip(self, minimum: np.int16, maximum: np.int16) -> list[schema.OperatorT]:
+    def _clip(self, minimum: np.int16, maximum: np.int16) -> list[schema.OperatorT]:
         """Returns operators that clip the source to integers of its own grid, and move it to that of the result."""
         clipped = self._source
         for name, code, limit in (("maximum", _OPERATORS.MINIMUM, maximum), ("minimum", _OPERATORS.MAXIMUM, minimum)):
@@ -188,3 +211,7 @@ def _cast(before: int, after: int) -> _Options:
     options = schema.CastOptionsT()
     options.inDataType, options.outDataType = before, after
     return _OPTIONS.CastOptions, options
+
+
+def _grid(tensor: schema.TensorT) -> tuple[np.float32, int]:
+    return np.float32(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])

@@ -110,7 +110,9 @@ def _restore_weights(
     bias, bias_values, x_scale = None, None, np.float32(1.0)
     if len(operator.inputs) > places.bias and operator.inputs[places.bias] >= 0:
         x, bias = (graph.tensors[operator.inputs[place]] for place in (places.x, places.bias))
-        bias_values, x_scale = float_constants.get(_name_in_float_file(bias)), np.float32(x.quantization.scale[0])
+        bias_values = float_constants.get(_name_in_float_file(bias))
+        if x.quantization is not None and x.quantization.scale is not None:
+            x_scale = np.float32(x.quantization.scale[0])  # otherwise values in floating point, as their bias is
     # Equal weights, such as those of layers that are all 0, can have been trained with different biases.
     scales = min(candidates, key=lambda scales: _rounding_error(bias_values, x_scale * scales))
     shape = [-1 if number == axis else 1 for number in range(kernel.ndim)]

@@ -37,7 +37,7 @@ from keras_notes.conversion.passes._schema import (
 
 __all__ = ["StandIns"]
 
-_OPERATORS, _OPTIONS, _TYPES = schema.BuiltinOperator, schema.BuiltinOptions, schema.TensorType
+_OPERATORS, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 # Functions of one tensor: the quantizer knows these, or `_Insertion` writes them in others that it knows.
 _KNOWN = frozenset(
     {
@@ -142,7 +142,6 @@ class StandIns:
     def _replacement(
         self, model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, stand_in: _StandIn
     ) -> list[schema.OperatorT]:
-        source, result = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
         if stand_in.original is not None:
             original = stand_in.original
             operator.opcodeIndex = code_index(model, stand_in.original_code)
@@ -150,23 +149,9 @@ class StandIns:
             if stand_in.original_code == _OPERATORS.TILE:
                 operator.inputs = [operator.inputs[0], self._copy_constant(model, graph, stand_in)]
             return [operator]
-        minimum = {_TYPES.INT8: -128, _TYPES.INT16: -32768}[result.type]
-        # For 16 bits one more, between which and the largest integer values are interpolated.
-        integers = np.arange(minimum, -minimum + (result.type == _TYPES.INT16))
-        x_scale, x_zero_point = _grid(source)
-        scale, zero_point = _grid(result)
-        x = ((integers - x_zero_point) * x_scale).astype("float32")
         float_graph = self.model.subgraphs[stand_in.graph]
-        values = evaluate(self.model, float_graph, stand_in.region, x)
-        # Multiplied by the reciprocal in float32, as training does; beyond its range a value is clipped.
-        with np.errstate(over="ignore", invalid="ignore"):
-            steps = values * (np.float32(1.0) / np.float32(scale)) + zero_point
         builder = TableBuilder(model, graph, int(operator.inputs[0]), int(operator.outputs[0]))
-        low, high = values.min(), values.max()
-        if result.type == _TYPES.INT16 and np.array_equal(values, np.clip(x, low, high)):
-            limits = np.clip(np.rint(np.array([low, high]) / x_scale), -32768, 32767).astype("<i2")
-            return builder.clip(*limits)
-        return builder.look_up(steps)
+        return builder.compute(lambda x: evaluate(self.model, float_graph, stand_in.region, x))
 
     def _copy_constant(self, model: schema.ModelT, graph: schema.SubGraphT, stand_in: _StandIn) -> int:
         """Copies the second input of an operator out of the float file."""
@@ -333,7 +318,3 @@ class _Insertion:
 
     def _is_constant(self, tensor: int) -> bool:
         return self._model.buffers[self._graph.tensors[tensor].buffer].data is not None
-
-
-def _grid(tensor: schema.TensorT) -> tuple[np.float32, int]:
-    return np.float32(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])

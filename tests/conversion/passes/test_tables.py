@@ -104,7 +104,9 @@ def test_a_quantization_aware_table_is_in_the_file_as_it_was_trained(recipe, tmp
     size = 0.5 + 12 / WIDTH if recipe == "weight_int4" else 1.0
     assert bundle.model_bytes <= WORDS * WIDTH * size + 6000
     output = kn.verify(bundle).outputs[0]
-    assert output.max_error_lsb == 0 if recipe == "int8" else output.max_error < 1e-4
+    # With 4 bits, the product takes its inputs in 8 bits, in the range of each sample.
+    limit = 1 / 127 if recipe == "weight_int4" else 1e-4
+    assert output.max_error_lsb == 0 if recipe == "int8" else output.max_error < limit
 
 
 def test_a_file_without_tables_and_a_second_run_change_nothing(text_bundles, testdata):
