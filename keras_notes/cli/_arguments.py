@@ -87,6 +87,7 @@ def conversion_arguments(options: argparse.Namespace) -> Config:
         "recipe": parse_recipe(options.recipe, options.layer),
         "edges": options.edges,
         "calibration": load_arrays(options.calibration),
+        "input_range": None if options.input_range is None else tuple(options.input_range),
         "golden": load_arrays(options.golden),
         "labels": None if options.labels is None else options.labels.read_text().splitlines(),
         "preprocessing": options.preprocessing,

@@ -139,6 +139,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="X.npy", help="typical inputs, (samples, ...); a .npz by input name"
     )
+    parser.add_argument(
+        "--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="smallest and largest value of the input"
+    )
     parser.add_argument("--golden", type=Path, metavar="X.npy", help="inputs whose outputs the bundle keeps")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     parser.add_argument("--preprocessing", metavar="WORDS", help="how raw data becomes the model's input")

@@ -83,9 +83,10 @@ def test_a_model_is_converted_verified_and_replaced(capsys, files, tmp_path):
     again = ("convert", files / "net.keras", "-o", target, "--calibration", files / "calibration.npy")
     assert "must not exist yet" in _cannot(capsys, *again)
     golden = ("--golden", files / "x.npy", "--labels", files / "labels.txt", "--edges", "int8")
-    code, out, err = _run(capsys, *again, *golden, "--overwrite")
+    code, out, err = _run(capsys, *again, *golden, "--input-range", -3, 3, "--overwrite")
     assert (code, error_lines(err)) == (0, [])
     manifest = open_bundle(target).manifest
+    assert manifest.signatures[0].inputs[0].scale == pytest.approx(6 / 255)
     assert (manifest.recipe, manifest.edges, manifest.labels) == ("static_int8", "int8", LABELS)
     assert manifest.signatures[0].golden_samples == 50
     assert list(tmp_path.iterdir()) == [target]

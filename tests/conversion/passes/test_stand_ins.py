@@ -56,8 +56,8 @@ MAXIMUM_STEPS = 1.01
 # MUL, ADD, SQRT, ADD and MUL, whose SQRT is not as steep.
 MAXIMUM_STEPS_OF_SEVERAL = {"ops sqrt": 2.5, "squareplus": 1.5}
 # int16: an interpolation that is within a step of the nearest integer. GELU is LiteRT's own kernel, 2 steps off;
-# products of LOGISTIC and others round twice in 65,536ths of a range of 8.
-MAXIMUM_STEPS_INT16 = {"gelu": 3.5, "silu": 3.0, "hard_silu": 3.0, "PReLU": 2.5}
+# products of LOGISTIC and others round twice in 65,536ths of a range of 8; TANH is a kernel over such a range too.
+MAXIMUM_STEPS_INT16 = {"gelu": 3.5, "silu": 3.0, "hard_silu": 3.0, "PReLU": 2.5, "tanh": 2.5}
 
 
 def build(names) -> keras.Model:
