@@ -41,7 +41,7 @@ from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, p
 from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.grids._comparisons import compare_on_one_grid
 from keras_notes.conversion.grids._fit_biases import fit_biases
-from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers
+from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers, separate_weights
 from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
 from keras_notes.conversion.passes._gather_reversals import gather_reversals
@@ -196,7 +196,7 @@ class ConversionPipeline:
         description = describe_model(float_file.model)
         stand_ins = StandIns(float_file.model, dict(ranges), recipes.integers_of, self.is_trained)
         known_file = float_file.copy()
-        if not known_file.run_passes([stand_ins.insert]):
+        if not known_file.run_passes([stand_ins.insert, separate_weights]):
             known_file = float_file  # which is then written once
         known_tflite = known_file.to_bytes()
         with self._job(recipes) as job:

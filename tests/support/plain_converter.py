@@ -43,8 +43,13 @@ class Figures:
 def convert_plainly(model: keras.Model, x: Sequence[np.ndarray]) -> bytes:
     """Converts by TFLiteConverter, in int8 with float32 edges."""
     specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
-    function = tf.function(lambda *inputs: model(list(inputs), training=False), input_signature=specs)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
+
+    @tf.function(input_signature=specs)
+    def run_model(*inputs: tf.Tensor) -> object:
+        return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+
+    # Without the model beside it, the function's variables are frozen, those of nested models too.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([run_model.get_concrete_function()])
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([array[i : i + 1] for array in x] for i in range(len(x[0])))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
@@ -97,7 +102,7 @@ def compare(
     model: keras.Model, calibration: Sequence[np.ndarray], test: Sequence[np.ndarray]
 ) -> tuple[Figures, Figures]:
     """Returns the figures of our file, and those of the plain converter's."""
-    expected = [np.asarray(values) for values in keras.tree.flatten(model(list(test)))]
+    expected = [np.asarray(values) for values in keras.tree.flatten(model(test[0] if len(test) == 1 else list(test)))]
     with tempfile.TemporaryDirectory() as directory:
         bundle = kn.convert(model, Path(directory) / "bundle", "static_int8", calibration=list(calibration))
         plain = Path(directory) / "plain.tflite"

@@ -55,3 +55,13 @@ def test_copies_are_shared_and_nothing_else_changes(tmp_path):
     again_shared = ModelFile(shared)
     assert not again_shared.run_passes([deduplicate_buffers]), "a file without copies stays as it is"
     assert again_shared.to_bytes() == shared
+
+
+def test_kernels_of_equal_bytes_and_unlike_shapes_keep_their_channels(tmp_path):
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(10, kernel_initializer="ones", bias_initializer="random_normal")(inputs)
+    outputs = keras.layers.Dense(6, kernel_initializer="ones", bias_initializer="random_normal")(hidden)
+    model = keras.Model(inputs, [outputs, keras.layers.Dense(10, kernel_initializer="ones")(inputs)])
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    bundle = kn.convert(model, tmp_path / "bundle", "static_int8", calibration=x)
+    assert kn.verify(bundle).ok
