@@ -4,7 +4,8 @@
 
 Untrained nets of one layer each (tests/compression/zoo.py), 100 calibration samples, and 64 other samples for the error
 against Keras in float32: its root mean square as a share of the range of the outputs. Operators are counted without
-QUANTIZE and DEQUANTIZE; those in floating point in brackets. Both files have float32 edges. A row in which ours has
+QUANTIZE and DEQUANTIZE; those in floating point in brackets. Bytes are without the description of the bundle that
+`convert` adds, some 700. Both files have float32 edges. A row in which ours has
 more operators, bytes or errors is marked with *.
 """
 
