@@ -323,7 +323,8 @@ def tally(pytestconfig):
     total = Tally()
     yield total
     if total.remedies:
-        pytestconfig.pluginmanager.getplugin("terminalreporter").write_line(f"\nRemedies: {total}")
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\nRemedies: {total}")
 
 
 @pytest.mark.slow
