@@ -92,11 +92,11 @@ class QuantizationError(KerasNotesError, ValueError):
 
     Args:
         message: Text of the error.
-        remedy: Arguments of `quantize_aware` with which the model is taken.
+        remedy: Arguments of `quantize_aware` with which the model is taken and converts; None if there are none.
         problems: What stands in the way, a sentence each.
 
     Attributes:
-        remedy: The same arguments, a dict of keyword arguments.
+        remedy: The same arguments, a dict of keyword arguments, or None.
         problems: The same sentences.
 
     Example:
@@ -111,7 +111,7 @@ class QuantizationError(KerasNotesError, ValueError):
         {'skip': ['cumsum']}
     """
 
-    def __init__(self, message: str, remedy: _Arguments, problems: Sequence[str]) -> None:
+    def __init__(self, message: str, remedy: _Arguments | None, problems: Sequence[str]) -> None:
         super().__init__(message)
         self.remedy = remedy
         self.problems = tuple(problems)

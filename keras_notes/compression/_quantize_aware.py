@@ -92,7 +92,8 @@ def quantize_aware(
         TypeError: If `model` is not a Keras model, or `skip` or `only` is not a sequence of strings.
         ValueError: If an argument is out of its range, or the model is not built or already quantization-aware.
         QuantizationError: If the device has no integer operator for layers or operations; names all of them, and the
-            `skip` with which the model is taken (`error.remedy`). It is a ValueError too.
+            `skip` with which the model is taken and converts (`error.remedy`); None where the device cannot compute
+            them at all. It is a ValueError too.
 
     Example:
         >>> import keras, numpy as np
@@ -162,7 +163,7 @@ def quantize_copy(model: keras.Model, config: QuantizationConfig, calibration: T
 def _refusal_of(
     quantized: CompressedModel, config: QuantizationConfig, refusals: Sequence[Refusal]
 ) -> QuantizationError:
-    """Returns the error that names everything that cannot compute in integers, and the `skip` that works.
+    """Returns the error that names everything that cannot compute in integers, and the `skip` that works, if any does.
 
     Args:
         quantized: The model in floating point.
@@ -171,7 +172,9 @@ def _refusal_of(
     """
     problems: dict[Path, str] = {}
     new_refusals = list(refusals)
+    has_remedy = True
     while new_refusals:
+        has_remedy = has_remedy and all(refusal.is_in_litert for refusal in new_refusals)
         problems.update((refusal.path, refusal.problem) for refusal in new_refusals)
         patterns = shortest_patterns(problems, config.skip)
         with quantized.transformed():
@@ -180,6 +183,8 @@ def _refusal_of(
         # A refusal that skipping the layer does not end has another cause: only the first message helps then.
         new_refusals = [refusal for refusal in further if refusal.path not in problems]
     sentences = list(problems.values())
+    if not has_remedy:
+        return QuantizationError(_join(sentences), None, sentences)
     return QuantizationError(f"{_join(sentences)} Remedy: skip={patterns}.", {"skip": patterns}, sentences)
 
 

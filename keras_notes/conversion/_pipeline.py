@@ -41,6 +41,7 @@ from keras_notes.conversion.graph._recurrent_lowerings import choose_lowering, p
 from keras_notes.conversion.graph._unconvertible import describe_missing_operations
 from keras_notes.conversion.grids._comparisons import compare_on_one_grid
 from keras_notes.conversion.grids._fit_biases import fit_biases
+from keras_notes.conversion.grids._fused_grids import fit_fused_grids
 from keras_notes.conversion.passes._deduplicate_buffers import deduplicate_buffers, separate_weights
 from keras_notes.conversion.passes._embedding_lookups import lookup_embeddings
 from keras_notes.conversion.passes._fake_quant import strip_fake_quant
@@ -260,7 +261,7 @@ class ConversionPipeline:
             self._save_calibration(job)
             path = self._run_converter(job, "quantized.tflite", int8=True)
             file = ModelFile(path.read_bytes())
-        file.run_passes([self._naming_pass, functools.partial(set_edge_types, edges=edges)])
+        file.run_passes([self._naming_pass, fit_fused_grids, functools.partial(set_edge_types, edges=edges)])
         return ConvertedFiles(file, float_file, recipes)
 
     def _run_converter(self, job: Job, gives: str, *, int8: bool) -> Path:

@@ -248,7 +248,7 @@ def check_fused(recipes: RecipeByLayer, batch_size: int | None) -> None:
         raise ConversionError(
             f"A fused LSTM must have the recipe 'float32' or 'static_int8', without exceptions by layer. "
             f"Received: {recipes.default.name!r}{f' with {sorted(recipes.layers)}' if recipes.layers else ''}. Use the "
-            f"lowering 'loop'."
+            f"lowering 'loop', or 'unrolled' where layers compute in integers."
         )
 
 

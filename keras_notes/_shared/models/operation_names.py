@@ -17,7 +17,14 @@ from keras_notes._shared.keras_internals import get_mask, nodes_in_order, operat
 from keras_notes._shared.models.layer_patterns import Path
 from keras_notes._shared.types import Node, Operation
 
-__all__ = ["class_name_of", "name_of_scope", "open_scopes", "operation_paths"]
+__all__ = ["MISSING_OPERATIONS", "class_name_of", "name_of_scope", "open_scopes", "operation_paths"]
+
+MISSING_OPERATIONS = frozenset(
+    ("AffineTransform", "Arccos", "Arccosh", "Arcsin", "Arcsinh", "Arctan", "Arctanh", "Cholesky", "Cosh", "Cross",
+     "Cumprod", "Det", "Eigh", "Erf", "Erfinv", "FFT", "FFT2", "I0", "IRFFT", "Inv", "InTopK", "Logdet", "Nextafter",
+     "Qr", "SVD", "SearchSorted", "Sinh", "Solve", "SolveTriangular", "Tan")
+)  # fmt: skip
+"""The classes of operations that LiteRT has in no type, whatever their arguments."""
 
 # A scope of TensorFlow must not have "#".
 _SCOPE_NUMBER = ".number."

@@ -26,7 +26,7 @@ from keras_notes._shared.keras_internals import (
 )
 from keras_notes._shared.models.layer_forms import call_time_distributed
 from keras_notes._shared.models.layer_patterns import Path, layers_by_path
-from keras_notes._shared.models.operation_names import operation_paths
+from keras_notes._shared.models.operation_names import MISSING_OPERATIONS, operation_paths
 from keras_notes._shared.types import Node, Operation, Tree
 
 __all__ = ["Program", "Ref", "Refusal", "Step", "StepsRefusedError", "trace"]
@@ -38,10 +38,12 @@ class Refusal(NamedTuple):
     Attributes:
         path: Names of the layers around it, from the outermost, and its own name.
         problem: Sentence that says what must hold, and what was received.
+        is_in_litert: Whether the device can compute it in floating point, so that `skip` helps.
     """
 
     path: Path
     problem: str
+    is_in_litert: bool = True
 
 
 class StepsRefusedError(ValueError):
@@ -234,8 +236,14 @@ class _Tracer:
                     return tree.flatten(self.open(operation, args, kwargs, own))
                 except _CannotOpenError as error:
                     problem = str(error)
+            is_in_litert = type(operation).__name__ not in MISSING_OPERATIONS
+            if not is_in_litert:
+                problem = (
+                    f"Every operation must be one that LiteRT has. Received: {_describe(operation, own)}. Replace it "
+                    f"by operations that LiteRT has, or compute it outside of the model."
+                )
             # It becomes a step in floating point, so that the trace goes on and shows the others.
-            self.refusals.append(Refusal(own, problem))
+            self.refusals.append(Refusal(own, problem, is_in_litert))
             computes_integers = False
         refs = [Ref(self.number(tensor)) for tensor in node.outputs]
         # Files of earlier versions have these names: the class in small letters, numbered over all uses.

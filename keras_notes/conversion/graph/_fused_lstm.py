@@ -24,7 +24,7 @@ _MUST = (
     "A fused layer must be an LSTM that starts from zeros, sees every step, gives outputs only, and has biases, tanh "
     "and sigmoid."
 )
-_REMEDY = "Use the lowering 'loop'."
+_REMEDY = "Use the lowering 'loop', or 'unrolled' where the layer computes in integers."
 
 
 def make_fused_call(layer: keras.layers.LSTM) -> Callable[..., Tensor]:

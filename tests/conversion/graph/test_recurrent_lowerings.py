@@ -207,6 +207,23 @@ def test_it_is_one_operator_in_int8_too(edges, tmp_path):
     assert run_device(bundle.directory).returncode == 0
 
 
+@pytest.mark.parametrize("form", ["bidirectional", "beside the inputs", "small cells"])
+def test_its_grids_in_int8_are_those_of_the_kernel(form, tmp_path):
+    """Joined results have a grid of their own; the kernel's tanh knows no steps finer than 2^-15."""
+    lstm = layers.LSTM(UNITS, name="cell")
+    inputs = keras.Input(X.shape[1:], name="series")
+    if form == "bidirectional":
+        hidden = layers.Bidirectional(lstm)(inputs)
+    elif form == "beside the inputs":
+        hidden = layers.Concatenate()([lstm(inputs), 3.0 * inputs[:, 0]])
+    else:
+        hidden = lstm(0.1 * inputs)
+    model = keras.Model(inputs, layers.Dense(3)(hidden))
+    bundle, operators = converted(model, tmp_path, "static_int8", lowering="fused")
+    assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in operators
+    assert kn.verify(bundle).ok
+
+
 def test_the_runner_resets_the_state_of_a_fused_lstm(tmp_path):
     """Of the same sample twice: without a reset the second run would start from the first one's state."""
     twice = np.repeat(X[:1], 8, axis=0)
