@@ -69,7 +69,8 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs 
 	@touch $@
 
 test: $(VENV)/.dev-installed
-	KERAS_BACKEND=jax $(PYTEST) -m "any_backend and not slow"
+	@# XLA compiles each function of a test for a few calls: without its optimizations a test takes a quarter less time.
+	XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax $(PYTEST) -m "any_backend and not slow"
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev-installed
