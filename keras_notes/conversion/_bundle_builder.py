@@ -84,7 +84,7 @@ class BundleBuilder:
         self._batch_size = batch_size
         self._golden: dict[str, GraphRun] = {}
         self._input_ranges: dict[str, dict[str, tuple[float, float]]] = {}
-        graphs, ranges = [], {}
+        graphs, ranges, are_drawn = [], {}, {}
         calibration_by_signature = _by_signature("calibration", calibration, signatures)
         golden_by_signature = _by_signature("golden", golden, signatures)
         for name, entry in {SIGNATURE: model, **(signatures or {})}.items():
@@ -96,6 +96,7 @@ class BundleBuilder:
             golden_inputs = choose_golden_inputs(graph, own_golden, samples)
             self._golden[name] = graph.run(golden_inputs.arrays)
             check_finite(entry, self._golden[name].outputs, golden_inputs)
+            are_drawn[name] = golden_inputs.argument is None
             self._input_ranges[name] = ranges_of(samples or (golden_inputs.arrays if golden_inputs.argument else {}))
             if samples is not None:
                 ranges[name] = graph.run(samples).inputs if graph.states else golden_inputs.others(samples)
@@ -103,7 +104,9 @@ class BundleBuilder:
         _check_label_names(labels, self._golden[SIGNATURE].outputs)
         self.name = model.name
         self.graphs = tuple(graphs)
-        self._reference = reference_outputs(model, self.graphs[0], self._golden[SIGNATURE], reference)
+        self._reference = reference_outputs(
+            model, self.graphs[0], self._golden[SIGNATURE], reference, is_drawn=are_drawn[SIGNATURE]
+        )
         declared = parse_input_range(input_range, {name for graph in graphs for name in graph.input_specs})
         self._pipeline = ConversionPipeline(self.graphs, batch_size, ranges, lowering, declared)
 

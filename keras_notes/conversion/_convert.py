@@ -118,7 +118,7 @@ def convert(
             the fastest, on one thread.
         reference: The float model that the model came from, or its outputs for the golden samples. The bundle keeps
             these, and `verify` and `inspect` say how far the file is from them. Defaults, for a quantization-aware
-            model, to its own network run in floating point.
+            model with `golden` samples, to its own network run in floating point.
         input_range: The smallest and the largest value of the input, such as (0.0, 1.0) or (0.0, 255.0), in place of
             those of the calibration data; for several inputs a dict by name. It must hold 0. With edges="uint8" it
             says which values the bytes 0 and 255 of an image stand for.

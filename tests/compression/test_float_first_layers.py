@@ -94,6 +94,15 @@ def test_model_of_unlike_columns_is_near_its_source_and_its_file(build, tmp_path
     assert report.outputs[0].max_error_lsb < 2.01
 
 
+def test_drawn_golden_samples_say_nothing_of_the_distance_to_the_float_model(tmp_path):
+    """Normal numbers lie far outside of columns of thousands: the model in integers gives its limits for them."""
+    x = (RNG.uniform(1, 2, (300, 3)) * [50000.0, 40.0, 0.5]).astype("float32")
+    aware = quantize_aware(network(normalization(x=x)), calibration=x)
+    report = kn.verify(kn.convert(aware, tmp_path / "drawn"))
+    assert report.outputs[0].distance is None
+    assert kn.verify(kn.convert(aware, tmp_path / "data", golden=x[:64])).outputs[0].distance is not None
+
+
 def test_model_that_loses_a_column_is_warned_of_with_the_layer():
     """Without a layer that normalizes, the weights do; nothing can be kept in floating point."""
     model = keras.Sequential([keras.Input((2,)), L.Dense(1, name="head")])
