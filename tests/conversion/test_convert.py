@@ -197,3 +197,17 @@ def test_a_layer_that_stays_in_floats_is_refused_unless_declared(tmp_path):
     bundle = kn.convert(model, tmp_path / "bundle", recipe, calibration=x)
     assert kn.verify(bundle).float_islands == ("CUMSUM wave/cumsum/Cumsum",)
     assert bundle.manifest.exceptions == {"wave": "float32"}
+
+
+@pytest.mark.parametrize("recipe", ["dynamic_int8", "int16x8", "weight_int4"])
+def test_entry_points_of_equal_graphs_share_a_table_and_a_reversed_sequence(tmp_path, recipe):
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((8,), dtype="int32", name="ids")
+    table = keras.layers.Embedding(40, 16, name="table")
+    both_ways = keras.layers.Bidirectional(keras.layers.GRU(6, unroll=True), name="both_ways")
+    states = both_ways(table(ids))
+    first, second = (keras.Model(ids, keras.layers.Dense(size)(states), name=f"of_{size}") for size in (3, 4))
+    samples = {"ids": np.random.default_rng(0).integers(0, 40, (64, 8)).astype("int32")}
+    calibration = {"serving_default": samples, "second": samples} if recipe == "int16x8" else None
+    bundle = kn.convert(first, tmp_path / "b", recipe, signatures={"second": second}, calibration=calibration)
+    assert kn.verify(bundle).ok

@@ -70,20 +70,20 @@ def _lookup(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.Oper
     """Returns the operators that look the rows up by ids in a row, which is all that the operator takes."""
     table, ids = operator.inputs[:2]
     rows = operator.outputs[0]
-    layer = name_of(graph.tensors[rows]).rpartition("/")[0]
-    prefix = f"{layer}/" if layer else ""
+    # The quantizer wants names that are unique in the whole file: those of results are.
+    prefix = name_of(graph.tensors[rows])
     count = -1 if (_sizes(graph.tensors[ids]) < 0).any() else int(np.prod(graph.tensors[ids].shape))
     operators = []
     if graph.tensors[ids].type != schema.TensorType.INT32:
         sizes = _sizes(graph.tensors[ids]).tolist()
-        cast_ids = _add_tensor(graph, f"{prefix}cast_ids_{rows}", sizes, schema.TensorType.INT32)
+        cast_ids = _add_tensor(graph, f"{prefix}.cast_ids", sizes, schema.TensorType.INT32)
         operators.append(_cast(model, ids, cast_ids))
         ids = cast_ids
-    flat_ids = _add_tensor(graph, f"{prefix}flat_ids_{rows}", [count], schema.TensorType.INT32)
+    flat_ids = _add_tensor(graph, f"{prefix}.flat_ids", [count], schema.TensorType.INT32)
     width = int(np.prod(graph.tensors[table].shape[1:]))
-    flat_rows = _add_tensor(graph, f"{prefix}lookup_{rows}", [count, width], schema.TensorType.FLOAT32)
+    flat_rows = _add_tensor(graph, f"{prefix}.lookup", [count, width], schema.TensorType.FLOAT32)
     if len(graph.tensors[table].shape) > 2:
-        table = _as_matrix(graph, table, width)
+        table = _as_matrix(graph, table, width, f"{prefix}.matrix")
     lookup = schema.OperatorT()
     lookup.opcodeIndex = code_index(model, _OPERATORS.EMBEDDING_LOOKUP, _LOOKUP_VERSION)
     lookup.inputs, lookup.outputs = [flat_ids, table], [flat_rows]
@@ -91,10 +91,10 @@ def _lookup(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.Oper
     return [*operators, flatten, lookup, unflatten]
 
 
-def _as_matrix(graph: schema.SubGraphT, table: int, width: int) -> int:
+def _as_matrix(graph: schema.SubGraphT, table: int, width: int, name: str) -> int:
     """Adds a matrix with the values of a table of more dimensions; returns its index."""
     source = graph.tensors[table]
-    matrix = _add_tensor(graph, f"{name_of(source)}_matrix", [int(source.shape[0]), width], source.type)
+    matrix = _add_tensor(graph, name, [int(source.shape[0]), width], source.type)
     graph.tensors[matrix].buffer = source.buffer
     return matrix
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_notes.conversion.passes._schema import add_constant, code_index, code_of
+from keras_notes.conversion.passes._schema import add_constant, code_index, code_of, name_of
 
 __all__ = ["gather_reversals"]
 
@@ -30,7 +30,8 @@ def _replace_by_gather(model: schema.ModelT, graph: schema.SubGraphT, operator: 
         return False
     axis = axes[0] % len(graph.tensors[source].shape)
     length = graph.tensors[source].shape[axis]
-    operator.inputs = [source, _add_indices(model, graph, length)]
+    name = f"{name_of(graph.tensors[operator.outputs[0]])}.backwards"
+    operator.inputs = [source, _add_indices(model, graph, length, name)]
     operator.opcodeIndex = code_index(model, _OPERATORS.GATHER)
     operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
     operator.builtinOptions = schema.GatherOptionsT()
@@ -38,9 +39,9 @@ def _replace_by_gather(model: schema.ModelT, graph: schema.SubGraphT, operator: 
     return True
 
 
-def _add_indices(model: schema.ModelT, graph: schema.SubGraphT, length: int) -> int:
+def _add_indices(model: schema.ModelT, graph: schema.SubGraphT, length: int, name: str) -> int:
     """Adds the indices from the last to the first; returns the index of their tensor."""
     tensor = schema.TensorT()
-    tensor.name = f"backwards_{len(graph.tensors)}".encode()
+    tensor.name = name.encode()
     tensor.shape, tensor.type = [length], schema.TensorType.INT32
     return add_constant(model, graph, tensor, np.arange(length, dtype="<i4")[::-1])
