@@ -83,6 +83,7 @@ class TensorEntry:
             the golden inputs, laid out like the golden values; None without such a model.
         range: Minimum and maximum of an input in the samples that were given to `convert`, in the units of the trained
             model; None without samples.
+        tolerance: Largest errors of an output that has limits of its own; None for those of the bundle.
 
     Example:
         >>> from keras_notes.bundle import open_bundle
@@ -107,6 +108,7 @@ class TensorEntry:
     magnitude: float | None = None
     reference: str | None = None
     range: tuple[float, float] | None = None
+    tolerance: Tolerance | None = None
 
     @classmethod
     def from_dict(cls, data: Config) -> TensorEntry:
@@ -121,7 +123,8 @@ class TensorEntry:
             (1, 8, 8, 1)
         """
         tuples: Config = {name: tuple(data[name]) for name in ("shape", "range") if data.get(name) is not None}
-        return cls(**{**data, **tuples})
+        own: Config = {"tolerance": Tolerance(**data["tolerance"])} if data.get("tolerance") is not None else {}
+        return cls(**{**data, **tuples, **own})
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,7 @@ class Manifest:
         edges: Type of the inputs and outputs that was asked for, such as "float32".
         batch_size: Number of samples that the model takes at once: 1, or None for any number.
         signatures: Entry points of model.tflite; accuracy and latency are measured on the first.
-        tolerance: Largest errors that a runner accepts.
+        tolerance: Largest errors that a runner accepts, of outputs without a tolerance of their own.
         labels: Class names in the order of the outputs; None if none were given.
         preprocessing: Description of how raw data becomes the model's input; None if none was given.
         versions: Version of each package that made the bundle.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TypeAlias
@@ -36,7 +35,13 @@ from keras_notes.bundle import (
 from keras_notes.conversion._audit import audit
 from keras_notes.conversion._golden_inputs import GOLDEN_SAMPLES, check_finite, choose_golden_inputs, ranges_of
 from keras_notes.conversion._pipeline import ConversionPipeline, ConvertedFiles
-from keras_notes.conversion._recipes import InputRange, RecipeByLayer, parse_input_range
+from keras_notes.conversion._recipes import (
+    InputRange,
+    RecipeByLayer,
+    parse_input_range,
+    tolerance_for,
+    widen_tolerance,
+)
 from keras_notes.conversion._reference_outputs import reference_outputs, with_reference
 from keras_notes.conversion._refusals import complete_remedy
 from keras_notes.conversion._tensor_errors import tensor_errors
@@ -191,6 +196,8 @@ class BundleBuilder:
             _signature_entry(graph, file, self._golden[graph.signature], recipes.tolerance, files)
             for graph in self.graphs
         )
+        if not self._pipeline.is_trained:  # whose training saw what the file computes
+            entries = tuple(_with_tolerances(entry, recipes, self._golden[entry.name].outputs) for entry in entries)
         entries = tuple(_with_ranges(entry, self._input_ranges[entry.name]) for entry in entries)
         entries = (with_reference(entries[0], self._reference, files), *entries[1:])
         _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
@@ -203,7 +210,7 @@ class BundleBuilder:
             edges=edges,
             batch_size=self._batch_size,
             signatures=entries,
-            tolerance=_tolerance_for(recipes.tolerance, entries),
+            tolerance=tolerance_for(recipes.tolerance, entries),
             labels=None if self._labels is None else tuple(self._labels),
             preprocessing=self._preprocessing,
             versions={package: version(package) for package in _PACKAGES},
@@ -227,6 +234,22 @@ class BundleBuilder:
         file = describe_model(converted.file.model)
         audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
         return converted, file
+
+
+def _with_tolerances(
+    signature: SignatureEntry, recipes: RecipeByLayer, golden: Mapping[str, np.ndarray]
+) -> SignatureEntry:
+    """Returns a signature whose outputs have tolerances of their own where those of the recipe are too narrow."""
+    tolerance = recipes.tolerance
+    if signature.states or tolerance.max_error_lsb is None:  # the error of a state grows from step to step
+        return signature
+    outputs = tuple(
+        entry
+        if entry.scale is None
+        else dataclasses.replace(entry, tolerance=widen_tolerance(tolerance, golden[entry.name], entry.scale))
+        for entry in signature.outputs
+    )
+    return dataclasses.replace(signature, outputs=outputs)
 
 
 def _with_ranges(signature: SignatureEntry, ranges: Mapping[str, tuple[float, float]]) -> SignatureEntry:
@@ -285,20 +308,6 @@ def _magnitude(values: np.ndarray) -> float | None:
     return spread if spread > largest else None
 
 
-def _tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) -> Tolerance:
-    """Returns the tolerance with a smallest agreement if there are outputs of integers.
-
-    It is 3 standard errors below that of the recipe: so far a share that is measured on these few samples may be off.
-    """
-    has_ids = any(
-        entry.scale is None and np.dtype(entry.golden_dtype).kind in "iub" for s in signatures for entry in s.outputs
-    )
-    if not has_ids or (share := tolerance.agreement) is None:
-        return dataclasses.replace(tolerance, agreement=None)
-    samples = min(signature.golden_samples for signature in signatures)
-    return dataclasses.replace(tolerance, agreement=share - 3 * math.sqrt(share * (1 - share) / samples))
-
-
 def _by_signature(
     argument: str, values: ArrayLike | None, signatures: Mapping[str, keras.Model] | None
 ) -> dict[str, ArrayLike]:
@@ -321,7 +330,7 @@ def _description(manifest: Manifest) -> Json:
     beside = ("manifest_sha256", "tolerance", "metrics", "files", "trained_figures")
     for signature in content["signatures"]:
         for entry in (*signature["inputs"], *signature["outputs"]):
-            del entry["magnitude"], entry["reference"]
+            del entry["magnitude"], entry["reference"], entry["tolerance"]
     return {key: value for key, value in content.items() if key not in beside}
 
 

@@ -16,7 +16,7 @@ from keras_notes.verification._channels import find_lost_channels
 from keras_notes.verification._output_operators import last_operator
 from keras_notes.verification._report import OutputReport
 
-__all__ = ["compare_signature", "distance_warnings"]
+__all__ = ["compare_signature", "distance_warnings", "stray_warnings"]
 
 # A quantization-aware model of these distances to its float model answers otherwise than that.
 _FEWEST_AGREEING, _FAR = 0.9, 0.3
@@ -70,7 +70,7 @@ def _compare_output(
     *,
     has_classes: bool,
 ) -> OutputReport:
-    tolerance = bundle.manifest.tolerance
+    tolerance = entry.tolerance or bundle.manifest.tolerance
     expected, actual = golden.astype(np.float64), output.astype(np.float64)
     report = _output_report(signature, entry, expected, actual)
     if reference is not None:
@@ -92,6 +92,23 @@ def _compare_output(
         lost = (find_lost_channels(model, actual, axes, has_classes=has_classes) for model in models)
         failures += [channels.describe(path, entry.scale) for channels in lost if channels is not None][:1]
     return dataclasses.replace(report, failures=tuple(failures))
+
+
+def stray_warnings(bundle: Bundle, outputs: Iterable[OutputReport]) -> Iterator[str]:
+    """Yields a sentence for each output that is within its own tolerance only, not within that of the recipe."""
+    tolerance = bundle.manifest.tolerance
+    own = {(s.name, entry.name): entry.tolerance for s in bundle.manifest.signatures for entry in s.outputs}
+    for output in outputs:
+        limits = own[output.signature, output.name]
+        error, usual = output.rms_error_lsb, tolerance.rms_error_lsb
+        if limits is None or limits.rms_error_lsb is None or error is None or usual is None or output.failures:
+            continue
+        if usual < error <= limits.rms_error_lsb:
+            yield (
+                f"the root mean square error of the output {_path(output.signature, output.name)!r} is {error:.3g} "
+                f"LSB: more than the {usual:.3g} of small networks, at most a third of what it varies by in the "
+                f"trained model. Whether the task suffers, `verify(bundle, x, y)` says"
+            )
 
 
 def distance_warnings(outputs: Iterable[OutputReport]) -> Iterator[str]:

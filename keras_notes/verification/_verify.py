@@ -22,7 +22,7 @@ from keras_notes._shared.types import ArrayLike
 from keras_notes.bundle import Bundle, as_bundle
 from keras_notes.errors import BundleError, VerificationError
 from keras_notes.verification._causes import find_causes
-from keras_notes.verification._compare import compare_signature, distance_warnings
+from keras_notes.verification._compare import compare_signature, distance_warnings, stray_warnings
 from keras_notes.verification._labelled_samples import check_labelled_samples
 from keras_notes.verification._report import OutputReport, Report
 from keras_notes.verification._task_figures import chance_warnings, measure_task, task_failures
@@ -94,7 +94,8 @@ def verify(
     figures = measure_task(bundle, samples, metrics, run(signature, samples)) if metrics else ()
     misfits = describe_misfits(file, signature, {"`x`": samples, "the golden samples": bundle.golden(signature)[0]})
     failures = [failure for output in outputs for failure in output.failures] + list(task_failures(figures))
-    warnings = [*chance_warnings(figures), *distance_warnings(outputs)]
+    strays = [] if figures else list(stray_warnings(bundle, outputs))
+    warnings = [*chance_warnings(figures), *distance_warnings(outputs), *strays]
     # Labels of samples that the file cannot take tell nothing, unless the trained model's answers are known for them.
     is_proven = bool(figures) and all(figure.loss is not None for figure in figures)
     (failures if figures and not is_proven else warnings).extend(misfits)
@@ -115,7 +116,7 @@ def verify(
         failures=tuple(failures),
         figures=figures,
         warnings=tuple(warnings),
-        causes=tuple(find_causes(bundle, file)) if failures else (),
+        causes=tuple(find_causes(bundle, file)) if failures or strays else (),
     )
     if not report.ok:
         raise VerificationError(f"{report.name!r} is not equal to the trained model: {_reasons(report)}", report)

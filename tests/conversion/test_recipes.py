@@ -9,7 +9,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 import keras_notes as kn
 from keras_notes import errors
 from keras_notes._litert.reader import read_tflite
-from keras_notes.conversion._recipes import RECIPES, parse_recipe
+from keras_notes.conversion._recipes import RECIPES, parse_recipe, widen_tolerance
 from tests.support.bundles import bars, run_device
 
 INTEGER = ("static_int8", "int16x8")
@@ -158,3 +158,35 @@ def test_a_model_of_mixed_precision_has_edges_of_float32(tmp_path):
     assert bundle.manifest.signatures[0].outputs[0].dtype == "float32"
     assert kn.verify(bundle).ok
     assert [layer.compute_dtype for layer in model.layers] == ["float16", "float16"]
+
+
+STATIC_INT8 = parse_recipe("static_int8").tolerance
+STEP = 0.1
+
+
+def wider(values):
+    """The limits of an output of its own, in steps: root mean square, mean, largest; None for those of the recipe."""
+    own = widen_tolerance(STATIC_INT8, np.float32(values), STEP)
+    return own and (own.rms_error_lsb, own.mean_error_lsb, own.max_error_lsb)
+
+
+def waves(samples, *sizes):
+    """Values of a standard deviation of 1, whose mean is 0, in each channel."""
+    return np.broadcast_to(np.tile([1.0, -1.0], samples // 2).reshape(-1, *[1] * len(sizes)), (samples, *sizes))
+
+
+def test_limits_follow_what_an_output_varies_by():
+    assert wider(0.5 * waves(32, 3)) is None, "a third of 5 steps is less than 2"
+    assert wider(waves(32, 3)) == pytest.approx((10 / 3, 1.25, 60.0))
+    assert wider(9 * waves(32, 3)) == pytest.approx((30.0, 1.75, 60.0)), "off by a constant of 2 LSB fails"
+
+
+def test_what_is_the_same_in_all_samples_is_no_variation():
+    assert wider(np.tile([0.0, 100.0, -100.0], (32, 1))) is None
+    assert wider(waves(32, 3) + np.float32([0, 100, -100])) == wider(waves(32, 3))
+
+
+def test_of_many_values_the_largest_may_be_half_a_grid_off():
+    assert wider(0.5 * waves(40, 251)) == (2.0, 1.0, 128.0)
+    assert wider(0.5 * waves(40, 250)) is None
+    assert wider(waves(32)) == pytest.approx((10 / 3, 1.25, 60.0)), "an output of one number a sample"

@@ -155,6 +155,14 @@ def test_a_fused_lstm_is_refused_in_one_line(tmp_path):
     assert "such as a fused LSTM. Convert it with another lowering." in reason_of(native(bundle.directory))
 
 
+@pytest.mark.parametrize(("limit", "exit_code"), [(3.5, 0), (1.5, 1)])
+def test_an_output_may_have_a_tolerance_of_its_own(testdata, limit, exit_code):
+    own = {"max_error": None, "rms_error": None, "max_error_lsb": limit, "rms_error_lsb": None, "mean_error_lsb": None}
+    rewrite_golden(testdata, lambda values: values + 2 * output_lsb(open_bundle(testdata)))
+    edit_manifest(testdata, lambda m: m["signatures"][0]["outputs"][0].update(tolerance=own))
+    assert native(testdata).returncode == exit_code
+
+
 @pytest.mark.parametrize("shift_lsb", [2, -2])
 def test_a_golden_output_shifted_by_2_lsb_fails(testdata, shift_lsb):
     shift = shift_lsb * output_lsb(open_bundle(testdata))

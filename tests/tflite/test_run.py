@@ -113,6 +113,14 @@ def test_a_golden_output_shifted_by_2_lsb_fails(testdata, shift_lsb):
     assert _not_equal(testdata)["max_error_lsb"] > 1.0
 
 
+@pytest.mark.parametrize(("limit", "exit_code"), [(3.5, 0), (1.5, 1)])
+def test_an_output_may_have_a_tolerance_of_its_own(testdata, limit, exit_code):
+    own = {"max_error": None, "rms_error": None, "max_error_lsb": limit, "rms_error_lsb": None, "mean_error_lsb": None}
+    rewrite_golden(testdata, lambda values: values + 2 * output_lsb(open_bundle(testdata)))
+    edit_manifest(testdata, lambda m: m["signatures"][0]["outputs"][0].update(tolerance=own))
+    assert run_device(testdata).returncode == exit_code
+
+
 def test_a_float32_golden_output_shifted_by_a_hundredth_fails(converted, tmp_path):
     directory = copied(converted("float32"), tmp_path / "bundle")
     rewrite_golden(directory, lambda values: values + np.float32(1e-2))

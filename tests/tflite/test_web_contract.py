@@ -231,6 +231,16 @@ LIMITS = {
 }
 
 
+@pytest.mark.parametrize(("limit", "ok"), [(2.5, True), (1.5, False)])
+def test_an_output_may_have_a_tolerance_of_its_own(limit, ok):
+    need("node")
+    program = """import { compare } from "./compare.js";
+        const tensor = { shape: [1, 1], scale: 1, tolerance: argument.own };
+        console.log(JSON.stringify(compare(tensor, Float32Array.of(1), Float32Array.of(3), argument.tolerance)));"""
+    own, other = (dict.fromkeys(TOLERANCE) | {"max_error_lsb": value} for value in (limit, 4 - limit))
+    assert in_node(program, {"own": own, "tolerance": other})["ok"] is ok
+
+
 @pytest.mark.parametrize("tolerance", LIMITS.values(), ids=LIMITS)
 def test_compare_is_that_of_the_python_runner(tolerance):
     need("node")

@@ -289,3 +289,17 @@ def test_quantize_takes_the_float_below_a_half_down():
     half = np.float32(0.5)
     below = np.nextafter(half, np.float32(0))
     assert quantize(np.array([below, -below, half]), 1.0, 0, "int8").tolist() == [0, 0, 1]
+
+
+def test_an_output_that_only_its_own_tolerance_accepts_is_said(testdata):
+    shifts = np.float32([3, -3, 3, -3]) * output_lsb(open_bundle(testdata))
+    rewrite_golden(testdata, lambda values: (values.reshape(-1, 4) + shifts).ravel())
+    assert "the root mean square error" in _failed(testdata).failures[0]
+    tolerance = json.loads((testdata / "model.json").read_text())["tolerance"]
+    own = {**tolerance, "rms_error_lsb": 5.0}
+    edit_manifest(testdata, lambda m: m["signatures"][0]["outputs"][0].update(tolerance=own))
+    report = kn.verify(testdata)
+    assert report.ok
+    (warning,) = report.warnings
+    assert "more than the 2 of small networks" in warning
+    assert not kn.verify(testdata, *bars(50, seed=2)).warnings, "a figure of the task says more"

@@ -88,10 +88,17 @@ std::vector<std::int32_t> shape_of(const json& sizes) {
   return shape;
 }
 
+Tolerance tolerance_of(const json& from) {
+  return {optional_number(from.at("max_error")), optional_number(from.at("rms_error")),
+          optional_number(from.at("max_error_lsb")), optional_number(from.at("rms_error_lsb")),
+          optional_number(from.at("mean_error_lsb")), optional_number(from.value("agreement", json()))};
+}
+
 TensorSpec tensor_of(const json& from, const json& files) {
   TensorSpec tensor{from.at("name"),   dtype_named(from.at("dtype")),       shape_of(from.at("shape")), std::nullopt,
                     from.at("golden"), dtype_named(from.at("golden_dtype")),
-                    optional_number(from.value("magnitude", json()))};
+                    optional_number(from.value("magnitude", json())), std::nullopt};
+  if (from.contains("tolerance")) tensor.tolerance = tolerance_of(from["tolerance"]);
   if (!files.contains(tensor.golden)) throw CannotRun("model.json must have the hash of " + tensor.golden + ".");
   if (const auto scale = optional_number(from.at("scale"))) {
     if (!(*scale > 0)) {
@@ -126,12 +133,6 @@ Signature signature_of(const json& from, const json& files) {
     signature.states.push_back(carried);
   }
   return signature;
-}
-
-Tolerance tolerance_of(const json& from) {
-  return {optional_number(from.at("max_error")), optional_number(from.at("rms_error")),
-          optional_number(from.at("max_error_lsb")), optional_number(from.at("rms_error_lsb")),
-          optional_number(from.at("mean_error_lsb")), optional_number(from.value("agreement", json()))};
 }
 
 Bundle checked_bundle(const fs::path& directory) {

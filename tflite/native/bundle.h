@@ -14,6 +14,11 @@ namespace runner {
 
 using Bytes = std::vector<std::uint8_t>;
 
+// The largest errors that pass; none where a measure does not apply.
+struct Tolerance {
+  std::optional<double> max_error, rms_error, max_error_lsb, rms_error_lsb, mean_error_lsb, agreement;
+};
+
 struct TensorSpec {
   std::string name;
   Dtype dtype;
@@ -23,6 +28,8 @@ struct TensorSpec {
   Dtype golden_dtype;
   // What relative limits are relative to; without it the largest golden value.
   std::optional<double> magnitude;
+  // Without it that of the bundle.
+  std::optional<Tolerance> tolerance;
 
   // Whether the edge of the file takes or gives integers of a grid.
   bool is_quantized() const;
@@ -42,11 +49,6 @@ struct Signature {
   std::vector<TensorSpec> outputs;
   std::size_t golden_samples;
   std::vector<State> states;
-};
-
-// The largest errors that pass; none where a measure does not apply.
-struct Tolerance {
-  std::optional<double> max_error, rms_error, max_error_lsb, rms_error_lsb, mean_error_lsb, agreement;
 };
 
 struct Bundle {

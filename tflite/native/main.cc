@@ -130,7 +130,7 @@ std::vector<Comparison> compare_all(const Bundle& bundle, const Runtime& runtime
       const TensorSpec& tensor = signature.outputs[i];
       if (arguments.outputs) write_values(*arguments.outputs, tensor, outputs[i]);
       const Values golden = bundle.golden(tensor, signature.golden_samples);
-      compared.push_back(compare(tensor, golden, outputs[i], bundle.tolerance));
+      compared.push_back(compare(tensor, golden, outputs[i], tensor.tolerance.value_or(bundle.tolerance)));
     }
   }
   return compared;

@@ -5,7 +5,8 @@ import { argmax } from "./numbers.js";
 const STANDARD_ERRORS = 3;
 
 /** The largest error (plain and in LSB), the top-1 agreement, and whether all is within the tolerance. */
-export function compare(tensor, golden, got, tolerance) {
+export function compare(tensor, golden, got, toleranceOfAll) {
+  const tolerance = tensor.tolerance ?? toleranceOfAll;
   const { largest, rms, mean } = errorsOf(golden, got, golden.length / elementsOf(tensor));
   const scale = tensor.scale;
   const largestLsb = scale === null ? null : largest / scale;
