@@ -40,7 +40,7 @@ from keras_notes.conversion._recipes import (
     RecipeByLayer,
     parse_input_range,
     tolerance_for,
-    widen_tolerance,
+    with_own_tolerances,
 )
 from keras_notes.conversion._reference_outputs import reference_outputs, with_reference
 from keras_notes.conversion._refusals import complete_remedy
@@ -197,7 +197,9 @@ class BundleBuilder:
             for graph in self.graphs
         )
         if not self._pipeline.is_trained:  # whose training saw what the file computes
-            entries = tuple(_with_tolerances(entry, recipes, self._golden[entry.name].outputs) for entry in entries)
+            entries = tuple(
+                with_own_tolerances(entry, recipes.tolerance, self._golden[entry.name].outputs) for entry in entries
+            )
         entries = tuple(_with_ranges(entry, self._input_ranges[entry.name]) for entry in entries)
         entries = (with_reference(entries[0], self._reference, files), *entries[1:])
         _warn_of_misfits(file, entries[0], self._golden[SIGNATURE].inputs)
@@ -234,22 +236,6 @@ class BundleBuilder:
         file = describe_model(converted.file.model)
         audit(file, self.name, converted.recipes, trained=self._pipeline.is_trained)
         return converted, file
-
-
-def _with_tolerances(
-    signature: SignatureEntry, recipes: RecipeByLayer, golden: Mapping[str, np.ndarray]
-) -> SignatureEntry:
-    """Returns a signature whose outputs have tolerances of their own where those of the recipe are too narrow."""
-    tolerance = recipes.tolerance
-    if signature.states or tolerance.max_error_lsb is None:  # the error of a state grows from step to step
-        return signature
-    outputs = tuple(
-        entry
-        if entry.scale is None
-        else dataclasses.replace(entry, tolerance=widen_tolerance(tolerance, golden[entry.name], entry.scale))
-        for entry in signature.outputs
-    )
-    return dataclasses.replace(signature, outputs=outputs)
 
 
 def _with_ranges(signature: SignatureEntry, ranges: Mapping[str, tuple[float, float]]) -> SignatureEntry:

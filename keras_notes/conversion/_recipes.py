@@ -31,6 +31,7 @@ __all__ = [
     "tolerance_for",
     "trained_recipe",
     "widen_tolerance",
+    "with_own_tolerances",
 ]
 
 RecipeArgument: TypeAlias = str | Mapping[str, str | Mapping[str, str]]
@@ -98,7 +99,7 @@ _RECIPES = {
     for recipe in (
         Recipe("float32", ("float32",), "float32", ("float32",), _relative(1e-4, 2e-5, 0.999)),
         Recipe("float16", ("float16",), "float32", ("float32",), _relative(5e-3, 1e-3, 0.99)),
-        Recipe("dynamic_int8", ("int8",), "float32", ("float32",), _relative(0.1, 0.015, 0.95)),
+        Recipe("dynamic_int8", ("int8", "float16"), "float32", ("float32",), _relative(0.1, 0.015, 0.95)),
         Recipe("static_int8", ("int8",), "int8", ("float32", "uint8", "int8"), _STATIC_INT8),
         Recipe("int16x8", ("int8",), "int16", ("float32", "int16"), _relative(0.25, 0.015, 0.98)),
         Recipe("weight_int4", ("int4", "int8"), "float32", ("float32",), _relative(0.5, 0.15, 0.8)),
@@ -259,6 +260,27 @@ def tolerance_for(tolerance: Tolerance, signatures: Sequence[SignatureEntry]) ->
         return dataclasses.replace(tolerance, agreement=None)
     samples = min(signature.golden_samples for signature in signatures)
     return dataclasses.replace(tolerance, agreement=share - 3 * math.sqrt(share * (1 - share) / samples))
+
+
+def with_own_tolerances(
+    signature: SignatureEntry, tolerance: Tolerance, golden: Mapping[str, np.ndarray]
+) -> SignatureEntry:
+    """Returns a signature whose outputs have tolerances of their own where that of the recipe is too narrow.
+
+    Args:
+        signature: The signature.
+        tolerance: The tolerance of the recipe.
+        golden: What the trained model gives, by output name.
+    """
+    if signature.states or tolerance.max_error_lsb is None:  # the error of a state grows from step to step
+        return signature
+    outputs = tuple(
+        entry
+        if entry.scale is None
+        else dataclasses.replace(entry, tolerance=widen_tolerance(tolerance, golden[entry.name], entry.scale))
+        for entry in signature.outputs
+    )
+    return dataclasses.replace(signature, outputs=outputs)
 
 
 def widen_tolerance(tolerance: Tolerance, golden: np.ndarray, scale: float) -> Tolerance | None:

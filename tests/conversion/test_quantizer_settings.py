@@ -1,4 +1,4 @@
-"""The settings of the quantizer: few weights, and depthwise kernels, are integers whose operators compute in floats."""
+"""The settings of the quantizer: with few weights, and depthwise kernels, operators compute in floating point."""
 
 import pytest
 
@@ -36,8 +36,15 @@ def recipes_of(*graphs, recipe="dynamic_int8"):
         ("ADD", FEW, {}),
     ],
 )
-def test_few_weights_and_depthwise_kernels_are_integers_alone(operator, shape, expected):
+def test_few_weights_and_depthwise_kernels_are_rounded_alone(operator, shape, expected):
     assert recipes_of(graph_of(operator, shape)) == expected
+
+
+@pytest.mark.parametrize(("others", "recipe"), [(0, "weight_only_int8"), (863, "weight_only_int8"), (864, "float16")])
+def test_few_of_all_weights_keep_sixteen_bits(others, recipe):
+    graph = graph_of("CONV_2D", FEW)  # of 288
+    other = Tensor("others", "float32", (others,), None, None, is_constant=True, buffer=2)
+    assert recipes_of(Graph((*graph.tensors, other), graph.operators)) == {"layer/result": recipe}
 
 
 def test_weights_that_two_operators_share_have_one_recipe():
