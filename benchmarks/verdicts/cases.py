@@ -12,6 +12,7 @@ from keras import layers, ops
 from sklearn.datasets import load_diabetes, load_digits
 
 import keras_notes as kn
+from benchmarks.real_networks.verdict_cases import VERDICT_CASES, VerdictCase
 
 Labelled: TypeAlias = tuple[np.ndarray, np.ndarray]
 Figure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
@@ -210,8 +211,11 @@ def cases() -> dict[str, Callable[[], Case]]:
         "unlike columns in static_int8": lambda: column("static_int8", good=True),  # since their layer stays in floats
         "two classes exchanged": lambda: Case(
             classifier(), test, False, int8, lambda y: y[:, [1, 0, *range(2, 10)]], False),
+        # On the test samples the accuracy is 0.9129; with class 3 off by 6 steps 0.9146, by 40 steps 0.8576.
         "a class off by 6 steps": lambda: Case(
-            classifier(), test, False, int8, lambda y: y + 6 / 255 * np.ptp(y) * (np.arange(10) == 3), False),
+            classifier(), test, True, int8, lambda y: y + 6 / 255 * np.ptp(y) * (np.arange(10) == 3), False),
+        "a class off by 40 steps": lambda: Case(
+            classifier(), test, False, int8, lambda y: y + 40 / 255 * np.ptp(y) * (np.arange(10) == 3), False),
         "outputs of other samples": lambda: Case(
             classifier(), test, False, int8, lambda y: y[::-1], False),
         "ids of another net": lambda: Case(
@@ -222,3 +226,21 @@ def cases() -> dict[str, Callable[[], Case]]:
         "weights of 4 bits": lambda: Case(
             classifier(), test, True, {**floats, "recipe": "weight_int4", "accuracy_budget": 0.05}),
     }  # fmt: skip
+
+
+def real_cases() -> dict[str, Callable[[], Case]]:
+    """The files of real networks by name; a tenth of the classes may be other than those of the float model."""
+    return {case.name: functools.partial(_real_case, case) for case in VERDICT_CASES}
+
+
+def _real_case(case: VerdictCase) -> Case:
+    network = case.build()
+    outputs = keras.tree.flatten(network.model.predict(network.test, verbose=0))
+    y: np.ndarray | dict[str, np.ndarray] = outputs[0].argmax(-1)
+    if len(outputs) > 1:
+        named = zip(network.model.output_names, outputs, strict=True)
+        y = {name: values.argmax(-1) for name, values in named if values.shape[-1] == network.classes}
+    is_integer = case.recipe == "static_int8"
+    samples = {"calibration": network.calibration} if is_integer else {"golden": network.calibration[:32]}
+    options = {"recipe": case.recipe, "accuracy_budget": 0.1, **samples}
+    return Case(network.model, (network.test, y), case.is_good, options)

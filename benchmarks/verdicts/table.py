@@ -1,11 +1,15 @@
 """Verdicts of `verify` on files of which the task says whether they are good: no false alarm, and no miss.
 
-    python -m benchmarks verdicts table [--only NAME]
+    python -m benchmarks verdicts table [--only NAME] [--no-real]
 
-The files are made here: small nets on scikit-learn's digits and diabetes and on a made table, converted soundly, or
-spoiled on purpose (calibration in another scale, channels of unlike size, other weights). A row is the figure of the
-trained model on test samples, that of the file, whether the file is good by the task, and the verdict. "spoiled" files
-are sound ones whose golden outputs are those of another model, so that no figure is measured. All seeds are 0 or 1.
+Small nets are made here, on scikit-learn's digits and diabetes and on a made table, converted soundly, or spoiled on
+purpose (calibration in another scale, channels of unlike size, other weights). Real networks are those of
+`benchmarks.real_networks.verdict_cases`, with sound and with spoiled calibration. A row is the figure of the trained
+model on test samples, that of the file, whether the file is good by the task, and the verdict. "spoiled" files are
+sound ones whose golden outputs are those of another model, so that no figure is measured. All seeds are 0 or 1.
+
+A file is good if its accuracy is at most a point below the trained model's on labelled test samples. Real networks come
+without labels: the classes of the float model are theirs, in place of which a tenth may change.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import numpy as np
 
 import keras_notes as kn
 from benchmarks import command_line
-from benchmarks.verdicts.cases import Case, cases
+from benchmarks.verdicts.cases import Case, cases, real_cases
 from keras_notes.bundle import Bundle, open_bundle, write_bundle
 from keras_notes.errors import BundleError, ConversionError, VerificationError
 
@@ -65,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parser = command_line.build_parser("verdicts table", __doc__)
     parser.add_argument("--only", metavar="NAME", help="part of the name of the cases to run")
+    parser.add_argument("--no-real", action="store_true", help="leave out the networks that need a download")
     return parser
 
 
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     print("| file | trained model | file | good by the task | verdict |\n|---|---|---|---|---|", flush=True)
     wrong, count = 0, 0
-    for name, build in cases().items():
+    for name, build in {**cases(), **({} if options.no_real else real_cases())}.items():
         if options.only and options.only not in name:
             continue
         case = build()
