@@ -83,12 +83,14 @@ def compare_files(network: Network, recipe: str, directory: Path, *, with_latenc
     directory.mkdir(parents=True, exist_ok=True)
     expected = [np.asarray(output) for output in keras.tree.flatten(network.model.predict(network.test, verbose=0))]
     ours, path = convert_ours(network, recipe, directory)
+    if path is None:
+        return Comparison(ours, FileResult("plain", recipe, reason="not converted: nothing to compare it with"))
     plain, plain_path = convert_plain(network, recipe, directory)
     for result, file in ((ours, path), (plain, plain_path)):
         if file is not None:
             _measure_errors(result, file, network, expected)
     comparison = Comparison(ours, plain)
-    if with_latency and path and plain_path and not ours.reason and not plain.reason:
+    if with_latency and plain_path and not ours.reason and not plain.reason:
         comparison.latency = measure_ratio(path, plain_path, network.test[:8])
     return comparison
 

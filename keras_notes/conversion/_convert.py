@@ -73,7 +73,8 @@ def convert(
             - "float32";
             - "float16": weights float16, computed in float32;
             - "dynamic_int8": weights int8, computed in integers whose ranges are taken from each sample; in floating
-              point by depthwise convolutions and where weights are few, which is faster there;
+              point by depthwise convolutions and where weights are few, which is faster there. Such weights are float16
+              if they are at most a quarter of all;
             - "static_int8", or "int8": weights and activations int8, ranges from the calibration data;
             - "int16x8": weights int8, activations int16;
             - "weight_int4": like "dynamic_int8", with weights of 4 bits where LiteRT has the operator;
