@@ -24,6 +24,7 @@ from keras import layers
 import keras_notes as kn
 from benchmarks import command_line
 from keras_notes.bundle import Bundle, write_bundle
+from keras_notes.conversion._recipes import widen_tolerance
 from keras_notes.errors import VerificationError
 
 SAMPLES, GOLDEN = 300, 32
@@ -64,15 +65,16 @@ def judge(bundle: Bundle, samples: np.ndarray, expected: Mapping[str, np.ndarray
     (signature,) = bundle.manifest.signatures
     files = {name: (bundle.directory / name).read_bytes() for name in bundle.manifest.files}
     files[signature.inputs[0].golden] = samples.tobytes()
-    outputs = []
+    outputs, tolerance = [], bundle.manifest.tolerance
     for entry in signature.outputs:
         values = expected[entry.name]
         files[entry.golden] = values.tobytes()
         spread, largest = 5 * float(values.std()), float(np.abs(values).max())
-        is_relative = bundle.manifest.tolerance.max_error_lsb is None
+        is_relative = tolerance.max_error_lsb is None
         # As `convert` sets it.
         magnitude = spread if is_relative and spread > largest else None
-        outputs.append(dataclasses.replace(entry, magnitude=magnitude))
+        own = None if is_relative or entry.scale is None else widen_tolerance(tolerance, values, entry.scale)
+        outputs.append(dataclasses.replace(entry, magnitude=magnitude, tolerance=own))
     signature = dataclasses.replace(signature, outputs=tuple(outputs), golden_samples=len(samples))
     manifest = dataclasses.replace(bundle.manifest, signatures=(signature,), files={})
     try:
