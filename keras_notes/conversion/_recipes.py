@@ -81,6 +81,8 @@ def _relative(max_error: float, rms_error: float, agreement: float) -> Tolerance
 # The others, as a share of the largest golden output: what the nets of benchmarks/conversion/engines.py and that
 # MobileNetV2 show (largest error and root mean square: float16 0.002 and 0.0003, dynamic_int8 0.051 and 0.005, int16x8
 # 0.15 and 0.009, weight_int4 0.44 and 0.06), and half as much again or more, but for the largest error of weight_int4.
+# A bidirectional LSTM of 40 steps (russtress of benchmarks/real_networks), 0.97 of whose classes are the model's, errs
+# by up to 0.102 in dynamic_int8.
 # The last limit of each is the share of equal class ids, for outputs of integers.
 #
 # Those figures are of small networks. Of sound larger ones the outputs are farther off: R-Net's boxes by 4.5 LSB (root
@@ -99,7 +101,7 @@ _RECIPES = {
     for recipe in (
         Recipe("float32", ("float32",), "float32", ("float32",), _relative(1e-4, 2e-5, 0.999)),
         Recipe("float16", ("float16",), "float32", ("float32",), _relative(5e-3, 1e-3, 0.99)),
-        Recipe("dynamic_int8", ("int8", "float16"), "float32", ("float32",), _relative(0.1, 0.015, 0.95)),
+        Recipe("dynamic_int8", ("int8", "float16"), "float32", ("float32",), _relative(0.2, 0.015, 0.95)),
         Recipe("static_int8", ("int8",), "int8", ("float32", "uint8", "int8"), _STATIC_INT8),
         Recipe("int16x8", ("int8",), "int16", ("float32", "int16"), _relative(0.25, 0.015, 0.98)),
         Recipe("weight_int4", ("int4", "int8"), "float32", ("float32",), _relative(0.5, 0.15, 0.8)),
