@@ -46,7 +46,9 @@ def verify(
     golden value; outputs with an integer grid in steps of that grid (LSB), by the largest, the root mean square and the
     mean error; outputs of integers, such as class ids, by the share that agrees. Of the root mean square and the mean,
     3 standard errors over the samples are allowed, so that the verdict does not depend on the draw of the samples. A
-    channel that varies in the trained model and not in the file fails.
+    channel that varies in the trained model and not in the file fails. The limits of an output of "static_int8" grow
+    with what it varies by in the trained model (`tolerance` of its entry in the manifest); an error that only these
+    accept is a warning.
 
     Args:
         bundle_or_directory: A bundle, or its folder. Its files are read and hashed again in either case.

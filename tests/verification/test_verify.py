@@ -303,3 +303,15 @@ def test_an_output_that_only_its_own_tolerance_accepts_is_said(testdata):
     (warning,) = report.warnings
     assert "more than the 2 of small networks" in warning
     assert not kn.verify(testdata, *bars(50, seed=2)).warnings, "a figure of the task says more"
+
+
+def test_an_error_that_only_the_draw_of_the_samples_explains_is_said_too(testdata):
+    lsb = output_lsb(open_bundle(testdata))
+    # One sample of 16 is off by 20 LSB in all classes: 5 LSB root mean square, and as much as its standard error.
+    rewrite_golden(testdata, lambda values: np.concatenate([values[:4] + np.float32(20 * lsb), values[4:]]))
+    tolerance = json.loads((testdata / "model.json").read_text())["tolerance"]
+    edit_manifest(
+        testdata, lambda m: m["signatures"][0]["outputs"][0].update(tolerance={**tolerance, "rms_error_lsb": 3.0})
+    )
+    (warning,) = kn.verify(testdata).warnings
+    assert "its own limit is 3" in warning
