@@ -195,6 +195,10 @@ DAMAGE = {
     "no object": (lambda d: (d / "model.json").write_text("[]"), "."),
     "a missing key": (lambda d: edit_manifest(d, lambda m: m.pop("files")), "files"),
     "another version": (lambda d: edit_manifest(d, lambda m: m.update(format_version=3)), "format_version must be 2"),
+    "an empty tolerance": (
+        lambda d: edit_manifest(d, lambda m: m["signatures"][0]["outputs"][0].update(tolerance={})),
+        "max_error_lsb",
+    ),
     "no signatures": (lambda d: edit_manifest(d, lambda m: m.update(signatures=[])), "."),
     "files in a list": (lambda d: edit_manifest(d, lambda m: m.update(files=[])), "."),
     "a scale of 0": (lambda d: edit_manifest(d, lambda m: m["signatures"][0]["outputs"][0].update(scale=0.0)), "."),

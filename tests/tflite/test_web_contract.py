@@ -177,6 +177,10 @@ DAMAGE = {
         lambda d: edit_manifest(d, lambda m: m["tolerance"].pop("rms_error_lsb")),
         "The tolerance must have max_error",
     ),
+    "an output's tolerance without a limit": (
+        lambda d: edit_manifest(d, lambda m: m["signatures"][0]["outputs"][0].update(tolerance={})),
+        "The tolerance must have max_error",
+    ),
     "no signatures": (lambda d: edit_manifest(d, lambda m: m.update(signatures=[])), "at least one signature"),
     "files in a list": (lambda d: edit_manifest(d, lambda m: m.update(files=[])), "must list model.tflite"),
     "a scale of 0": (_edit_tensor("outputs", scale=0.0), "A scale must be > 0. Received: 0 for output."),

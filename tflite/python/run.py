@@ -140,7 +140,7 @@ def beyond_chance(error):
 
 def compare(tensor, golden, got, tolerance):
     """One output's largest error (plain and in LSB), its top-1 agreement, and whether it is within the tolerance."""
-    tolerance = tensor.get("tolerance") or tolerance
+    tolerance = tensor.get("tolerance", tolerance)
     scale = tensor["scale"]
     are_ids = scale is None and golden.dtype.kind in "iub"
     golden, got = golden.astype(np.float64), got.astype(np.float64)

@@ -72,15 +72,19 @@ export function checkManifest(manifest) {
   if (KEYS.some((key) => !(key in manifest))) {
     throw new CannotRun(`model.json must have the keys ${KEYS.join(", ")}. Copy the bundle again.`);
   }
-  // One that is left out would be no limit at all.
-  if (LIMITS.some((limit) => !(limit in Object(manifest.tolerance)))) {
-    throw new CannotRun(`The tolerance must have ${LIMITS.join(", ")}. Convert the model again.`);
-  }
+  checkTolerance(manifest.tolerance);
   checkFiles(manifest.files);
   if (!Array.isArray(manifest.signatures) || manifest.signatures.length === 0) {
     throw new CannotRun("model.json must describe at least one signature. Convert the model again.");
   }
   for (const signature of manifest.signatures) checkSignature(signature, manifest.files);
+}
+
+function checkTolerance(tolerance) {
+  // A limit that is left out would be no limit at all.
+  if (LIMITS.some((limit) => !(limit in Object(tolerance)))) {
+    throw new CannotRun(`The tolerance must have ${LIMITS.join(", ")}. Convert the model again.`);
+  }
 }
 
 function checkFiles(files) {
@@ -106,6 +110,7 @@ function checkSignature(signature, files) {
     if (tensor.scale !== null && !(tensor.scale > 0)) {
       throw new CannotRun(`A scale must be > 0. Received: ${tensor.scale} for ${tensor.name}.`);
     }
+    if (tensor.tolerance !== undefined) checkTolerance(tensor.tolerance);
   }
 }
 
